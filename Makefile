@@ -1,0 +1,47 @@
+# `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup format lint unit functional test demo bench clean
+
+# All that is fetched or built stays in this folder.
+VENV := $(CURDIR)/.venv
+export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Interpreters that pyenv keeps are found like those of the system.
+space := $(subst ,, )
+PYENV_BINS := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin)
+TOX := PATH="$(subst $(space),:,$(strip $(PATH) $(PYENV_BINS)))" $(VENV)/bin/tox -q
+# Mounts and processes of the booted hosts end with the command that made them.
+NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
+	echo unshare --mount --pid --fork --kill-child --mount-proc)
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready  ## Install what the other targets need, and say what
+
+$(VENV)/ready: tests/setup tests/functional/requirements.txt
+	@tests/setup "$(VENV)"
+	@touch $@
+
+format: setup  ## Format the code
+	@$(TOX) run -e format
+
+lint: setup  ## Check format, style, spelling and types
+	@$(TOX) run -e lint
+
+unit: setup  ## Run the unit tests on every Python that is found, with coverage on one
+	@$(TOX) run -e unit,py38,py39,py310,py312,py313,py314
+
+functional: setup  ## Run the charm's dispatch on booted hosts
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional
+
+test: lint unit functional  ## Run all of the above
+
+demo: setup  ## Show the charm at work on a simulated host
+	@$(VENV)/bin/python tests/functional/demo.py
+
+bench: setup  ## Time the charm's hooks against those of a charm that does nothing
+	@$(VENV)/bin/python tests/functional/bench.py
+
+clean:  ## Remove all that was fetched or built
+	rm -rf build .tox .venv

@@ -1,0 +1,157 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages of the host: dpkg's record of them, and apt-get to change it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from commands import CommandError, Runner
+from problem import HostError, Kind, Problem
+
+__all__ = [
+    "Package",
+    "configure",
+    "ensure_known",
+    "find",
+    "install",
+    "is_interrupted",
+    "remove",
+]
+
+# unattended-upgrades may hold the lock for minutes at a time.
+_LOCK_TIMEOUT = 300
+_TIMEOUT = 3600.0  # seconds; DKMS builds a driver for each kernel
+_APT_GET = (
+    "apt-get", "-y", "-q",
+    "-o", f"DPkg::Lock::Timeout={_LOCK_TIMEOUT}",
+    "-o", "Dpkg::Options::=--force-confdef",
+    "-o", "Dpkg::Options::=--force-confold",
+)  # fmt: skip
+_LOCKED = re.compile(r"Could not get lock|Unable to lock|dpkg frontend lock", re.IGNORECASE)
+_REASON = re.compile(r"^(?:E: |dpkg: error|dpkg-deb: error|\s*trying to overwrite)", re.MULTILINE)
+
+
+class Package(NamedTuple):
+    """A package as dpkg records it in /var/lib/dpkg/status."""
+
+    name: str
+    version: str
+    state: str  # the third word of Status: installed, half-configured, config-files, ...
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is unpacked and configured."""
+        return self.state == "installed"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether at most its configuration is left."""
+        return self.state in ("config-files", "not-installed")
+
+
+def find(root: Path, pattern: str) -> tuple[Package, ...]:
+    """Return the packages whose whole name matches a regular expression, known to dpkg.
+
+    The file is read directly: dpkg-query reads the same one, in a process of its own.
+    """
+    try:
+        status = (root / "var/lib/dpkg/status").read_bytes()
+    except OSError:
+        return ()
+    found = []
+    for match in re.finditer(rb"^Package: (" + pattern.encode() + rb")$", status, re.MULTILINE):
+        end = status.find(b"\n\n", match.start())
+        paragraph = status[match.start() : end if end >= 0 else len(status)].decode(
+            errors="replace"
+        )
+        fields = dict(
+            line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"\S+: ", line)
+        )
+        state = fields.get("Status", "").split()[-1:]
+        name = match[1].decode()
+        found.append(Package(name, fields.get("Version", ""), "".join(state) or "not-installed"))
+    return tuple(found)
+
+
+def install(run: Runner, *names: str) -> None:
+    """Install packages by name, or by the absolute path of a file that ends in `.deb`.
+
+    Raises:
+        HostError: LOCKED or INSTALL_FAILED.
+    """
+    _apt_get(run, "install", "--no-install-recommends", "--allow-downgrades", *names)
+
+
+def remove(run: Runner, *names: str) -> None:
+    """Remove packages, keeping their configuration.
+
+    Raises:
+        HostError: LOCKED or INSTALL_FAILED.
+    """
+    _apt_get(run, "remove", *names)
+
+
+def configure(run: Runner) -> None:
+    """Finish what was unpacked and not configured.
+
+    Raises:
+        HostError: LOCKED or INSTALL_FAILED.
+    """
+    _started(run, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
+
+
+def is_interrupted(root: Path) -> bool:
+    """Whether dpkg lost power at its work; apt-get then refuses until `configure` was run."""
+    updates = root / "var/lib/dpkg/updates"
+    return updates.is_dir() and any(updates.iterdir())
+
+
+def ensure_known(root: Path, run: Runner, *names: str) -> tuple[str, ...]:
+    """Install those of some archive packages that are missing here; return what was installed.
+
+    A name that the archive does not have is passed over: a custom kernel has its headers from
+    elsewhere, and some kernels have no linux-modules-extra.
+
+    Raises:
+        HostError: LOCKED or INSTALL_FAILED.
+    """
+    pattern = "|".join(re.escape(name) for name in names)
+    present = {package.name for package in find(root, pattern) if package.is_installed}
+    missing = [name for name in names if name not in present]
+    if not missing:
+        return ()
+    available = _candidates(run, missing)
+    if len(available) < len(missing):
+        _apt_get(run, "update", check=False)  # a mirror that is down must not stop the rest
+        available = _candidates(run, missing)
+    if available:
+        install(run, *available)
+    return tuple(available)
+
+
+def _candidates(run: Runner, names: list[str]) -> list[str]:
+    output = run("apt-cache", "policy", *names, check=False).stdout
+    blocks = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)$", output, re.MULTILINE)
+    return [name for name, candidate in blocks if name in names and candidate != "(none)"]
+
+
+def _apt_get(run: Runner, *arguments: str, check: bool = True) -> None:
+    _started(run, *_APT_GET, *arguments, check=check)
+
+
+def _started(run: Runner, *argv: str, check: bool = True) -> None:
+    try:
+        run(*argv, timeout=_TIMEOUT, check=check)
+    except CommandError as error:
+        if _LOCKED.search(error.output):
+            raise HostError(Problem(Kind.LOCKED)) from error
+        raise HostError(Problem(Kind.INSTALL_FAILED, _reason(error))) from error
+
+
+def _reason(error: CommandError) -> str:
+    """Pick the line that names the cause; dpkg's stand on stdout, before apt's own on stderr."""
+    lines = [line.strip() for line in error.output.splitlines() if _REASON.match(line)]
+    return lines[0] if lines else str(error).rsplit(": ", 1)[-1]

@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The charm: Juju's events on one side, the host and its plan on the other.
+
+Every event goes the same way: gather facts, plan, ensure, render, publish, status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import ops
+
+import commands
+import facts as host
+import mappings
+import memory as memories
+import nova_conf
+import services
+import software
+import status
+from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
+from facts import Facts
+from memory import Memory
+from plan import Plan, make_plan
+from problem import HostError, Kind, Problem
+from status import Situation
+
+RESOURCE = "nvidia-vgpu-software"
+
+logger = logging.getLogger(__name__)
+# ops would log each status that is added, in a process of its own, on every host every 5 minutes.
+logging.getLogger("ops.charm").setLevel(logging.INFO)
+
+
+class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
+    """Offers the NVIDIA GPUs of a compute host to its guests."""
+
+    root = Path("/")
+
+    @staticmethod
+    def run(*argv: str, timeout: float = 60.0, check: bool = True) -> commands.Result:
+        """Start a program on the host; see `commands.run`."""
+        return commands.run(*argv, timeout=timeout, check=check)
+
+    def __init__(self, framework: ops.Framework) -> None:
+        super().__init__(framework)
+        self.nova_vgpu = NovaVgpuProvides(self)
+        self._situation: Situation | None = None
+        relation = self.on["nova-vgpu"]
+        for event, handler in (
+            (self.on.install, self._on_host_event),
+            (self.on.upgrade_charm, self._on_host_event),
+            (self.on.start, self._on_host_event),
+            (self.on.config_changed, self._on_frequent_event),
+            (self.on.update_status, self._on_frequent_event),
+            (relation.relation_created, self._on_relation_event),
+            (relation.relation_joined, self._on_relation_event),
+            (relation.relation_changed, self._on_relation_changed),
+            (relation.relation_departed, self._on_going),
+            (self.on.stop, self._on_going),
+            (self.on.collect_unit_status, self._on_collect_status),
+            (self.on["pause"].action, self._on_pause),
+            (self.on["resume"].action, self._on_resume),
+            (self.on["reboot-install"].action, self._on_reboot_install),
+            (self.on["list-vgpu-types"].action, self._on_list_vgpu_types),
+            (self.on["show-plan"].action, self._on_show_plan),
+        ):
+            framework.observe(event, handler)
+
+    def _on_host_event(self, _: ops.EventBase) -> None:
+        self._reconcile(memories.load(self.root), ensure=True, look_again=True)
+
+    def _on_frequent_event(self, _: ops.EventBase) -> None:
+        self._reconcile(memories.load(self.root), ensure=True, trust_published=True)
+
+    def _on_relation_event(self, _: ops.RelationEvent) -> None:
+        self._reconcile(memories.load(self.root))
+
+    def _on_relation_changed(self, event: ops.RelationChangedEvent) -> None:
+        memory = memories.load(self.root)
+        trigger = self.nova_vgpu.restart_trigger(event.relation)[:200]
+        if trigger and trigger != memory.answered_trigger:
+            memory = memory._replace(answered_trigger=trigger, restart_waits=True)
+        self._reconcile(memory, trust_published=True)
+
+    def _on_going(self, _: ops.EventBase) -> None:
+        """Take back what nova.conf would otherwise keep: the principal does not see us go."""
+        self.nova_vgpu.withdraw()
+        memory = memories.load(self.root)._replace(published="")
+        memories.save(self.root, memory)
+        self._situation = Situation(host.gather(self.root), Plan(), (), memory)
+
+    def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
+        situation = self._situation or self._assess(memories.load(self.root))
+        gravest = status.evaluate(situation, self.app.name)[0]
+        event.add_status(ops.StatusBase.from_name(gravest.level.value, gravest.message))
+
+    def _on_pause(self, event: ops.ActionEvent) -> None:
+        facts = host.gather(self.root)
+        try:
+            if facts.in_use:
+                raise HostError(Problem(Kind.GUESTS, facts.in_use[0]))
+            if facts.is_shipped:
+                services.pause(self.run)
+        except HostError as error:
+            event.fail(status.sentence(error.problem, self.app.name)[1])
+            return
+        self._reconcile(memories.load(self.root)._replace(paused=True))
+
+    def _on_resume(self, event: ops.ActionEvent) -> None:
+        memory, facts = memories.load(self.root), host.gather(self.root)
+        try:
+            if facts.is_masked and not memory.paused:
+                raise HostError(Problem(Kind.PRINCIPAL_PAUSE))
+            if facts.is_shipped:
+                services.resume(self.run)
+        except HostError as error:
+            event.fail(status.sentence(error.problem, self.app.name)[1])
+            return
+        situation = self._reconcile(memory._replace(paused=False), ensure=True)
+        for problem in situation.problems:
+            if problem.kind is Kind.SERVICE_DOWN:
+                event.fail(status.sentence(problem, self.app.name)[1])
+
+    def _on_reboot_install(self, event: ops.ActionEvent) -> None:
+        memory, facts = memories.load(self.root), host.gather(self.root)
+        force = event.params.get("force") is True
+        refusal = software.refusal(facts, memory, force=force)
+        if refusal is not None:
+            event.fail(status.sentence(refusal, self.app.name)[1])
+            return
+        situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
+        is_due = situation.facts.driver.reboot_reason() is not None
+        wording = status.REBOOT_NEEDED if is_due else status.REBOOT_NOT_NEEDED
+        if is_due and event.params.get("i-really-mean-it") is True:
+            try:
+                services.schedule_reboot(self.run)
+            except HostError as error:
+                event.fail(status.sentence(error.problem, self.app.name)[1])
+                return
+            wording = status.REBOOT_SCHEDULED
+        message = status.evaluate(situation, self.app.name)[0].message
+        event.set_results({"reboot": wording, "output": message})
+        if not is_due and software.is_wanting(situation.problems):
+            event.fail(message)
+
+    def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
+        import report  # not needed by any hook
+
+        cards = host.gather(self.root, count=True).cards
+        if event.params.get("format") == "json":
+            event.set_results({"output": report.types_json(cards)})
+        else:
+            event.set_results({"output": report.types_text(cards) or status.NO_TYPES})
+
+    def _on_show_plan(self, event: ops.ActionEvent) -> None:
+        import report  # not needed by any hook
+
+        wish = event.params.get("mappings")
+        situation = self._assess(
+            memories.load(self.root), wish=None if wish is None else str(wish), count=True
+        )
+        show = report.plan_json if event.params.get("format") == "json" else report.plan_text
+        event.set_results({"output": show(situation, self._sections(situation), self.app.name)})
+
+    def _reconcile(
+        self,
+        memory: Memory,
+        *,
+        ensure: bool = False,
+        look_again: bool = False,
+        trust_published: bool = False,
+        force: bool = False,
+    ) -> Situation:
+        """Make what the option asks for true on this host and known to the principal.
+
+        Args:
+            memory: what is remembered, with the event's own change to it.
+            ensure: whether to install and repair the host software.
+            look_again: whether to ask lspci and Juju's store again, not only sysfs and memory.
+            trust_published: whether the relation need not be read if nothing changed.
+            force: whether vGPUs in use do not hold the host software back.
+        """
+        if look_again:
+            software.ensure_lspci(self.root, self.run)
+        facts = host.gather(self.root, self.run if look_again else None)
+        if ensure and self._needs_software(facts):
+            if look_again or not memory.resource:
+                memory = memory._replace(resource=self._fetch())
+            memory, resource = software.examine(self.run, memory)
+            if not facts.is_masked and not memory.paused:
+                if software.is_long(facts, resource, force=force):
+                    self.unit.status = ops.MaintenanceStatus(status.INSTALLING)
+                memory, changed = software.ensure(
+                    self.root, self.run, facts, resource, memory, force=force
+                )
+                facts = host.gather(self.root) if changed else facts
+        if facts.driver.loaded and facts.driver.loaded != memory.version:
+            self.unit.set_workload_version(facts.driver.loaded)
+            memory = memory._replace(version=facts.driver.loaded)
+        memory = software.answer_restart(self.run, facts, memory)
+        situation = self._assess(memory, facts=facts)
+        self._situation = situation = self._publish(situation, trust_published)
+        memories.save(self.root, situation.memory)
+        return situation
+
+    def _assess(
+        self,
+        memory: Memory,
+        *,
+        facts: Facts | None = None,
+        wish: str | None = None,
+        count: bool = False,
+    ) -> Situation:
+        """Say what holds and what is to be offered; change nothing."""
+        facts = facts or host.gather(self.root, count=count)
+        problems: list[Problem] = []
+        if self._needs_software(facts):
+            problems += software.judge(facts, memory)
+        if memory.restart_waits:
+            problems.append(Problem(Kind.RESTART_WAITS, services.DAEMON))
+        text = str(self.config.get("vgpu-device-mappings", "")) if wish is None else wish
+        try:
+            memory, requests = self._requests(memory, text)
+        except HostError as error:
+            return Situation(facts, Plan(held=True), (error.problem, *problems), memory)
+        if facts.nova is None:
+            return Situation(
+                facts, Plan(held=True), (*problems, Problem(Kind.NOVA_MISSING)), memory
+            )
+        plan = make_plan(requests, facts.cards, facts.nova)
+        return Situation(facts, plan, (*problems, *plan.problems), memory)
+
+    def _requests(
+        self, memory: Memory, text: str
+    ) -> tuple[Memory, tuple[mappings.VgpuRequest, ...]]:
+        """Read the option; a value that passed the schema before is not held against it again."""
+        data = mappings.parse(text)
+        if data is None:
+            return memory, ()
+        digest = hashlib.sha256(mappings.SCHEMA.read_bytes() + text.encode()).hexdigest()
+        if digest != memory.checked_mapping:
+            mappings.check(data)
+            memory = memory._replace(checked_mapping=digest)
+        return memory, mappings.requests(data)
+
+    def _sections(self, situation: Situation) -> dict[str, list[tuple[str, str]]]:
+        if situation.plan.held or situation.facts.nova is None:
+            return {}
+        return nova_conf.render(situation.plan.assignments, situation.facts.nova)
+
+    def _publish(self, situation: Situation, trust_published: bool) -> Situation:
+        """Tell the principal what differs from what it was told last."""
+        facts, memory = situation.facts, situation.memory
+        if facts.nova is None:  # which words it will understand is not known yet
+            return situation
+        installed = facts.driver.installed
+        is_served = facts.is_shipped and installed is not None and not memory.paused
+        data = ProviderData(
+            sections=self._sections(situation),
+            services=[services.DAEMON] if is_served else [],
+            release=facts.nova.codename,
+            packages=[installed.name] if installed else [],
+        )
+        held = situation.plan.held
+        digest = hashlib.sha256(f"{held}{data.to_databag()}".encode()).hexdigest()
+        if trust_published and digest == memory.published:
+            return situation
+        if not self.nova_vgpu.is_related:
+            problems = (*situation.problems, Problem(Kind.NOT_RELATED))
+            return situation._replace(problems=problems, memory=memory._replace(published=""))
+        # Only data that was read back counts as published: Juju drops what a hook wrote if it
+        # is killed.
+        was_there = not self.nova_vgpu.publish(data, keep_sections=held)
+        return situation._replace(memory=memory._replace(published=digest if was_there else ""))
+
+    def _needs_software(self, facts: Facts) -> bool:
+        return bool(facts.cards) or self.config.get("force-install-nvidia-vgpu") is True
+
+    def _fetch(self) -> str:
+        """Return the path of the resource's file; empty if none is attached."""
+        try:
+            return str(self.model.resources.fetch(RESOURCE))
+        except (ops.ModelError, NameError) as error:
+            logger.info("no resource %s: %s", RESOURCE, error)
+            return ""
+
+
+if __name__ == "__main__":
+    ops.main(NovaComputeNvidiaVgpuCharm)

@@ -1,0 +1,98 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that starts other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from typing import NamedTuple, Protocol, Sequence
+
+__all__ = ["CommandError", "Result", "Runner", "run"]
+
+# A hook's environment is Juju's; what we start on the host sees a fixed one.
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+    # needrestart (in jammy and later) restarts services behind an apt run, libvirt among them:
+    # https://manpages.ubuntu.com/manpages/jammy/man1/needrestart.1.html
+    "NEEDRESTART_SUSPEND": "1",
+}
+_OUTPUT_LIMIT = 4 * 1024 * 1024  # characters kept of each stream, from its end
+
+
+class Result(NamedTuple):
+    """What a finished program left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class CommandError(Exception):
+    """A program is missing, failed, or did not end in time.
+
+    Attributes:
+        argv: what was started.
+        result: what it left; None if it is missing or was stopped at its time limit.
+    """
+
+    def __init__(self, argv: Sequence[str], reason: str, result: Result | None = None) -> None:
+        super().__init__(f"{' '.join(argv)}: {reason}")
+        self.argv = tuple(argv)
+        self.result = result
+
+    @property
+    def output(self) -> str:
+        """Both streams, as a person would have read them."""
+        return "" if self.result is None else self.result.stdout + self.result.stderr
+
+
+class Runner(Protocol):
+    """How writers reach the host; `run` is the real one."""
+
+    def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+        """Start a program and wait for it; see `run`."""
+        ...
+
+
+def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+    """Start a program, without a shell and without standard input, and wait for it.
+
+    Args:
+        argv: program and arguments; the program is looked up in the system's own folders.
+        timeout: seconds, after which the program and all that it started are killed.
+        check: whether an exit code other than 0 is an error.
+
+    Raises:
+        CommandError: the program is missing, took too long, or (with `check`) failed.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_ENVIRONMENT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandError(argv, error.strerror or "cannot be started") from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise CommandError(argv, f"did not end within {timeout:.0f} s") from error
+    result = Result(process.returncode, stdout[-_OUTPUT_LIMIT:], stderr[-_OUTPUT_LIMIT:])
+    if check and result.returncode != 0:
+        lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
+        raise CommandError(argv, f"exit {result.returncode}: {lines[-1]}", result)
+    return result

@@ -1,0 +1,209 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The host driver: what of it is installed and loaded, and how to get it there.
+
+The package builds kernel modules with DKMS, so a host needs its kernel's headers; and
+pci-pf-stub, without which no card enables virtual functions, comes in linux-modules-extra:
+https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Iterable, NamedTuple
+
+import apt
+import package
+import services
+from commands import CommandError, Runner
+from files import ensure_text
+from package import HostPackage
+from pci import Gpu, PciAddress
+from problem import HostError, Kind, Problem
+
+__all__ = ["DriverState", "ensure_installed", "ensure_loaded", "query"]
+
+_NO_NOUVEAU = """\
+# Written by the charm nova-compute-nvidia-vgpu: nouveau would take the cards first.
+blacklist nouveau
+options nouveau modeset=0
+"""
+_DONE = "# The initramfs knows it too.\n"
+_MODULES = ("nvidia", "nvidia-vgpu-vfio")
+
+logger = logging.getLogger(__name__)
+
+
+class DriverState(NamedTuple):
+    """The host driver on one host.
+
+    Attributes:
+        packages: NVIDIA's host packages that dpkg knows and has not removed.
+        loaded: version of the module in the kernel, /sys/module/nvidia/version; None: none.
+        nouveau: the cards that the kernel's own driver holds.
+        kernel: the running kernel's release, /proc/sys/kernel/osrelease.
+    """
+
+    packages: tuple[apt.Package, ...] = ()
+    loaded: str | None = None
+    nouveau: tuple[PciAddress, ...] = ()
+    kernel: str = ""
+
+    @property
+    def installed(self) -> apt.Package | None:
+        """The package, if one is installed and no other is in its way."""
+        whole = len(self.packages) == 1 and self.packages[0].is_installed
+        return self.packages[0] if whole else None
+
+    def has(self, wanted: HostPackage) -> bool:
+        """Whether this very package is installed."""
+        found = self.installed
+        return found is not None and (found.name, found.version) == (wanted.name, wanted.version)
+
+    def reboot_reason(self) -> Problem | None:
+        """Say why only a reboot makes the installed driver work; None if none is needed."""
+        if self.installed is None:
+            return None
+        if self.nouveau:
+            return Problem(Kind.NOUVEAU, str(self.nouveau[0]))
+        version = _upstream(self.installed.version)
+        if self.loaded is not None and self.loaded != version:
+            return Problem(Kind.OTHER_VERSION_LOADED, self.loaded, version)
+        return None
+
+
+def query(root: Path, gpus: Iterable[Gpu]) -> DriverState:
+    """Read the state of the host driver."""
+    packages = apt.find(root, package.NAME_PATTERN)
+    return DriverState(
+        packages=tuple(found for found in packages if not found.is_gone),
+        loaded=_text(root / "sys/module/nvidia/version"),
+        nouveau=tuple(gpu.address for gpu in gpus if gpu.driver == "nouveau"),
+        kernel=_text(root / "proc/sys/kernel/osrelease") or os.uname().release,
+    )
+
+
+def ensure_installed(
+    root: Path,
+    run: Runner,
+    state: DriverState,
+    wanted: HostPackage | None,
+    in_use: tuple[str, ...],
+) -> bool:
+    """Install or repair the package; return whether anything was done.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        state: what `query` found.
+        wanted: the resource's package; None keeps to what is installed.
+        in_use: the vGPUs of this host; while there are any, nothing is changed.
+
+    Raises:
+        HostError: IN_USE, RESOURCE_INVALID, LOCKED or INSTALL_FAILED.
+    """
+    if wanted is None:
+        is_half_done = any(not found.is_installed for found in state.packages)
+        if is_half_done and not in_use:
+            apt.configure(run)
+        return is_half_done and not in_use
+    if state.has(wanted):
+        return False
+    if in_use:
+        raise HostError(Problem(Kind.IN_USE, wanted.version, in_use[0]))
+    _install(root, run, state, wanted)
+    return True
+
+
+def ensure_loaded(root: Path, run: Runner, state: DriverState) -> bool:
+    """Get the installed driver to the cards, as far as that goes without a reboot.
+
+    Returns:
+        Whether anything was done. nouveau is only kept away from the next boot on: it cannot be
+        taken from a card that it holds.
+
+    Raises:
+        HostError: INSTALL_FAILED, NOT_LOADED or SERVICE_DOWN.
+    """
+    if state.installed is None:
+        return False
+    if state.nouveau:
+        return _disable_nouveau(root, run)
+    if state.loaded is not None:
+        return False
+    try:
+        _load(root, run)
+    except HostError:
+        # After a change of kernel: its headers make DKMS build the driver for it.
+        if not apt.ensure_known(root, run, f"linux-headers-{state.kernel}"):
+            raise
+        _load(root, run)
+    return True
+
+
+def _install(root: Path, run: Runner, state: DriverState, wanted: HostPackage) -> None:
+    is_built_here = package.verify(wanted, run)
+    if apt.is_interrupted(root):
+        apt.configure(run)
+    if is_built_here:
+        names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")
+        logger.info("installed %s", apt.ensure_known(root, run, *names))
+    # Two branches ship the same files and declare no conflict. And over a package of the same
+    # version that is half installed, apt would only run that package's own scripts again.
+    in_the_way = [
+        found.name
+        for found in state.packages
+        if found.name != wanted.name or not found.is_installed
+    ]
+    if in_the_way:
+        logger.info("removing %s, to make way for %s", in_the_way, wanted.name)
+        apt.remove(run, *in_the_way)
+    with tempfile.TemporaryDirectory(prefix="nvidia-vgpu-") as folder:
+        path = package.absolute_deb(wanted, folder)
+        logger.info("installing %s %s from %s", wanted.name, wanted.version, path)
+        apt.install(run, path)
+
+
+def _disable_nouveau(root: Path, run: Runner) -> bool:
+    path = root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
+    if path.is_file() and path.read_text(encoding="utf-8") == _NO_NOUVEAU + _DONE:
+        return False
+    ensure_text(path, _NO_NOUVEAU)
+    # The initramfs may hold nouveau, which then takes the cards before /etc is there to say no.
+    for command in (("update-initramfs", "-u"), ("dracut", "--force", "--regenerate-all")):
+        if any((root / folder / command[0]).exists() for folder in ("usr/sbin", "usr/bin")):
+            try:
+                run(*command, timeout=600)
+            except CommandError as error:
+                raise HostError(Problem(Kind.INSTALL_FAILED, f"{command[0]} failed")) from error
+            break
+    ensure_text(path, _NO_NOUVEAU + _DONE)  # until then the next hook begins anew
+    return True
+
+
+def _load(root: Path, run: Runner) -> None:
+    """Load the modules and start the services, as a boot would."""
+    try:
+        run("modprobe", _MODULES[0], timeout=120)
+    except CommandError as error:
+        lines = error.output.strip().splitlines() or [str(error)]
+        reason = re.sub(r"^modprobe: \w+: ", "", lines[-1])
+        raise HostError(Problem(Kind.NOT_LOADED, reason)) from error
+    run("modprobe", _MODULES[1], timeout=120, check=False)  # some branches have it built in
+    services.start(root, run)
+
+
+def _upstream(version: str) -> str:
+    """Drop the epoch and the revision that a repackaged driver may carry."""
+    return version.split(":", 1)[-1].split("-", 1)[0].split("~", 1)[0]
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,81 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the charm must remember because the machine cannot tell it.
+
+One JSON file. Two of its fields carry meaning, `paused` and `answered_trigger`; the others spare
+work or repeat an earlier answer, and may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from files import ensure_text
+
+__all__ = ["Memory", "load", "save"]
+
+FOLDER = Path("var/lib/nova-compute-nvidia-vgpu")
+
+logger = logging.getLogger(__name__)
+
+
+class Memory(NamedTuple):
+    """The charm's memory on one host.
+
+    Attributes:
+        paused: the action `pause` holds.
+        answered_trigger: the last restart-trigger of the principal that was acted on.
+        restart_waits: an answer to it waits until no vGPU is in use.
+        checked_mapping: digest of the option's value that last passed the schema.
+        version: the driver's version that Juju was told.
+        published: digest of the data that was last seen in the relation.
+        resource: path of the resource's file when Juju was last asked.
+        resource_stamp: its size and time of change, when it was looked into.
+        resource_package: what it was then: package, version, architecture, depends; or the
+            problem's kind and words.
+        failure: kind and words of what the last attempt to install failed with.
+    """
+
+    paused: bool = False
+    answered_trigger: str = ""
+    restart_waits: bool = False
+    checked_mapping: str = ""
+    version: str = ""
+    published: str = ""
+    resource: str = ""
+    resource_stamp: str = ""
+    resource_package: tuple[str, ...] = ()
+    failure: tuple[str, ...] = ()
+
+
+def load(root: Path) -> Memory:
+    """Read the memory; a missing or damaged file is an empty memory."""
+    path = root / FOLDER / "memory.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Memory()
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read, starting anew: %s", path, error)
+        return Memory()
+    found: dict[str, Any] = {}
+    for name, default in Memory._field_defaults.items():
+        value = data.get(name) if isinstance(data, dict) else None
+        if isinstance(value, list):
+            value = tuple(str(word) for word in value)
+        if type(value) is type(default):
+            found[name] = value
+    return Memory(**found)
+
+
+def save(root: Path, memory: Memory) -> None:
+    """Write the memory, if it changed.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    text = json.dumps(memory._asdict(), indent=1, sort_keys=True) + "\n"
+    ensure_text(root / FOLDER / "memory.json", text, mode=0o600)

@@ -1,0 +1,80 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What can be in the way of a working vGPU, as data. How it is said stands in `status`."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+__all__ = ["HostError", "Kind", "Problem"]
+
+
+class Kind(enum.Enum):
+    """Each cause that an operator can meet; the value is its stable name in JSON output."""
+
+    # the option vgpu-device-mappings
+    MAPPING_SYNTAX = "mapping-syntax"
+    MAPPING_INVALID = "mapping-invalid"
+    DEVICE_TWICE = "device-twice"
+    SAME_TYPE = "same-type"
+    # the mapping against this host
+    TYPE_NOT_OFFERED = "type-not-offered"
+    TYPES_UNKNOWN = "types-unknown"
+    MIXED_SIZES = "mixed-sizes"
+    VFS_DISABLED = "virtual-functions-disabled"
+    VENDOR_VFIO = "vendor-vfio"
+    # the mapping against the installed Nova
+    NOVA_MISSING = "nova-missing"
+    NOVA_TOO_OLD = "nova-too-old"
+    OPTION_UNSUPPORTED = "option-unsupported"
+    OPTION_IGNORED = "option-ignored"
+    MAX_INSTANCES_DROPS_CARD = "max-instances-drops-card"
+    FIRST_TYPE_ONLY = "first-type-only"
+    TAKES_ALL_CARDS = "takes-all-cards"
+    # the resource nvidia-vgpu-software
+    RESOURCE_MISSING = "resource-missing"
+    RESOURCE_INVALID = "resource-invalid"
+    # the host software
+    INSTALL_FAILED = "install-failed"
+    LOCKED = "dpkg-locked"
+    NOT_INSTALLED = "not-installed"
+    IN_USE = "in-use"
+    NOT_LOADED = "not-loaded"
+    NOUVEAU = "nouveau-bound"
+    OTHER_VERSION_LOADED = "other-version-loaded"
+    SERVICE_DOWN = "service-down"
+    STILL_RUNNING = "still-running"
+    RESTART_WAITS = "restart-waits"
+    # actions
+    GUESTS = "guests"
+    GUESTS_OR_FORCE = "guests-or-force"
+    REBOOT_REFUSED = "reboot-refused"
+    OUR_PAUSE = "our-pause"
+    PRINCIPAL_PAUSE = "principal-pause"
+    # the relation
+    NOT_RELATED = "not-related"
+
+
+class Problem(NamedTuple):
+    """One thing in the way.
+
+    Attributes:
+        kind: the cause.
+        subject: what it is about: a place in the mapping, an address, a package, a service.
+        detail: the rest that the sentence of its kind needs.
+        more: a third piece, where the sentence needs one.
+    """
+
+    kind: Kind
+    subject: str = ""
+    detail: str = ""
+    more: str = ""
+
+
+class HostError(Exception):
+    """A step on the host could not be done; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.kind.value}: {problem.subject} {problem.detail}".strip())
+        self.problem = problem

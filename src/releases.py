@@ -1,0 +1,96 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the installed Nova can do with vGPUs; the one place for a new release.
+
+A release is known by the version of the installed nova-common package, so a release that is not
+out yet works like the newest one here. Sources: nova/conf/devices.py and
+nova/virt/libvirt/driver.py at each release's tag, and
+https://docs.openstack.org/nova/latest/admin/virtual-gpu.html.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["NovaVersion"]
+
+_VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:\.([0-9]{1,4}))?", re.ASCII)
+
+# The principal compares this name with those that its own release table holds, and fails on one
+# that it does not know; of the release that it has installed it always knows the name.
+_CODENAMES = {
+    17: "queens", 18: "rocky", 19: "stein", 20: "train", 21: "ussuri", 22: "victoria",
+    23: "wallaby", 24: "xena", 25: "yoga", 26: "zed", 27: "antelope", 28: "bobcat",
+    29: "caracal", 30: "dalmatian", 31: "epoxy", 32: "flamingo", 33: "gazpacho",
+}  # fmt: skip
+
+
+class NovaVersion(NamedTuple):
+    """Nova's own version, without the epoch and the revision of its package."""
+
+    major: int
+    minor: int = 0
+    patch: int = 0
+
+    @classmethod
+    def parse(cls, package_version: str) -> NovaVersion:
+        """Read a version of nova-common, e.g. `3:25.2.1-0ubuntu2.7`.
+
+        Raises:
+            ValueError: the text does not start with a version.
+        """
+        match = _VERSION.match(package_version)
+        if match is None:
+            raise ValueError(f"not a version of Nova: {package_version!r}")
+        return cls(*(int(part or 0) for part in match.groups()))
+
+    def __str__(self) -> str:
+        """Return `25.2.1`."""
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+    @property
+    def codename(self) -> str | None:
+        """The release's name in Ubuntu and in the charms; None for one that is newer than this."""
+        return _CODENAMES.get(self.major)
+
+    @property
+    def offers_vgpus(self) -> bool:
+        """Queens brought vGPUs."""
+        return self.major >= 17
+
+    @property
+    def word(self) -> str:
+        """`enabled_WORD_types` and `[WORD_<type>]`: renamed in Xena; 23 ignores the new name."""
+        return "mdev" if self.major >= 24 else "vgpu"
+
+    @property
+    def reads_addresses(self) -> bool:
+        """Whether `[WORD_<type>] device_addresses` exists (Ussuri)."""
+        return self.major >= 21
+
+    @property
+    def honours_several_types(self) -> bool:
+        """Before 22.2.1 only the first type counts: https://bugs.launchpad.net/nova/+bug/1900006.
+
+        Ussuri was never mended; 17 to 20 know one type by design.
+        """
+        return self >= NovaVersion(22, 2, 1)
+
+    @property
+    def honours_one_type_alone(self) -> bool:
+        """Before 29 a single type takes every card, whatever its section says.
+
+        https://bugs.launchpad.net/nova/+bug/1943934
+        """
+        return self.major >= 29
+
+    @property
+    def has_mdev_class(self) -> bool:
+        """Whether `mdev_class` exists (Xena)."""
+        return self.major >= 24
+
+    @property
+    def has_max_instances(self) -> bool:
+        """Whether `max_instances` exists (2024.1)."""
+        return self.major >= 29

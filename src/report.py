@@ -1,0 +1,168 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The answers of the actions list-vgpu-types and show-plan; pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Iterable, Mapping, Sequence
+
+from facts import Facts
+from mappings import VgpuRequest
+from plan import Assignment, Plan
+from status import Situation, sentence
+from vgpu import Card
+
+__all__ = ["plan_json", "plan_text", "types_json", "types_text"]
+
+Sections = Mapping[str, Sequence["tuple[str, str]"]]
+
+
+def types_text(cards: Iterable[Card]) -> str:
+    """Return `id, address, name, description`, a line for each type of each card."""
+    return "\n".join(
+        ", ".join(filter(None, (known.id, str(card.gpu.address), known.name, known.description)))
+        for card in cards
+        for known in card.types
+    )
+
+
+def types_json(cards: Iterable[Card]) -> str:
+    """Return the same with framebuffer (MiB), framework, free and maximum instances."""
+    rows = [
+        {
+            "id": known.id,
+            "address": str(card.gpu.address),
+            "name": known.name,
+            "framebuffer": known.framebuffer,
+            "framework": card.framework.value if card.framework else None,
+            "free": known.available,
+            "maximum": known.maximum,
+        }
+        for card in cards
+        for known in card.types
+    ]
+    return json.dumps(rows)
+
+
+def plan_text(situation: Situation, sections: Sections, app: str) -> str:
+    """Return what the host has, what would be published, and why the rest is not."""
+    facts, plan, problems = situation.facts, situation.plan, situation.problems
+    blocks = [_host(facts), _cards(facts.cards, plan)]
+    if sections:
+        blocks.append("nova.conf:\n" + _indented(_ini(sections)))
+    else:
+        kept = "; what is published now stays" if plan.held else ""
+        blocks.append(f"nova.conf: nothing is published{kept}")
+    if problems:
+        lines = "\n".join(f"- {sentence(problem, app)[1]}" for problem in problems)
+        blocks.append("in the way:\n" + _indented(lines))
+    if plan.elsewhere:
+        lines = "\n".join(f"- {_asked(request)}" for request in plan.elsewhere)
+        blocks.append("for other hosts:\n" + _indented(lines))
+    return "\n\n".join(blocks)
+
+
+def plan_json(situation: Situation, sections: Sections, app: str) -> str:
+    """Return the same for machines."""
+    facts, plan, problems = situation.facts, situation.plan, situation.problems
+    state = facts.driver
+    return json.dumps(
+        {
+            "nova": str(facts.nova) if facts.nova else None,
+            "driver": {
+                "installed": state.installed.version if state.installed else None,
+                "loaded": state.loaded,
+            },
+            "cards": [_card_json(card, plan) for card in facts.cards],
+            "sections": sections,
+            "held": plan.held,
+            "problems": [
+                {"kind": problem.kind.value, "text": sentence(problem, app)[1]}
+                for problem in problems
+            ],
+            "elsewhere": [_asked(request) for request in plan.elsewhere],
+        }
+    )
+
+
+def _host(facts: Facts) -> str:
+    state = facts.driver
+    nova = (
+        f"{facts.nova} ({facts.nova.codename})"
+        if facts.nova and facts.nova.codename
+        else facts.nova
+    )
+    installed = state.installed
+    rows = [
+        ("nova", str(nova or "not installed")),
+        ("package", f"{installed.name} {installed.version}" if installed else "not installed"),
+        ("driver", f"{state.loaded} loaded" if state.loaded else "not loaded"),
+        ("kernel", state.kernel or "unknown"),
+    ]
+    return "\n".join(f"{name + ':':<10}{text}" for name, text in rows)
+
+
+def _cards(cards: Sequence[Card], plan: Plan) -> str:
+    if not cards:
+        return "no supported NVIDIA GPU on this host"
+    rows = [("CARD", "PCI ID", "DRIVER", "FRAMEWORK", "PARENTS", "IN USE", "OFFERS", "FREE")]
+    for card in cards:
+        offered = [found for found in plan.assignments if card.gpu.address in found.cards]
+        rows.append(
+            (
+                str(card.gpu.address),
+                str(card.gpu.id),
+                card.gpu.driver or "-",
+                card.framework.value if card.framework else "-",
+                str(len(card.parents)),
+                str(len(card.in_use)),
+                ", ".join(_offered(found) for found in offered) or "-",
+                ", ".join(_free(card, found) for found in offered) or "-",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
+
+
+def _card_json(card: Card, plan: Plan) -> dict[str, object]:
+    offered = [found for found in plan.assignments if card.gpu.address in found.cards]
+    return {
+        "address": str(card.gpu.address),
+        "id": str(card.gpu.id),
+        "driver": card.gpu.driver,
+        "numa_node": card.gpu.numa_node,
+        "framework": card.framework.value if card.framework else None,
+        "parents": [str(address) for address in card.parents],
+        "in_use": list(card.in_use),
+        "offers": [found.type_id for found in offered],
+    }
+
+
+def _offered(assignment: Assignment) -> str:
+    name = f" ({assignment.name})" if assignment.name else ""
+    return assignment.type_id + name
+
+
+def _free(card: Card, assignment: Assignment) -> str:
+    known = card.find_type(assignment.type_id)
+    if known is None or known.available is None:
+        return "?"
+    return f"{known.available} of {'?' if known.maximum is None else known.maximum}"
+
+
+def _asked(request: VgpuRequest) -> str:
+    return f"{request.vgpu_type}: " + ", ".join(str(device) for device in request.devices)
+
+
+def _ini(sections: Sections) -> str:
+    return "\n\n".join(
+        "\n".join([f"[{name}]", *(f"{key} = {value}" for key, value in pairs)])
+        for name, pairs in sections.items()
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

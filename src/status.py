@@ -1,0 +1,235 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What operators read in `juju status`; all of its wording stands here, and nowhere else."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from facts import Facts
+from memory import Memory
+from plan import Plan
+from problem import Kind, Problem
+
+__all__ = [
+    "INSTALLING",
+    "NO_TYPES",
+    "REBOOT_NEEDED",
+    "REBOOT_NOT_NEEDED",
+    "REBOOT_SCHEDULED",
+    "Level",
+    "Situation",
+    "Status",
+    "evaluate",
+    "sentence",
+]
+
+_LIMIT = 119  # characters; `juju status` cuts what is longer
+
+
+class Level(enum.Enum):
+    """Juju's words for the state of a unit; the order is that of precedence."""
+
+    BLOCKED = "blocked"
+    MAINTENANCE = "maintenance"
+    WAITING = "waiting"
+    ACTIVE = "active"
+
+
+class Status(NamedTuple):
+    """One line of `juju status`."""
+
+    level: Level
+    message: str
+
+
+class Situation(NamedTuple):
+    """What an event found and decided; its status follows from it.
+
+    Attributes:
+        facts: the host as it is.
+        plan: what it is to offer.
+        problems: all that is in the way, the plan's own among them.
+        memory: what is to be remembered.
+    """
+
+    facts: Facts
+    plan: Plan
+    problems: tuple[Problem, ...]
+    memory: Memory
+
+
+INSTALLING = "Installing NVIDIA's host software; this takes some minutes"
+REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
+REBOOT_NOT_NEEDED = "not needed"
+REBOOT_SCHEDULED = "in 30 seconds"
+NO_TYPES = "No vGPU types: the cards of this host, if any, have no driver that tells them"
+
+# Each sentence says what is wrong and ends with the mend. {app} is the application's name.
+_WORDING: dict[Kind, tuple[Level, str]] = {
+    Kind.MAPPING_SYNTAX: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject}: {detail}; write {{nvidia-35: ['0000:84:00.0']}}",
+    ),
+    Kind.MAPPING_INVALID: (Level.BLOCKED, "vgpu-device-mappings: {subject}: {detail}"),
+    Kind.DEVICE_TWICE: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} stands in {detail} and {more}; leave it in one",
+    ),
+    Kind.SAME_TYPE: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {detail} stands twice, by id and by name; join the two",
+    ),
+    Kind.TYPE_NOT_OFFERED: (
+        Level.BLOCKED,
+        "{subject} does not offer {detail}; choose from the action list-vgpu-types",
+    ),
+    Kind.MIXED_SIZES: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} cannot mix the sizes of {detail}; choose one",
+    ),
+    Kind.TYPES_UNKNOWN: (
+        Level.WAITING,
+        "Waiting for {subject} to tell its types, {detail} among them: journalctl -u nvidia-vgpud",
+    ),
+    Kind.VFS_DISABLED: (
+        Level.BLOCKED,
+        "{subject} has no virtual functions yet: /usr/lib/nvidia/sriov-manage -e {subject}",
+    ),
+    Kind.VENDOR_VFIO: (
+        Level.BLOCKED,
+        "{subject} offers vGPUs through vendor-specific VFIO only; use a kernel with mdev",
+    ),
+    Kind.NOVA_MISSING: (Level.WAITING, "Waiting for nova-compute to install nova-common"),
+    Kind.NOVA_TOO_OLD: (
+        Level.BLOCKED,
+        "{subject} cannot offer vGPUs; upgrade to 17 (queens) or later",
+    ),
+    Kind.OPTION_UNSUPPORTED: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} needs Nova {detail}, here is {more}; leave it out",
+    ),
+    Kind.OPTION_IGNORED: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: Nova {more} ignores {subject} of a single type (until {detail}); "
+        "leave it out",
+    ),
+    Kind.MAX_INSTANCES_DROPS_CARD: (
+        Level.BLOCKED,
+        "max-instances {detail}: Nova counts whole cards and drops {subject}; "
+        "use a multiple of {more}",
+    ),
+    Kind.FIRST_TYPE_ONLY: (
+        Level.ACTIVE,
+        "{subject} uses {detail} alone, on every GPU that has it",
+    ),
+    Kind.TAKES_ALL_CARDS: (Level.ACTIVE, "{subject} offers {detail} on {more} as well"),
+    Kind.RESOURCE_MISSING: (
+        Level.BLOCKED,
+        "No host software: juju attach-resource {app} nvidia-vgpu-software=FILE.deb",
+    ),
+    Kind.RESOURCE_INVALID: (
+        Level.BLOCKED,
+        "nvidia-vgpu-software: {subject}; attach NVIDIA's vGPU host package",
+    ),
+    Kind.INSTALL_FAILED: (
+        Level.BLOCKED,
+        "Host software not installed: {subject}; mend, then run reboot-install",
+    ),
+    Kind.LOCKED: (Level.WAITING, "Waiting for another program to release dpkg's lock"),
+    Kind.NOT_INSTALLED: (
+        Level.BLOCKED,
+        "The host software is not installed; run the action reboot-install",
+    ),
+    Kind.IN_USE: (
+        Level.ACTIVE,
+        "host software {subject} waits for the guests",
+    ),
+    Kind.NOT_LOADED: (
+        Level.BLOCKED,
+        "Driver not loaded: {subject}; mend, then run reboot-install",
+    ),
+    Kind.NOUVEAU: (
+        Level.BLOCKED,
+        "Reboot needed: nouveau holds {subject}; run reboot-install i-really-mean-it=true",
+    ),
+    Kind.OTHER_VERSION_LOADED: (
+        Level.BLOCKED,
+        "Reboot needed: driver {subject} is loaded, {detail} installed; "
+        "run reboot-install i-really-mean-it=true",
+    ),
+    Kind.SERVICE_DOWN: (
+        Level.BLOCKED,
+        "{subject} is not running; see journalctl -u {subject}, then run reboot-install",
+    ),
+    Kind.STILL_RUNNING: (
+        Level.BLOCKED,
+        "{subject} does not stop; see journalctl -u {subject}, then pause again",
+    ),
+    Kind.GUESTS: (Level.BLOCKED, "vGPU {subject} is in use; stop or migrate its guest first"),
+    Kind.GUESTS_OR_FORCE: (
+        Level.BLOCKED,
+        "vGPU {subject} is in use; stop or migrate its guest first, or go on with force=true",
+    ),
+    Kind.REBOOT_REFUSED: (Level.BLOCKED, "systemd does not schedule a reboot; reboot the host"),
+    Kind.OUR_PAUSE: (
+        Level.MAINTENANCE,
+        "Paused. Use 'resume' action to resume normal service.",
+    ),
+    Kind.PRINCIPAL_PAUSE: (
+        Level.MAINTENANCE,
+        "Paused by nova-compute. Use its 'resume' action to resume normal service.",
+    ),
+    Kind.RESTART_WAITS: (Level.ACTIVE, "restart of {subject} waits for the guests"),
+    Kind.NOT_RELATED: (
+        Level.BLOCKED,
+        "No relation to nova-compute: juju integrate {app}:nova-vgpu nova-compute:nova-vgpu",
+    ),
+}
+
+
+def evaluate(situation: Situation, app: str) -> tuple[Status, ...]:
+    """Return what holds for a unit, the gravest first; of a paused one, only that it is paused."""
+    if situation.memory.paused:
+        return (Status(*sentence(Problem(Kind.OUR_PAUSE), app)),)
+    if situation.facts.is_masked:
+        return (Status(*sentence(Problem(Kind.PRINCIPAL_PAUSE), app)),)
+    found = [sentence(problem, app) for problem in situation.problems]
+    remarks = [text for level, text in found if level is Level.ACTIVE]
+    graver = [Status(level, text) for level, text in found if level is not Level.ACTIVE]
+    graver.sort(key=lambda status: list(Level).index(status.level))
+    ready = "; ".join([f"Unit is ready: {_summary(situation.facts, situation.plan)}", *remarks])
+    return (*graver, Status(Level.ACTIVE, _cut(ready)))
+
+
+def sentence(problem: Problem, app: str) -> tuple[Level, str]:
+    """Return how grave a problem is and what is said of it."""
+    level, template = _WORDING[problem.kind]
+    words = {"subject": problem.subject, "detail": problem.detail, "more": problem.more}
+    text = template.format(app=app, **words)
+    if len(text) > _LIMIT:  # the mend at the end matters more than all of a long word
+        longest = max(words, key=lambda word: len(words[word]))
+        room = max(len(words[longest]) - (len(text) - _LIMIT), 8)
+        words[longest] = _cut(words[longest], room)
+        text = template.format(app=app, **words)
+    return level, _cut(text)
+
+
+def _summary(facts: Facts, plan: Plan) -> str:
+    if not facts.cards:
+        return "no supported NVIDIA GPU found"
+    cards = _counted(len(facts.cards), "NVIDIA GPU")
+    offered = [assignment for assignment in plan.assignments if assignment.cards]
+    if not offered:
+        named = "named in" if plan.elsewhere else "set in"
+        return f"{cards}, none {named} vgpu-device-mappings"
+    return f"{cards}, {_counted(len(offered), 'vGPU type')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _cut(text: str, room: int = _LIMIT) -> str:
+    return text if len(text) <= room else text[: room - 3] + "..."

@@ -1,0 +1,195 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Juju as one unit of the charm sees it: hook tools, and the dispatch run for each event."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .machine import CHARM, HERE, Machine
+
+UNIT = "nova-compute-nvidia-vgpu/0"
+PRINCIPAL = "nova-compute/0"
+RELATION = "nova-vgpu:1"
+TOOLS = (
+    *("action-fail", "action-get", "action-log", "action-set", "application-version-set"),
+    *("config-get", "is-leader", "juju-log", "relation-get", "relation-ids", "relation-list"),
+    *("relation-set", "resource-get", "status-get", "status-set"),
+)
+
+
+@dataclass
+class Outcome:
+    """What one event did.
+
+    Attributes:
+        returncode: of the dispatch; 0 unless the unit is in error.
+        calls: the hook tools that were called.
+        log: what it wrote to Juju's log.
+        failed: the message of an action that failed.
+        results: an action's results.
+    """
+
+    returncode: int
+    calls: list[str]
+    log: str
+    failed: str | None = None
+    results: dict[str, str] = field(default_factory=dict)
+
+
+class Juju:
+    """One unit on one machine. What Juju knows is a folder of small files, read by `hook-tool`."""
+
+    def __init__(self, machine: Machine, repository: Path, **config: Any) -> None:
+        self._machine = machine
+        self._folder = machine.bed / "juju"
+        tools = machine.bed / "tools"
+        tools.mkdir()
+        for name in ("hook-tool", "hook-write"):
+            shutil.copy(HERE / name, tools / name)
+        for name in TOOLS:
+            (tools / name).symlink_to("hook-tool")
+        options = yaml.safe_load((repository / "config.yaml").read_text())["options"]
+        self._defaults = {name: option["default"] for name, option in options.items()}
+        self._actions = yaml.safe_load((repository / "actions.yaml").read_text())
+        if not (self._folder / "config.json").exists():  # it may come with the machine's image
+            for name in ("relations", "resources", "action"):
+                (self._folder / name).mkdir()
+            self._write("config.json", json.dumps({**self._defaults, **config}))
+
+    def configure(self, **config: Any) -> Outcome:
+        """Set options, with _ for -, and run config-changed; None is the default."""
+        options = json.loads(self._read("config.json"))
+        for name, value in config.items():
+            key = name.replace("_", "-")
+            options[key] = self._defaults[key] if value is None else value
+        self._write("config.json", json.dumps(options))
+        return self.hook("config-changed")
+
+    def attach(self, package: Path | None) -> Outcome:
+        """Attach a file as the resource and run upgrade-charm, as Juju does."""
+        self.store(package)
+        return self.hook("upgrade-charm")
+
+    def store(self, package: Path | None) -> None:
+        """Put a file into Juju's store; None takes it out."""
+        inside = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/resources"
+        target = self._machine.root / inside / "nvidia-vgpu-software/nvidia-vgpu.deb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if package is not None:
+            shutil.copyfile(package, target)
+        path = "/" + str(target.relative_to(self._machine.root))
+        self._write("resources/nvidia-vgpu-software", path if package is not None else "")
+
+    def integrate(self) -> Outcome:
+        """Relate to nova-compute and run the relation's hooks."""
+        (self._folder / "relations" / RELATION).mkdir()
+        self._write(f"relations/{RELATION}/remote", PRINCIPAL + "\n")
+        self.hook("nova-vgpu-relation-created")
+        self.hook("nova-vgpu-relation-joined")
+        return self.hook("nova-vgpu-relation-changed")
+
+    def trigger(self, trigger: str) -> Outcome:
+        """Let the principal send a restart-trigger."""
+        self._write(_databag(PRINCIPAL), json.dumps({"restart-trigger": trigger}))
+        return self.hook("nova-vgpu-relation-changed")
+
+    def hook(self, name: str) -> Outcome:
+        """Run the dispatch for a hook."""
+        return self._dispatch(f"hooks/{name}", self.variables(name))
+
+    def action(self, name: str, **params: Any) -> Outcome:
+        """Run the dispatch for an action, parameters with _ for -."""
+        known = self._actions[name].get("params", {})
+        given = {key: option["default"] for key, option in known.items() if "default" in option}
+        given.update({key.replace("_", "-"): value for key, value in params.items()})
+        self._write("action/params.json", json.dumps(given))
+        for leftover in ("failed", "results.json"):
+            (self._folder / "action" / leftover).unlink(missing_ok=True)
+        env = {"JUJU_ACTION_NAME": name, "JUJU_ACTION_UUID": "1", "JUJU_HOOK_NAME": ""}
+        outcome = self._dispatch(f"actions/{name}", env)
+        outcome.failed = self._read("action/failed").rstrip("\n") or None
+        outcome.results = json.loads(self._read("action/results.json") or "{}")
+        return outcome
+
+    @property
+    def status(self) -> tuple[str, str]:
+        """The unit's status and message."""
+        level, _, message = self._read("status").partition("\n")
+        return level, message.rstrip("\n")
+
+    @property
+    def version(self) -> str:
+        """The workload's version."""
+        return self._read("version").strip()
+
+    @property
+    def databag(self) -> dict[str, str]:
+        """What the unit has published to the principal."""
+        return dict(json.loads(self._read(_databag(UNIT)) or "{}"))
+
+    def variables(self, hook: str) -> dict[str, str]:
+        """Return what Juju puts into the environment of one hook and not of others."""
+        found = {"JUJU_HOOK_NAME": hook}
+        if "-relation-" in hook:
+            found |= {"JUJU_RELATION": "nova-vgpu", "JUJU_RELATION_ID": RELATION}
+            found["JUJU_REMOTE_APP"] = PRINCIPAL.split("/")[0]
+            if not hook.endswith("-created"):
+                found["JUJU_REMOTE_UNIT"] = PRINCIPAL
+            if hook.endswith("-departed"):
+                found["JUJU_DEPARTING_UNIT"] = PRINCIPAL
+        return found
+
+    def environment(self, path: str, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """Return what Juju puts into the environment of a hook."""
+        return {
+            "PATH": "/bed/tools:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOOK_TOOLS_STATE": "/bed/juju",
+            "JUJU_DISPATCH_PATH": path,
+            "JUJU_CHARM_DIR": f"/{CHARM}",
+            "JUJU_UNIT_NAME": UNIT,
+            "JUJU_MODEL_NAME": "openstack",
+            "JUJU_MODEL_UUID": "6f6d5a5e-0000-4000-8000-000000000001",
+            "JUJU_VERSION": "3.6.12",
+            "JUJU_PRINCIPAL_UNIT": PRINCIPAL,
+            **(extra or {}),
+        }
+
+    def _dispatch(self, path: str, env: dict[str, str]) -> Outcome:
+        for name in ("calls", "log"):
+            (self._folder / name).write_text("")
+        result = self._machine.run(
+            "./dispatch", check=False, env=self.environment(path, env), cwd=f"/{CHARM}"
+        )
+        log = (self._folder / "log").read_text() + result.stdout + result.stderr
+        return Outcome(result.returncode, (self._folder / "calls").read_text().splitlines(), log)
+
+    def _read(self, name: str) -> str:
+        path = self._folder / name
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def _write(self, name: str, text: str) -> None:
+        (self._folder / name).write_text(text, encoding="utf-8")
+
+
+def _databag(unit: str) -> str:
+    return f"relations/{RELATION}/{unit.replace('/', '-')}.json"
+
+
+def make_charm(repository: Path, target: Path, venv: Path) -> Path:
+    """Lay out the charm as Juju unpacks it: the source, and its dependencies in venv."""
+    target.mkdir(parents=True, exist_ok=True)
+    no_bytecode = shutil.ignore_patterns("__pycache__")
+    for name in ("src", "lib"):
+        shutil.copytree(repository / name, target / name, ignore=no_bytecode)
+    for name in ("dispatch", "metadata.yaml", "config.yaml", "actions.yaml"):
+        shutil.copy(repository / name, target / name)
+    shutil.copytree(venv, target / "venv", ignore=no_bytecode)
+    return target

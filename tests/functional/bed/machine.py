@@ -1,0 +1,290 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A compute host: a Debian with systemd as PID 1, over the /sys of a recorded host.
+
+Its root is an overlay over one that is made once, so a fresh host costs milliseconds, and nothing
+that happens in it reaches the machine below. What the kernel would do, since no NVIDIA module can
+be loaded, is done here and in the `modprobe` beside this file: at each boot nouveau takes the
+cards unless it is kept away, and NVIDIA's driver does if it is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import recorded
+
+from . import packages
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
+VENV = REPOSITORY / "build/bed/venv"
+CHARM = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm"
+# What a host needs to boot, and what the charm may call on it.
+INCLUDE = "apt,systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,pciutils,python3,iproute2"
+PROGRAMS = {"lspci": "pciutils", "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
+# Another list of packages is another root.
+BASE = REPOSITORY / f"build/bed/root-{zlib.crc32(INCLUDE.encode()):08x}"
+_PR_SET_PDEATHSIG = 1
+
+
+def why_not() -> str:
+    """Say why no host can be booted here; empty if it can."""
+    if os.getuid() != 0:
+        return "needs root"
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return "needs " + ", ".join(f"{name} ({PROGRAMS[name]})" for name in missing)
+    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False).returncode:
+        return "needs the right to make namespaces"
+    return ""
+
+
+def enter_namespace() -> None:
+    """Start this program again where its mounts and processes end with it, once."""
+    if os.environ.get("BED_NAMESPACE") == "1" or why_not():
+        return
+    os.environ["BED_NAMESPACE"] = "1"
+    namespace = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    os.execvp("unshare", ["unshare", *namespace, sys.executable, *sys.argv])
+
+
+def ensure_base() -> Path:
+    """Make the root that all hosts share, if it is not there yet."""
+    if not BASE.exists():
+        partial = Path(tempfile.mkdtemp(dir=_made(BASE.parent)))
+        root = partial / "root"
+        suite = platform_suite()
+        command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={INCLUDE}"]
+        subprocess.run([*command, suite, root], check=True, stdin=subprocess.DEVNULL)
+        root.chmod(0o755)
+        for file in (*root.glob("etc/apt/sources.list*/*"), root / "etc/apt/sources.list"):
+            file.unlink(missing_ok=True)
+        for file in root.glob("var/lib/apt/lists/*_*"):
+            file.unlink()
+        (root / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/bed/archive ./\n")
+        kernel = platform.release()
+        (root / f"boot/config-{kernel}").write_text("CONFIG_RD_GZIP=y\n")
+        (root / "lib/modules" / kernel).mkdir(parents=True)
+        for command in (["depmod", kernel], ["update-initramfs", "-c", "-k", kernel]):
+            subprocess.run(["chroot", root, *command], check=True, capture_output=True)
+        root.rename(BASE)
+        shutil.rmtree(partial)
+    return BASE
+
+
+def ensure_venv() -> Path:
+    """Install what the charm runs on into a folder, as it is shipped, if it is not there yet."""
+    if not VENV.exists():
+        partial = Path(tempfile.mkdtemp(dir=_made(VENV.parent)))
+        command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        command += ["install", "--no-compile", "--target", str(partial)]
+        command += ["-r", str(REPOSITORY / "requirements.txt")]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        partial.chmod(0o755)
+        partial.rename(VENV)
+    return VENV
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def platform_suite() -> str:
+    for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VERSION_CODENAME="):
+            return line.split("=", 1)[1].strip('"')
+    return "bookworm"
+
+
+class Machine:
+    """One host; use it as a context, which powers it off."""
+
+    def __init__(self, host: dict[str, Any], charm: Path, image: Path | None = None) -> None:
+        """Plan a host.
+
+        Args:
+            host: the recorded host; see `recorded`.
+            charm: the charm's folder, as Juju unpacks it.
+            image: what `save` kept of an earlier one; None starts from a new root.
+        """
+        self._host = host
+        self._charm = charm
+        self._image = image
+        self._process: subprocess.Popen[bytes] | None = None
+        self._init = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Machine:
+        with contextlib.ExitStack() as stack:
+            self._folder = Path(tempfile.mkdtemp(prefix="bed-"))
+            stack.callback(self._folder.rmdir)
+            self._mount(stack, "-t", "tmpfs", "bed", str(self._folder))
+            for name in ("upper", "work", "root", "bed/juju"):
+                (self._folder / name).mkdir(parents=True)
+            lower = str(ensure_base())
+            if self._image is not None:
+                lower = f"{self._image / 'root'}:{lower}"
+                shutil.copytree(self._image / "juju", self.bed / "juju", dirs_exist_ok=True)
+            layers = f"lowerdir={lower},upperdir={self._folder / 'upper'}"
+            layers += f",workdir={self._folder / 'work'}"
+            self._mount(stack, "-t", "overlay", "overlay", "-o", layers, str(self.root))
+            stack.callback(self.power_off)
+            self._prepare()
+            self.power_on()
+            if self._image is None:
+                self.run("apt-get", "-q", "update")
+                if self._host.get("nova"):
+                    self.install_nova(self._host["nova"])
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _mount(self, stack: contextlib.ExitStack, *arguments: str) -> None:
+        subprocess.run(["mount", *arguments], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", arguments[-1]], check=True)
+
+    def _prepare(self) -> None:
+        """Put in place what stands for the archive and for the kernel's modules."""
+        shutil.copy(HERE / "modprobe", self.root / "usr/local/sbin/modprobe")
+        packages.build_archive(self.bed / "archive")
+        loaded = {**self._host, "driver": {"loaded": "any"}}
+        loaded["functions"] = [
+            {**known, "driver": "nvidia"} if known.get("types") else known
+            for known in self._host["functions"]
+        ]
+        recorded.build_sys(self.bed / "loaded", loaded)
+
+    def save(self, image: Path) -> Path:
+        """Power off and keep what has become of the host, to start others from."""
+        self.power_off()
+        image.mkdir(parents=True)
+        for name, source in (("root", self._folder / "upper"), ("juju", self.bed / "juju")):
+            subprocess.run(["cp", "-a", source, image / name], check=True)
+        return image
+
+    @property
+    def root(self) -> Path:
+        """The host's root, to look into from outside."""
+        return self._folder / "root"
+
+    @property
+    def bed(self) -> Path:
+        """A folder that the host has as /bed."""
+        return self._folder / "bed"
+
+    def power_on(self) -> None:
+        """Boot; what the kernel shows is made anew, as it is at each boot."""
+        sys_folder = self._folder / "sys"
+        shutil.rmtree(sys_folder, ignore_errors=True)
+        has_nvidia = (self.root / "usr/share/nvidia/vgpu/version").exists()
+        recorded.build_sys(self._folder, self._at_boot(has_nvidia))
+        command = ["unshare", "-n", "systemd-nspawn", "-q", "-b", "-D", str(self.root)]
+        command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off"]
+        command += [f"--bind={self.bed}:/bed", f"--bind={self._charm}:/{CHARM}"]
+        for name in ("bus", "class", "devices", "module"):
+            (sys_folder / name).mkdir(exist_ok=True)
+            work = f"{sys_folder / name}"
+            command.append(f"--overlay=/sys/{name}:{work}:/sys/{name}")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+        )
+        self._init = self._wait_for_init()
+        state = self.run("systemctl", "is-system-running", "--wait", check=False)
+        assert state.stdout.strip() in ("running", "degraded"), state
+
+    def _at_boot(self, has_nvidia: bool) -> dict[str, Any]:
+        """Let the drivers that the host has take its cards, first come first served."""
+        kept_away = any(
+            "blacklist nouveau" in file.read_text(encoding="utf-8")
+            for file in (self.root / "etc/modprobe.d").glob("*.conf")
+        )
+        driver = "nvidia" if has_nvidia else None
+        if not kept_away and any(
+            known.get("driver") == "nouveau" for known in self._host["functions"]
+        ):
+            driver = "nouveau"
+        loaded = None
+        if driver == "nvidia":
+            loaded = (self.root / "usr/share/nvidia/vgpu/version").read_text().strip()
+        functions = [
+            {**known, "driver": driver} if known.get("types") else known
+            for known in self._host["functions"]
+        ]
+        return {**self._host, "driver": {"loaded": loaded}, "functions": functions}
+
+    def _wait_for_init(self) -> int:
+        assert self._process is not None
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError):
+                    name = Path(f"/proc/{child}/comm").read_text().strip()
+                    bus = Path(f"/proc/{child}/root/run/dbus/system_bus_socket")
+                    if name == "systemd" and bus.exists():
+                        return int(child)
+            time.sleep(0.02)
+        raise TimeoutError("the host does not boot")
+
+    def power_off(self) -> None:
+        """Shut down."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def reboot(self) -> None:
+        """Shut down and boot."""
+        self.power_off()
+        self.power_on()
+
+    def run(
+        self, *argv: str, check: bool = True, env: dict[str, str] | None = None, cwd: str = "/"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program on the host."""
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        variables = {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})}
+        words = [f"{key}={text}" for key, text in variables.items()]
+        inside = ["env", "-i", "-C", cwd, *words, *argv]
+        command = ["nsenter", "-t", str(self._init), "-a", "--", *inside]
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(
+                f"{argv}: exit {result.returncode}\n{result.stdout}{result.stderr}"
+            )
+        return result
+
+    def install_nova(self, version: str) -> None:
+        """Install a package that says it is nova-common of that version."""
+        deb = packages.build(self.bed / "nova-common.deb", "nova-common", version, arch="all")
+        self.run("dpkg", "-i", f"/bed/{deb.name}")
+
+    def text(self, path: str) -> str:
+        """Return a file of the host, empty if it has none."""
+        file = self.root / path
+        return file.read_text(encoding="utf-8") if file.is_file() else ""

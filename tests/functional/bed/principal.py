@@ -1,0 +1,134 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The other side: nova-compute's own reader of the relation, its nova.conf, and Nova's options.
+
+The reader is charmhelpers' as the principal bundles it. Importing that installs packages where
+it runs on Ubuntu and refuses to run on anything else; neither is wanted here, and none of what it
+would import is used to read a relation.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import io
+import subprocess
+import sys
+import tempfile
+import types
+import zipfile
+from pathlib import Path
+from typing import Any, Mapping
+
+from oslo_config import cfg
+
+from .juju import RELATION, UNIT
+from .machine import REPOSITORY
+
+WHEELS = REPOSITORY / "build/nova"
+# The first, the last before and the first of each change of the options, and the newest.
+RELEASES = (17, 21, 23, 24, 29, 34)
+
+_NOVA_CONF = """\
+[DEFAULT]
+compute_driver = libvirt.LibvirtDriver
+{default}
+[libvirt]
+virt_type = kvm
+
+[pci]
+"""
+
+
+def _charmhelpers() -> tuple[Any, Any]:
+    import setuptools  # noqa: F401  # brings back distutils, which charmhelpers asks for
+
+    for name in ("netifaces", "psutil", "netaddr", "apt_pkg"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    import charmhelpers.osplatform
+
+    charmhelpers.osplatform.get_platform = lambda: "ubuntu"
+    from charmhelpers.contrib.openstack import context, utils
+
+    return context, utils
+
+
+def read(databag: Mapping[str, str]) -> tuple[Any, set[str]]:
+    """Read a unit's databag as nova-compute does: sections and services."""
+    context, utils = _reader(databag)
+    found = context.SubordinateConfigContext(
+        interface=["nova-vgpu"],
+        service=["nova-compute", "nova"],
+        config_file="/etc/nova/nova.conf",
+    )()
+    return found.get("sections", {}), utils.get_subordinate_services()
+
+
+def read_packages(databag: Mapping[str, str], release: str) -> tuple[set[str], set[str]]:
+    """Read what to install and to purge; this reader knows the releases up to yoga."""
+    _, utils = _reader(databag)
+    found = utils.get_subordinate_release_packages(release)
+    return found.install, found.purge
+
+
+def _reader(databag: Mapping[str, str]) -> tuple[Any, Any]:
+    context, utils = _charmhelpers()
+    for module in (context, utils):
+        module.relation_ids = lambda _: [RELATION]
+        module.related_units = lambda _: [UNIT]
+        module.relation_get = lambda attribute=None, unit=None, rid=None: databag.get(attribute)
+        module.log = lambda *_, **__: None
+    utils.container_scoped_relations = lambda: ["nova-vgpu"]
+    return context, utils
+
+
+def render(sections: Mapping[str, Any]) -> str:
+    """Write nova.conf as the principal's template does: every pair as it is, nothing escaped."""
+    default = "".join(f"{key} = {value}\n" for key, value in sections.get("DEFAULT", ()))
+    text = _NOVA_CONF.format(default=default)
+    for name, pairs in sections.items():
+        if name != "DEFAULT":
+            text += f"\n[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in pairs)
+    return text
+
+
+def section_names(text: str) -> set[str]:
+    """Return the headings of a nova.conf."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_file(io.StringIO(text))
+    return set(parser.sections())
+
+
+def wheel(major: int) -> Path:
+    """Fetch a release of Nova from PyPI, once."""
+    found = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
+    if not found:
+        WHEELS.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps"]
+        command += ["--dest", str(WHEELS), f"nova=={major}.*"]
+        subprocess.run(command, check=True, capture_output=True)
+        found = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
+    return found[-1]
+
+
+def nova_reads(text: str, major: int) -> dict[str, dict[str, Any]]:
+    """Return what a release of Nova makes of a nova.conf: its vGPU options, by section."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "devices.py"
+        with zipfile.ZipFile(wheel(major)) as archive:
+            source.write_bytes(archive.read("nova/conf/devices.py"))
+        spec = importlib.util.spec_from_file_location(f"nova_{major}_devices", source)
+        assert spec is not None and spec.loader is not None
+        devices = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(devices)
+        config_file = Path(folder) / "nova.conf"
+        config_file.write_text(text, encoding="utf-8")
+        conf = cfg.ConfigOpts()
+        devices.register_opts(conf)
+        conf(["--config-file", str(config_file)], project="nova", default_config_dirs=[])
+        if hasattr(devices, "register_dynamic_opts"):
+            devices.register_dynamic_opts(conf)
+        groups = [
+            name for name in conf if name == "devices" or name.startswith(("mdev_", "vgpu_"))
+        ]
+        return {name: {key: conf[name][key] for key in conf[name]} for name in sorted(groups)}

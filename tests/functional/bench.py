@@ -1,0 +1,188 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a hook costs: the charm against a charm that does nothing, in pairs, on a booted host.
+
+Run it with `make bench`. Both run on the same dependencies with the same hook tools. Counts come
+first, since they do not depend on the machine: hook tools called, and other programs started.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from bed import juju, machine, packages
+
+import recorded
+
+RUNS = 15
+EVENTS = {
+    "update-status": 1.3,
+    "nova-vgpu-relation-changed": 1.4,
+    "nova-vgpu-relation-joined": 1.4,
+    "config-changed": 1.7,
+}
+MEMORY = 8.0  # MiB over the floor
+NO_OP = """\
+#!/usr/bin/env python3
+import ops
+
+
+class NoOpCharm(ops.CharmBase):
+    pass
+
+
+if __name__ == "__main__":
+    ops.main(NoOpCharm)
+"""
+
+SHIM = """\
+#!/bin/sh
+echo {name} >>/bed/programs
+PATH=/usr/sbin:/usr/bin:/sbin:/bin exec {name} "$@"
+"""
+# Runs on the host, so that entering it is not measured: the two charms in turn, the order
+# changing from pair to pair.
+METER = """\
+import json, os, resource, subprocess, sys, time
+task = json.load(sys.stdin)
+def once(folder):
+    start = time.perf_counter()
+    process = subprocess.Popen(["./dispatch"], cwd=folder, env=task["env"])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    return {"seconds": time.perf_counter() - start, "mebibytes": usage.ru_maxrss / 1024,
+            "status": status}
+rows = []
+for number in range(task["runs"] + 2):
+    pair = {}
+    for name in sorted(task["folders"], reverse=number % 2):
+        pair[name] = once(task["folders"][name])
+    rows.append(pair)
+json.dump(rows[2:], open("/bed/rows", "w"))
+"""
+
+
+def main() -> int:
+    reason = machine.why_not()
+    if reason:
+        print(f"No host can be booted here: it {reason}.")
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        venv = machine.ensure_venv()
+        charm = juju.make_charm(machine.REPOSITORY, Path(folder) / "charm", venv)
+        package = packages.build_nvidia(Path(folder))
+        with machine.Machine(recorded.host("t4-fresh"), charm) as host:
+            unit = juju.Juju(host, machine.REPOSITORY)
+            unit.store(package)
+            unit.hook("install")
+            host.reboot()
+            unit.hook("start")
+            unit.integrate()
+            unit.configure(vgpu_device_mappings="{T4-8Q: ['10de:1eb8']}")
+            unit.hook("update-status")
+            print(f"{unit.status[0]}: {unit.status[1]}\n")
+            return measure(host, unit, add_no_op(charm, host))
+
+
+def add_no_op(charm: Path, host: machine.Machine) -> str:
+    """Put a charm that does nothing beside ours, in the same environment."""
+    target = host.bed / "no-op"
+    shutil.copytree(charm, target)
+    shutil.rmtree(target / "lib")
+    for file in (target / "src").glob("*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    (target / "src/charm.py").write_text(NO_OP)
+    (target / "src/charm.py").chmod(0o755)
+    (target / ".unit-state.db").unlink(missing_ok=True)
+    return "/bed/no-op"
+
+
+def measure(host: machine.Machine, unit: juju.Juju, no_op: str) -> int:
+    """Measure each event and print a table; return 1 if a bound is passed."""
+    heading = ("EVENT", "HOOK TOOLS", "PROGRAMS", "NO-OP ms", "CHARM ms", "RATIO", "BOUND", "MiB+")
+    rows: list[tuple[str, ...]] = [heading]
+    passed = False
+    for event, bound in EVENTS.items():
+        outcome = unit.hook(event)
+        programs = count_programs(host, unit, event)
+        folders = {"charm": f"/{machine.CHARM}", "no-op": no_op}
+        env = unit.environment(f"hooks/{event}", unit.variables(event))
+        pairs = time_pairs(host, {"env": env, "folders": folders, "runs": RUNS})
+        ratio = statistics.median(
+            row["charm"]["seconds"] / row["no-op"]["seconds"] for row in pairs
+        )
+        memory = statistics.median(
+            row["charm"]["mebibytes"] - row["no-op"]["mebibytes"] for row in pairs
+        )
+        passed |= ratio > bound or memory > MEMORY
+        no_op_calls = count_no_op_calls(host, unit, event, no_op)
+        rows.append(
+            (
+                event,
+                f"{len(outcome.calls)} ({no_op_calls})",
+                str(programs),
+                f"{median_ms(pairs, 'no-op'):.0f}",
+                f"{median_ms(pairs, 'charm'):.0f}",
+                f"{ratio:.2f}",
+                f"{bound:.1f}",
+                f"{memory:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+    print(f"\nMedians of {RUNS} pairs; in brackets the hook tools that the no-op charm calls.")
+    print("BOUND PASSED" if passed else "within bounds")
+    return int(passed)
+
+
+def median_ms(pairs: list[dict[str, Any]], name: str) -> float:
+    return 1000 * statistics.median(row[name]["seconds"] for row in pairs)
+
+
+def time_pairs(host: machine.Machine, task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run both charms in turn on the host and return what was measured."""
+    (host.bed / "task.json").write_text(json.dumps(task))
+    (host.bed / "meter.py").write_text(METER.replace("sys.stdin", "open('/bed/task.json')"))
+    host.run("python3", "/bed/meter.py")
+    return list(json.loads((host.bed / "rows").read_text()))
+
+
+def count_no_op_calls(host: machine.Machine, unit: juju.Juju, event: str, no_op: str) -> int:
+    """Count the hook tools that ops itself calls."""
+    calls = host.bed / "juju/calls"
+    calls.write_text("")
+    env = unit.environment(f"hooks/{event}", unit.variables(event))
+    host.run("./dispatch", env=env, cwd=no_op)
+    return len(calls.read_text().splitlines())
+
+
+def count_programs(host: machine.Machine, unit: juju.Juju, event: str) -> int:
+    """Count the programs that the charm starts beside hook tools, by their names on the PATH."""
+    shims = host.root / "usr/local/sbin"
+    names = ("lspci", "systemctl", "dpkg", "dpkg-deb", "apt-get", "apt-cache", "modprobe")
+    kept = {name: (shims / name).read_text() for name in names if (shims / name).exists()}
+    for name in names:
+        (shims / name).write_text(SHIM.format(name=name))
+        (shims / name).chmod(0o755)
+    (host.bed / "programs").write_text("")
+    unit.hook(event)
+    for name in names:
+        (shims / name).unlink()
+        if name in kept:
+            (shims / name).write_text(kept[name])
+            (shims / name).chmod(0o755)
+    return len((host.bed / "programs").read_text().splitlines())
+
+
+if __name__ == "__main__":
+    machine.enter_namespace()
+    sys.exit(main())

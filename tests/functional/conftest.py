@@ -1,0 +1,72 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The functional tier: the charm's dispatch on a booted host, without Juju and without a GPU."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, Tuple
+
+import pytest
+from bed import juju, machine, packages
+
+import recorded
+
+Host = Tuple[machine.Machine, juju.Juju]
+
+
+def pytest_report_header() -> str:
+    reason = machine.why_not()
+    return f"no host can be booted here, its tests are left out: {reason}" if reason else ""
+
+
+@pytest.fixture(scope="session")
+def charm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The charm, laid out as Juju unpacks it."""
+    reason = machine.why_not()
+    if reason:
+        pytest.skip(f"no host can be booted here: {reason}")
+    target = tmp_path_factory.mktemp("charm") / "charm"
+    return juju.make_charm(machine.REPOSITORY, target, machine.ensure_venv())
+
+
+@pytest.fixture(scope="session")
+def boot(charm: Path) -> Callable[..., Any]:
+    """Boots a recorded host with one unit of the charm on it."""
+
+    @contextmanager
+    def booted(name: str, **config: Any) -> Iterator[Host]:
+        recorded_host = recorded.host(name)
+        with machine.Machine(recorded_host, charm) as host:
+            yield host, juju.Juju(host, machine.REPOSITORY, **config)
+
+    return booted
+
+
+@pytest.fixture(scope="session")
+def nvidia_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample of NVIDIA's package, branch 570."""
+    return packages.build_nvidia(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="session")
+def ready_image(
+    boot: Callable[..., Any], nvidia_deb: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What has become of a host with two T4 once the charm is at work on it."""
+    with boot("t4-fresh") as (host, unit):
+        unit.store(nvidia_deb)
+        for hook in ("install", "config-changed", "start"):
+            assert unit.hook(hook).returncode == 0
+        host.reboot()
+        unit.hook("start")
+        unit.integrate()
+        return host.save(tmp_path_factory.mktemp("image") / "t4")
+
+
+@pytest.fixture
+def ready_host(ready_image: Path, charm: Path) -> Iterator[Host]:
+    """A host with two T4, the driver installed and loaded, and the relation made."""
+    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image) as host:
+        yield host, juju.Juju(host, machine.REPOSITORY)

@@ -1,0 +1,148 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The charm at work, for people: a simulated compute host, the charm's own dispatch, real apt.
+
+Run it with `make demo`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from bed import juju, machine, packages, principal
+
+import recorded
+
+HOST = "t4-fresh"
+NOVA = 25
+MAPPING = "{T4-8Q: ['10de:1eb8']}"
+BAD_MAPPING = '{nvidia-233: ["0000:84:00.0\\nvirt_type=qemu"]}'
+APP = "nova-compute-nvidia-vgpu"
+ABOUT = """\
+This host is SIMULATED: there is no GPU, no Juju and no real driver.
+Stand-ins: what the kernel shows of the cards (recorded), Juju's hook tools, NVIDIA's package.
+Real: systemd, apt, dpkg, lspci, the principal's reader, Nova's options, and the charm itself.
+"""
+
+
+def main() -> int:
+    reason = machine.why_not()
+    if reason:
+        print(f"No host can be simulated here: it {reason}. Run `make demo` as root.")
+        return 1
+    host = recorded.host(HOST)
+    cards = [known for known in host["functions"] if known.get("types")]
+    print(ABOUT)
+    with tempfile.TemporaryDirectory() as folder:
+        say("Preparing the host; the first time this takes half a minute")
+        base, venv = machine.ensure_base(), machine.ensure_venv()
+        principal.wheel(NOVA)
+        print(f"  {host['description']}: {', '.join(card['address'] for card in cards)}")
+        print(f"  root {base.name}, dependencies {venv.name}, all below build/\n")
+        charm = juju.make_charm(machine.REPOSITORY, Path(folder) / "charm", venv)
+        package = packages.build_nvidia(Path(folder))
+        start = time.monotonic()
+        with machine.Machine(host, charm) as compute:
+            live(compute, juju.Juju(compute, machine.REPOSITORY), package)
+    print(f"Done in {time.monotonic() - start:.0f} s. The host is gone, and left nothing behind.")
+    return 0
+
+
+def live(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
+    """Go through a unit's life and show the status after each step."""
+    say(f"$ juju deploy {APP}; juju integrate {APP}:nova-vgpu nova-compute:nova-vgpu")
+    for hook in ("install", "config-changed", "start"):
+        unit.hook(hook)
+    unit.integrate()
+    show(unit)
+
+    say(f"$ juju attach-resource {APP} nvidia-vgpu-software=./{package.name}")
+    unit.attach(package)
+    show(unit)
+
+    say(f"$ juju run {APP}/0 reboot-install i-really-mean-it=true")
+    answer(unit.action("reboot-install", i_really_mean_it=True))
+    compute.reboot()
+    unit.hook("start")
+    show(unit)
+
+    say(f"$ juju run {APP}/0 list-vgpu-types")
+    lines = unit.action("list-vgpu-types").results["output"].splitlines()
+    shown = [line for line in lines if "T4-8" in line]
+    print("\n".join(f"  {line}" for line in shown))
+    print(f"  ... and {len(lines) - len(shown)} more\n")
+
+    say(f'$ juju config {APP} vgpu-device-mappings="{MAPPING}"')
+    unit.configure(vgpu_device_mappings=MAPPING)
+    show(unit)
+
+    say(f"$ juju run {APP}/0 show-plan")
+    answer(unit.action("show-plan"))
+
+    say(f"$ juju config {APP} vgpu-device-mappings='{BAD_MAPPING}'   # an injection")
+    before = unit.databag
+    unit.configure(vgpu_device_mappings=BAD_MAPPING)
+    show(unit)
+    print(f"  published data unchanged: {unit.databag == before}\n")
+    unit.configure(vgpu_device_mappings=MAPPING)
+
+    say(f"$ juju run {APP}/0 pause")
+    answer(unit.action("pause"))
+    show(unit)
+
+    say(f"$ juju run {APP}/0 resume")
+    answer(unit.action("resume"))
+    show(unit)
+
+    say("What the principal writes into /etc/nova/nova.conf")
+    text = principal.render(principal.read(unit.databag)[0])
+    print("\n".join(f"  {line}".rstrip() for line in text.strip().splitlines()) + "\n")
+
+    version = recorded.host(HOST)["nova"]
+    say(f"What Nova {version} reads in it")
+    for section, options in principal.nova_reads(text, NOVA).items():
+        print(f"  [{section}] " + json.dumps(options))
+    print()
+
+
+def say(text: str) -> None:
+    """Print a heading, in bold where somebody looks."""
+    print(f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
+
+
+def show(unit: juju.Juju) -> None:
+    """Print what `juju status` would."""
+    level, message = unit.status
+    rows = [
+        ("Unit", "Workload", "Version", "Message"),
+        ("nova-compute/0*", "active", "", "Unit is ready"),
+        (f"  {APP}/0*", level, unit.version, message),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths)]
+        print("  " + "  ".join([*cells, row[3]]).rstrip())
+    print(flush=True)
+
+
+def answer(outcome: juju.Outcome) -> None:
+    """Print what `juju run` would."""
+    if outcome.failed is not None:
+        print(f"  Action failed: {outcome.failed}")
+    for key, text in outcome.results.items():
+        lines = text.splitlines() or [""]
+        print(f"  {key}: {lines[0]}" if len(lines) == 1 else f"  {key}: |")
+        for line in lines if len(lines) > 1 else []:
+            print(f"    {line}".rstrip())
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    machine.enter_namespace()
+    sys.exit(main())

@@ -1,0 +1,74 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each release of Nova reads in the nova.conf that the principal writes from our data."""
+
+from __future__ import annotations
+
+import pytest
+from bed import principal
+
+import mappings
+import nova_conf
+import plan
+from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
+from releases import NovaVersion
+
+PLAIN = "{nvidia-35: ['0000:84:00.0', '85:00.0'], nvidia-36: [0000:86:00.0]}"
+LONG_FORM = (
+    "{nvidia-233: {devices: ['0000:84:00.0'], max-instances: 2, resource-class: CUSTOM_T4_8Q}}"
+)
+TYPES = ["nvidia-35", "nvidia-36"]
+ADDRESSES = {"nvidia-35": ["0000:84:00.0", "0000:85:00.0"], "nvidia-36": ["0000:86:00.0"]}
+
+
+def written(assignments, nova: NovaVersion) -> str:
+    """Send assignments over the relation and write the principal's nova.conf."""
+    data = ProviderData(sections=nova_conf.render(assignments, nova))
+    return principal.render(principal.read(data.to_databag())[0])
+
+
+def planned(text: str, nova: NovaVersion):
+    return plan.make_plan(mappings.requests(mappings.parse(text)), (), nova).assignments
+
+
+@pytest.mark.parametrize("major", principal.RELEASES)
+def test_the_plain_form_is_read_as_written(major):
+    nova = NovaVersion(major)
+    reads = principal.nova_reads(written(planned(PLAIN, nova), nova), major)
+    word = "mdev" if major >= 24 else "vgpu"
+    assert reads["devices"] == {f"enabled_{word}_types": TYPES}
+    for type_id, addresses in ADDRESSES.items():
+        section = reads.get(f"{word}_{type_id}")
+        assert (section or {}).get("device_addresses") == (addresses if major >= 21 else None)
+
+
+@pytest.mark.parametrize("major", [23, 24])
+def test_the_other_words_would_be_passed_over_or_still_be_read(major):
+    """Wallaby ignores the names of Xena without a word; Xena still reads those of Wallaby."""
+    other = NovaVersion(24 if major == 23 else 23)
+    reads = principal.nova_reads(written(planned(PLAIN, other), other), major)
+    expected = {23: {"enabled_vgpu_types": []}, 24: {"enabled_mdev_types": TYPES}}
+    assert reads["devices"] == expected[major]
+
+
+@pytest.mark.parametrize("major", [29, 34])
+def test_the_long_form_limits_and_names_a_class(major):
+    request = mappings.requests(mappings.parse(LONG_FORM))[0]
+    assignment = plan.Assignment(
+        type_id=request.vgpu_type,
+        addresses=request.devices,
+        max_instances=request.max_instances,
+        resource_class=request.resource_class,
+    )
+    reads = principal.nova_reads(written([assignment], NovaVersion(major)), major)
+    assert reads["mdev_nvidia-233"] == {
+        "device_addresses": ["0000:84:00.0"],
+        "max_instances": 2,
+        "mdev_class": "CUSTOM_T4_8Q",
+    }
+
+
+def test_nothing_offered_leaves_the_sections_of_other_subordinates_alone():
+    """The principal lets sections that are not empty replace those of ceilometer."""
+    databag = ProviderData(sections=nova_conf.render([], NovaVersion(29))).to_databag()
+    assert principal.read(databag) == ({}, set())

@@ -1,0 +1,55 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the unit tests share: recorded hosts as trees, as cards, as machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from simulated import Machine
+
+import pci
+import recorded
+import vgpu
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Callable[..., Path]:
+    """Build a recorded host, with some of its entries changed; return its root."""
+
+    def build(name: str, **changes: Any) -> Path:
+        return recorded.build(tmp_path / name, recorded.host(name, **changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.Card, ...]]:
+    """Return the cards of a recorded host, with some of its entries changed."""
+    known: dict[str, tuple[vgpu.Card, ...]] = {}
+
+    def inspected(recorded_host: dict[str, Any], count: bool) -> Iterator[vgpu.Card]:
+        root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
+        for gpu in pci.list_gpus(root).gpus:
+            yield vgpu.inspect(root, gpu, count=count)
+
+    def read(name: str, *, count: bool = False, **changes: Any) -> tuple[vgpu.Card, ...]:
+        key = f"{name} {count} {changes}"
+        if key not in known:
+            known[key] = tuple(inspected(recorded.host(name, **changes), count))
+        return known[key]
+
+    return read
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Machine]:
+    """Build a recorded host, by its name or from its data, whose programs are simulated."""
+
+    def start(name: str | dict[str, Any], **changes: Any) -> Machine:
+        data = recorded.host(name, **changes) if isinstance(name, str) else {**name, **changes}
+        return Machine(recorded.build(tmp_path / "machine", data), data)
+
+    return start

@@ -1,0 +1,502 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host's programs, simulated: what they change is changed in a recorded host's tree.
+
+How apt, dpkg and systemd answer, and what a failure of theirs leaves behind, was seen on a real
+host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import recorded
+from commands import CommandError, Result
+
+DAEMON, REGISTRAR = recorded.UNITS
+NVIDIA_PACKAGE = re.compile(r"nvidia-vgpu-ubuntu[a-z0-9-]*")
+
+_MAGIC = b"!<arch>\ndebian-binary"
+_OK = Result(0, "", "")
+_LSPCI_RECORD = "Slot:\t{}\nClass:\t{:04x}\nVendor:\t{:04x}\nDevice:\t{:04x}\n\n"
+
+
+@dataclass
+class _Failure:
+    words: list[str]
+    result: Result | None
+    times: int | None
+
+
+class Machine:
+    """Starts no program, and does to a host's tree what the program would do.
+
+    It is called as `commands.run` is, and fails as that does. A program that nobody has thought
+    of, or a verb of a known one, is an AssertionError.
+
+    Args:
+        root: the host's tree, as `recorded.build` wrote it.
+        host: the data that it was built from; with it the cards take up the driver that is
+            loaded, and the host can be rebooted.
+
+    Attributes:
+        commands: all that was started, in its order, each as a tuple of words.
+        architecture: what dpkg says it is.
+        archive: what apt-get can install by name.
+        mirror: what `apt-get update` adds to the archive.
+        control_groups: where the tree shows the processes of the units.
+        stubborn: the units that do not stop.
+        dying: the units that start and give up at once.
+    """
+
+    def __init__(self, root: Path, host: dict[str, Any] | None = None) -> None:
+        self.root = root
+        self.host = host
+        self.commands: list[tuple[str, ...]] = []
+        self.architecture = "amd64"
+        kernel = (root / "proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
+        self.headers = f"linux-headers-{kernel}"
+        self.archive = {self.headers, f"linux-modules-extra-{kernel}", "dkms", "pciutils"}
+        self.mirror: set[str] = set()
+        self.control_groups = "sys/fs/cgroup"
+        self.stubborn: set[str] = set()
+        self.dying: set[str] = set()
+        self._failures: list[_Failure] = []
+        self._built_here: set[str] = set()  # packages whose module DKMS builds
+        self._broken: set[str] = set()  # packages whose postinst fails
+        self._keeps_nouveau_away = False
+        self._running: set[str] = set()
+        if self._is_loaded:
+            self._run_unit(DAEMON)
+        self.provide("usr/bin/lspci", "usr/sbin/update-initramfs")
+
+    def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+        assert timeout > 0
+        self.commands.append(argv)
+        result = self._run(argv)
+        if result is None:
+            raise CommandError(argv, "No such file or directory")
+        if check and result.returncode != 0:
+            lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
+            raise CommandError(argv, f"exit {result.returncode}: {lines[-1]}", result)
+        return result
+
+    def fail(
+        self,
+        command: str,
+        *,
+        output: str = "",
+        stdout: str = "",
+        returncode: int | None = 1,
+        times: int | None = None,
+    ) -> None:
+        """Let a command fail and change nothing.
+
+        Args:
+            command: its words in their order, `apt-get install`; others may stand between.
+            output: what it writes to standard error.
+            stdout: what it writes to standard output.
+            returncode: its exit code; None, and the program is missing.
+            times: how often it fails; None is until `mend`.
+        """
+        result = None if returncode is None else Result(returncode, stdout, output)
+        self._failures.append(_Failure(command.split(), result, times))
+
+    def mend(self, command: str) -> None:
+        """Let a command work again."""
+        self._failures = [found for found in self._failures if found.words != command.split()]
+
+    def did(self, command: str) -> list[tuple[str, ...]]:
+        """Return those of the commands that have these words in this order."""
+        return [argv for argv in self.commands if _has_words(argv, command.split())]
+
+    def provide(self, *programs: str) -> None:
+        """Put programs into the tree, `usr/sbin/dracut`."""
+        for program in programs:
+            path = self.root / program
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o755)
+
+    def make_deb(
+        self,
+        path: Path,
+        *,
+        name: str = "nvidia-vgpu-ubuntu-570",
+        version: str = "570.172.07",
+        architecture: str = "amd64",
+        dkms: bool = True,
+        depends: str = "",
+        postinst_fails: bool = False,
+        truncated: bool = False,
+    ) -> Path:
+        """Write a package that `dpkg-deb` and `apt-get` here can read, and return its path."""
+        fields = {
+            "Package": name,
+            "Version": version,
+            "Architecture": architecture,
+            **({"Depends": depends} if depends else {}),
+        }
+        data = {
+            "fields": fields,
+            "dkms": dkms,
+            "postinst_fails": postinst_fails,
+            "truncated": truncated,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_MAGIC + json.dumps(data).encode())
+        return path
+
+    def crash(self, unit: str) -> None:
+        """End the processes of a unit."""
+        self._running.discard(unit)
+        self._show_processes(unit)
+
+    def packages(self) -> dict[str, tuple[str, str]]:
+        """Return version and state of what dpkg knows."""
+        text = (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8")
+        stanza = re.compile(
+            r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:.*\n)*?Version: (.*)$", re.M
+        )
+        return {name: (version, state) for name, state, version in stanza.findall(text)}
+
+    def reboot(self) -> None:
+        """Boot the host anew: the cards get the driver that is installed, or nouveau."""
+        assert self.host is not None
+        package = self._driver_package()
+        self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
+        driver = "nvidia" if package else None if self._keeps_nouveau_away else "nouveau"
+        self._rebuild_sys(driver)
+        self._running.clear()
+        if package is not None and not self._is_masked(DAEMON):
+            self._run_unit(DAEMON)
+
+    def _run(self, argv: tuple[str, ...]) -> Result | None:
+        for failure in self._failures:
+            if failure.times != 0 and _has_words(argv, failure.words):
+                failure.times = None if failure.times is None else failure.times - 1
+                return failure.result
+        program = re.sub(r"\W", "_", argv[0])
+        simulation = getattr(self, f"_{program}", None)
+        assert simulation is not None, f"not simulated: {argv}"
+        return simulation(argv)
+
+    # lspci
+
+    def _lspci(self, argv: tuple[str, ...]) -> Result | None:
+        if not (self.root / "usr/bin/lspci").exists():
+            return None
+        assert argv[1:4] == ("-A", "linux-sysfs", "-O"), "lists the real host, silently"
+        assert argv[5:] == ("-Dvmmn", "-d", "10de:")
+        devices = Path(argv[4].split("=", 1)[1]) / "devices"
+        output = ""
+        for name in sorted(os.listdir(devices)):
+            values = []
+            for attribute in ("class", "vendor", "device"):
+                try:
+                    values.append(int((devices / name / attribute).read_text(), 16))
+                except OSError:
+                    path = devices / name / attribute
+                    return Result(1, "", f"lspci: Cannot open {path}: No such file or directory\n")
+            if values[1] == 0x10DE:
+                output += _LSPCI_RECORD.format(name, values[0] >> 8, *values[1:])
+        return Result(0, output, "")
+
+    # dpkg, dpkg-deb, apt-get, apt-cache
+
+    def _dpkg(self, argv: tuple[str, ...]) -> Result:
+        if argv[1:] == ("--print-architecture",):
+            return Result(0, f"{self.architecture}\n", "")
+        assert argv[-2:] == ("--configure", "-a"), argv
+        shutil.rmtree(self.root / "var/lib/dpkg/updates", ignore_errors=True)
+        packages = self.packages()
+        for name, (version, state) in packages.items():
+            if state in ("unpacked", "half-configured"):
+                if name in self._broken:
+                    return Result(1, "", _postinst_error(name))
+                packages[name] = (version, "installed")
+        self._write_packages(packages)
+        return _OK
+
+    def _dpkg_deb(self, argv: tuple[str, ...]) -> Result:
+        verb, path = argv[1:]
+        deb = _read_deb(Path(path))
+        if deb is None or (deb["truncated"] and verb != "--field"):
+            return Result(2, "", "dpkg-deb: error: unexpected end of file or stream\n")
+        if verb == "--field":
+            rows = [f"{key}: {value}\n" for key, value in deb["fields"].items()]
+            return Result(0, "".join(rows), "")
+        assert verb == "--contents", argv
+        names = ["usr/bin/nvidia-vgpu-mgr"]
+        if deb["dkms"]:
+            names.append(f"usr/src/nvidia-{deb['fields']['Version']}/dkms.conf")
+        row = "-rw-r--r-- root/root 1 2026-01-01 00:00 ./{}\n"
+        return Result(0, "".join(row.format(name) for name in names), "")
+
+    def _apt_cache(self, argv: tuple[str, ...]) -> Result:
+        assert argv[1] == "policy", argv
+        packages = self.packages()
+        output = ""
+        for name in argv[2:]:
+            version, state = packages.get(name, ("", ""))
+            installed = version if state == "installed" else "(none)"
+            candidate = "1.0" if name in self.archive else installed
+            if name in self.archive or name in packages:
+                output += f"{name}:\n  Installed: {installed}\n  Candidate: {candidate}\n"
+                output += "  Version table:\n     1.0 500\n"
+        return Result(0, output, "")
+
+    def _apt_get(self, argv: tuple[str, ...]) -> Result:
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        verb, *names = [word for word in words if "::" not in word]
+        if verb == "update":
+            self.archive |= self.mirror
+            return _OK
+        updates = self.root / "var/lib/dpkg/updates"
+        if updates.is_dir() and any(updates.iterdir()):
+            text = "E: dpkg was interrupted, you must manually run 'sudo dpkg --configure -a'"
+            return Result(100, "", f"{text} to correct the problem.\n")
+        if verb == "remove":
+            return self._remove(names)
+        assert verb == "install", argv
+        for name in names:
+            result = self._install_deb(name, argv) if "/" in name else self._install_name(name)
+            if result.returncode != 0:
+                return result
+        return _OK
+
+    def _install_name(self, name: str) -> Result:
+        if name not in self.archive:
+            return Result(100, "", f"E: Unable to locate package {name}\n")
+        self._write_packages({**self.packages(), name: ("1.0", "installed")})
+        if name == "pciutils":
+            self.provide("usr/bin/lspci")
+        return _OK
+
+    def _install_deb(self, path: str, argv: tuple[str, ...]) -> Result:
+        if not path.startswith("/") or not path.endswith(".deb"):
+            return Result(100, "", f"E: Unsupported file {path} given on commandline\n")
+        deb = _read_deb(Path(path))
+        if deb is None or deb["truncated"]:
+            return Result(100, "", "E: Invalid archive member header\n")
+        packages, fields = self.packages(), deb["fields"]
+        name, version = fields["Package"], fields["Version"]
+        for other, (_, state) in packages.items():
+            if other != name and NVIDIA_PACKAGE.fullmatch(other) and state != "config-files":
+                text = f" trying to overwrite '/usr/bin/nvidia-smi', also in package {other}\n"
+                return Result(100, f"dpkg: error processing archive {path}:\n{text}", "")
+        known, state = packages.get(name, ("", ""))
+        known = "" if state == "config-files" else known
+        if known == version and "--reinstall" not in argv:
+            if state != "installed" and name in self._broken:  # the old postinst runs again
+                return Result(100, _postinst_error(name), "E: Sub-process /usr/bin/dpkg failed\n")
+            self._write_packages({**packages, name: (version, "installed")})
+            return _OK
+        if known > version and "--allow-downgrades" not in argv:
+            text = "E: Packages were downgraded and -y was used without --allow-downgrades.\n"
+            return Result(100, "", text)
+        return self._unpack(deb, packages)
+
+    def _unpack(self, deb: dict[str, Any], packages: dict[str, tuple[str, str]]) -> Result:
+        name, version = deb["fields"]["Package"], deb["fields"]["Version"]
+        for owned, is_so in (
+            (self._built_here, deb["dkms"]),
+            (self._broken, deb["postinst_fails"]),
+        ):
+            owned.add(name) if is_so else owned.discard(name)
+        units = self.root / "lib/systemd/system"
+        units.mkdir(parents=True, exist_ok=True)
+        for unit in recorded.UNITS:
+            (units / f"{unit}.service").write_text("[Service]\nExecStart=/bin/true\n")
+        state = "half-configured" if deb["postinst_fails"] else "installed"
+        self._write_packages({**packages, name: (version, state)})
+        if deb["postinst_fails"]:
+            return Result(100, _postinst_error(name), "E: Sub-process /usr/bin/dpkg failed\n")
+        return _OK
+
+    def _remove(self, names: list[str]) -> Result:
+        packages = self.packages()
+        for name in names:
+            if name not in packages:
+                return Result(100, "", f"E: Unable to locate package {name}\n")
+            packages[name] = (packages[name][0], "config-files")
+            if NVIDIA_PACKAGE.fullmatch(name):
+                for unit in recorded.UNITS:
+                    (self.root / f"lib/systemd/system/{unit}.service").unlink(missing_ok=True)
+                    self.crash(unit)
+        self._write_packages(packages)
+        return _OK
+
+    def _write_packages(self, packages: dict[str, tuple[str, str]]) -> None:
+        always = ("adduser", "zstd")  # these are written in any case
+        rows = [(name, *found) for name, found in packages.items() if name not in always]
+        recorded.write_dpkg_status(self.root, rows)
+
+    def _driver_package(self) -> tuple[str, str] | None:
+        for name, (version, state) in self.packages().items():
+            if NVIDIA_PACKAGE.fullmatch(name) and state == "installed":
+                return name, version
+        return None
+
+    # modprobe, update-initramfs, dracut
+
+    @property
+    def _is_loaded(self) -> bool:
+        return (self.root / "sys/module/nvidia/version").exists()
+
+    def _modprobe(self, argv: tuple[str, ...]) -> Result:
+        package = self._driver_package()
+        is_built = package and (
+            package[0] not in self._built_here or self.headers in self.packages()
+        )
+        if package is None or not is_built:
+            text = f"modprobe: FATAL: Module {argv[1]} not found in directory /lib/modules\n"
+            return Result(1, "", text)
+        if argv[1] == "nvidia" and not self._is_loaded:
+            path = self.root / "sys/module/nvidia/version"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{package[1]}\n", encoding="ascii")
+        return _OK
+
+    def _update_initramfs(self, _: tuple[str, ...]) -> Result | None:
+        if not (self.root / "usr/sbin/update-initramfs").exists():
+            return None
+        return self._write_initramfs()
+
+    def _dracut(self, _: tuple[str, ...]) -> Result | None:
+        if not (self.root / "usr/bin/dracut").exists():
+            return None
+        return self._write_initramfs()
+
+    def _write_initramfs(self) -> Result:
+        files = (self.root / "etc/modprobe.d").glob("*.conf")
+        self._keeps_nouveau_away = any("blacklist nouveau" in file.read_text() for file in files)
+        return _OK
+
+    # systemd
+
+    def _systemctl(self, argv: tuple[str, ...]) -> Result:
+        verb, *units = argv[1:]
+        if verb == "is-active":
+            is_active = units[0] in self._running
+            return Result(0, "active\n", "") if is_active else Result(3, "inactive\n", "")
+        action = {
+            "start": self._start,
+            "restart": self._start,
+            "stop": self._stop,
+            "enable": self._enable,
+            "disable": self._disable,
+            "mask": self._mask,
+            "unmask": self._unmask,
+        }[verb]
+        for unit in units:
+            result = action(unit)
+            if result.returncode != 0:
+                return result
+        return _OK
+
+    def _start(self, unit: str) -> Result:
+        if self._is_masked(unit):
+            text = f"Failed to start {unit}.service: Unit {unit}.service is masked.\n"
+            return Result(1, "", text)
+        if not (self.root / f"lib/systemd/system/{unit}.service").exists():
+            text = f"Failed to start {unit}.service: Unit {unit}.service not found.\n"
+            return Result(5, "", text)
+        if unit == REGISTRAR and self._is_loaded and self.host is not None:
+            self.host = {**self.host, "driver": {"loaded": self._loaded()}}
+            self._rebuild_sys("nvidia")
+        self.crash(unit)
+        if unit == DAEMON and self._is_loaded:
+            self._run_unit(unit)
+        return _OK
+
+    def _stop(self, unit: str) -> Result:
+        if unit not in self.stubborn:
+            self.crash(unit)
+        return _OK
+
+    def _enable(self, unit: str) -> Result:
+        if self._is_masked(unit):
+            return Result(1, "", f"Failed to enable unit: Unit file {unit}.service is masked.\n")
+        link = self._wants(unit)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(f"/lib/systemd/system/{unit}.service")
+        return _OK
+
+    def _disable(self, unit: str) -> Result:
+        if self._wants(unit).is_symlink():
+            self._wants(unit).unlink()
+        return _OK
+
+    def _mask(self, unit: str) -> Result:
+        link = self._mask_link(unit)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to("/dev/null")
+        return _OK
+
+    def _unmask(self, unit: str) -> Result:
+        if self._is_masked(unit):
+            self._mask_link(unit).unlink()
+        return _OK
+
+    def _systemd_run(self, _: tuple[str, ...]) -> Result:
+        return _OK
+
+    def _run_unit(self, unit: str) -> None:
+        if unit not in self.dying:
+            self._running.add(unit)
+        self._show_processes(unit)
+
+    def _show_processes(self, unit: str) -> None:
+        path = self.root / self.control_groups / f"system.slice/{unit}.service/cgroup.procs"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("4242\n" if unit in self._running else "")
+
+    def _is_masked(self, unit: str) -> bool:
+        return self._mask_link(unit).is_symlink()
+
+    def _mask_link(self, unit: str) -> Path:
+        return self.root / f"etc/systemd/system/{unit}.service"
+
+    def _wants(self, unit: str) -> Path:
+        return self.root / f"etc/systemd/system/multi-user.target.wants/{unit}.service"
+
+    def _loaded(self) -> str:
+        return (self.root / "sys/module/nvidia/version").read_text(encoding="ascii").strip()
+
+    def _rebuild_sys(self, driver: str | None) -> None:
+        """Show the cards as they are with another driver on them, or with none."""
+        assert self.host is not None
+        functions = [
+            {**found, "driver": driver} if found.get("types") else found
+            for found in self.host["functions"]
+        ]
+        self.host = {**self.host, "functions": functions}
+        shutil.rmtree(self.root / "sys")
+        recorded.build_sys(self.root, self.host)
+        for unit in self._running:
+            self._show_processes(unit)
+
+
+def _has_words(argv: tuple[str, ...], words: list[str]) -> bool:
+    rest = iter(argv)
+    return argv[0] == words[0] and all(word in rest for word in words)
+
+
+def _read_deb(path: Path) -> dict[str, Any] | None:
+    data = path.read_bytes()
+    try:
+        return json.loads(data[len(_MAGIC) :]) if data.startswith(_MAGIC) else None
+    except ValueError:
+        return None
+
+
+def _postinst_error(name: str) -> str:
+    return f"dpkg: error processing package {name} (--configure):\n installed {name} package"

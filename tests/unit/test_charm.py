@@ -1,0 +1,597 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The charm as Juju sees it: events in; status, relation data and actions' results out."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from ops import testing
+from simulated import Machine
+
+import recorded
+from charm import NovaComputeNvidiaVgpuCharm
+
+SOURCE = Path(__file__).parents[2] / "src"
+UUID = "6f6d5a5e-1111-4000-8000-000000000001"
+MAPPING = "{T4-8Q: ['10de:1eb8']}"
+PAUSED = testing.MaintenanceStatus("Paused. Use 'resume' action to resume normal service.")
+PRINCIPAL_PAUSED = testing.MaintenanceStatus(
+    "Paused by nova-compute. Use its 'resume' action to resume normal service."
+)
+
+
+class Unit:
+    """One unit of the charm on a simulated machine; it keeps its state from event to event."""
+
+    def __init__(self, machine: Machine, context: testing.Context[Any]) -> None:
+        self.machine = machine
+        self.context = context
+        self.relation = testing.SubordinateRelation("nova-vgpu")
+        # Charmhub's own revision of the resource is an empty file.
+        empty = machine.root / "empty.deb"
+        empty.touch()
+        resource = testing.Resource(name="nvidia-vgpu-software", path=empty)
+        self.state = testing.State(relations={self.relation}, resources={resource})
+
+    def change(self, **changes: Any) -> None:
+        self.state = dataclasses.replace(self.state, **changes)
+
+    def configure(self, text: str) -> None:
+        self.change(config={"vgpu-device-mappings": text})
+        self.hook("config_changed")
+
+    def attach(self, path: Path) -> None:
+        resource = testing.Resource(name="nvidia-vgpu-software", path=path)
+        self.change(resources={resource})
+        self.hook("upgrade_charm")
+
+    def hook(self, name: str) -> None:
+        self.state = self.context.run(getattr(self.context.on, name)(), self.state)
+
+    def relation_hook(self, name: str, **changes: Any) -> None:
+        known = self.state.get_relation(self.relation.id)
+        relation = dataclasses.replace(known, **changes)
+        self.change(relations={relation})
+        event = getattr(self.context.on, f"relation_{name}")(relation)
+        self.state = self.context.run(event, self.state)
+
+    def action(self, name: str, **params: Any) -> dict[str, Any]:
+        given = {key.replace("_", "-"): value for key, value in params.items()}
+        self.state = self.context.run(self.context.on.action(name, params=given), self.state)
+        return dict(self.context.action_results or {})
+
+    @property
+    def status(self) -> Any:
+        return self.state.unit_status
+
+    @property
+    def databag(self) -> dict[str, str]:
+        data = self.state.get_relation(self.relation.id).local_unit_data
+        added_by_juju = ("egress-subnets", "ingress-address", "private-address")
+        return {key: data[key] for key in data if key not in added_by_juju}
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        text = self.databag["subordinate_configuration"]
+        return dict(json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"])
+
+
+@pytest.fixture
+def unit(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Unit]:
+    """Put a unit on a recorded host."""
+
+    def on(host: Any, **changes: Any) -> Unit:
+        simulated = machine(host, **changes)
+        monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "root", simulated.root)
+        monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(simulated))
+        return Unit(simulated, testing.Context(NovaComputeNvidiaVgpuCharm))
+
+    return on
+
+
+def ready(message: str) -> testing.ActiveStatus:
+    return testing.ActiveStatus(f"Unit is ready: {message}")
+
+
+# Status
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("no-gpu", "no supported NVIDIA GPU found"),
+        ("t4-pair", "2 NVIDIA GPUs, none set in vgpu-device-mappings"),
+        ("m10-board", "4 NVIDIA GPUs, none set in vgpu-device-mappings"),
+        ("a40-mdev", "1 NVIDIA GPU, none set in vgpu-device-mappings"),
+        ("l40s-vendor-vfio", "1 NVIDIA GPU, none set in vgpu-device-mappings"),
+        ("mixed", "3 NVIDIA GPUs, none set in vgpu-device-mappings"),
+    ],
+)
+def test_virtual_functions_bridges_and_audio_are_not_counted(unit, host, message):
+    on = unit(host)
+    on.hook("config_changed")
+    assert on.status == ready(message)
+
+
+def test_types_for_this_host_are_counted(unit):
+    on = unit("mixed")
+    on.configure("{T4-8Q: ['10de:1eb8'], V100-8Q: ['c1:00.0'], T4-4Q: ['0000:99:00.0']}")
+    assert on.status == ready("3 NVIDIA GPUs, 2 vGPU types")
+
+
+def test_a_host_whose_cards_are_not_named_offers_nothing(unit):
+    on = unit("t4-pair")
+    on.configure("{nvidia-35: ['0000:99:00.0']}")
+    assert on.status == ready("2 NVIDIA GPUs, none named in vgpu-device-mappings")
+    assert on.sections == {}
+
+
+def test_without_a_resource_it_is_asked_for(unit):
+    on = unit("t4-fresh")
+    on.hook("install")
+    assert on.status == testing.BlockedStatus(
+        "No host software: juju attach-resource nova-compute-nvidia-vgpu "
+        "nvidia-vgpu-software=FILE.deb"
+    )
+
+
+def test_without_nova_common_nothing_is_published(unit):
+    on = unit("t4-pair", nova=None)
+    on.configure("{nvidia-233: ['0000:84:00.0']}")
+    assert on.status == testing.WaitingStatus("Waiting for nova-compute to install nova-common")
+    assert on.databag == {}
+
+
+def test_without_the_relation_it_is_asked_for(unit):
+    on = unit("t4-pair")
+    on.change(relations=set())
+    on.hook("update_status")
+    assert on.status == testing.BlockedStatus(
+        "No relation to nova-compute: juju integrate nova-compute-nvidia-vgpu:nova-vgpu "
+        "nova-compute:nova-vgpu"
+    )
+
+
+def test_the_workload_version_is_that_of_the_loaded_driver(unit):
+    on = unit("t4-pair")
+    on.hook("start")
+    assert on.state.workload_version == "535.161.05"
+
+
+# Host software
+
+
+def test_software_is_installed_in_install_and_works_after_the_reboot(unit, tmp_path):
+    on = unit("t4-fresh")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert on.machine.packages()["nvidia-vgpu-ubuntu-570"] == ("570.172.07", "installed")
+    assert on.status == testing.BlockedStatus(
+        "Reboot needed: nouveau holds 0000:84:00.0; run reboot-install i-really-mean-it=true"
+    )
+    history = [status.message for status in on.context.unit_status_history]
+    assert "Installing NVIDIA's host software; this takes some minutes" in history
+
+    on.machine.reboot()
+    on.hook("start")
+    assert on.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+
+
+def test_the_charm_never_reboots_by_itself(unit, tmp_path):
+    on = unit("t4-fresh")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    for hook in ("config_changed", "start", "update_status"):
+        on.hook(hook)
+    assert on.machine.did("systemd-run") == []
+
+
+def test_without_a_card_nothing_is_installed(unit, tmp_path):
+    on = unit("no-gpu")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert on.machine.did("apt-get install") == []
+
+
+def test_a_failed_installation_is_said_at_every_event_until_it_is_mended(unit, tmp_path):
+    on = unit("t4-fresh")
+    on.machine.fail("apt-get install", output="E: You have held broken packages.\n")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    message = (
+        "Host software not installed: E: You have held broken packages.; "
+        "mend, then run reboot-install"
+    )
+    assert on.status == testing.BlockedStatus(message)
+    on.relation_hook("changed")
+    assert on.status == testing.BlockedStatus(message)
+    on.machine.mend("apt-get install")
+    on.hook("update_status")
+    assert "nvidia-vgpu-ubuntu-570" in on.machine.packages()
+
+
+def test_the_resource_is_looked_into_once(unit, tmp_path):
+    on = unit("t4-pair")
+    deb = tmp_path / "nvidia-vgpu.deb"
+    on.attach(on.machine.make_deb(deb, name="nvidia-vgpu-ubuntu-535", version="535.161.05"))
+    before = len(on.machine.did("dpkg-deb"))
+    for hook in ("update_status", "config_changed", "start"):
+        on.hook(hook)
+    assert len(on.machine.did("dpkg-deb")) == before
+
+
+# What is published
+
+
+@pytest.mark.parametrize(
+    ("nova", "word"), [("2:21.2.4-0ubuntu2", "vgpu"), ("3:25.2.1-0ubuntu2.9", "mdev")]
+)
+def test_without_a_card_the_plain_form_is_published_as_it_stands(unit, nova, word):
+    on = unit("no-gpu", nova=nova)
+    on.configure("{nvidia-35: ['0000:84:00.0', '0000:85:00.0'], nvidia-36: ['0000:86:00.0']}")
+    assert on.sections == {
+        "devices": [[f"enabled_{word}_types", "nvidia-35, nvidia-36"]],
+        f"{word}_nvidia-35": [["device_addresses", "0000:84:00.0,0000:85:00.0"]],
+        f"{word}_nvidia-36": [["device_addresses", "0000:86:00.0"]],
+    }
+
+
+def test_queens_reads_no_addresses(unit):
+    on = unit("m10-board")
+    on.configure("{M10-4Q: ['10de:13bd']}")
+    assert on.sections == {"devices": [["enabled_vgpu_types", "nvidia-43"]]}
+
+
+def test_a_card_stands_for_its_virtual_functions(unit):
+    on = unit("a40-mdev")
+    on.configure("{A40-8Q: ['41:00.0']}")
+    addresses = on.sections["mdev_nvidia-562"][0][1].split(",")
+    assert (len(addresses), addresses[0], addresses[-1]) == (32, "0000:41:00.4", "0000:41:04.3")
+
+
+def test_an_upgrade_of_openstack_changes_the_words(unit):
+    on = unit("t4-pair", nova="2:23.2.2-0ubuntu1")
+    on.configure(MAPPING)
+    assert "vgpu_nvidia-233" in on.sections
+    recorded.write_dpkg_status(
+        on.machine.root,
+        [
+            ("nova-common", "3:25.2.1-0ubuntu2.9", "installed"),
+            ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
+        ],
+    )
+    on.hook("update_status")
+    assert "mdev_nvidia-233" in on.sections
+
+
+def test_a_wrong_value_leaves_what_was_published(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    before = on.databag
+    on.configure('{nvidia-233: ["0000:84:00.0\\nvirt_type=qemu"]}')
+    assert on.databag == before
+    assert on.status == testing.BlockedStatus(
+        "vgpu-device-mappings: nvidia-233, device 1: no device; a device is a PCI address "
+        "(0000:84:00.0) or a PCI id (10de:1eb8)"
+    )
+
+
+def test_an_unset_option_withdraws_what_was_published(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.configure("")
+    assert on.sections == {}
+
+
+def test_no_codename_is_published_for_a_release_that_is_not_known_yet(unit):
+    on = unit("t4-pair", nova="3:36.0.0-0ubuntu1")
+    on.configure(MAPPING)
+    assert json.loads(on.databag["releases-packages-map"]) == {}
+    assert on.sections["devices"] == [["enabled_mdev_types", "nvidia-233"]]
+
+
+def test_departing_withdraws_everything(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.relation_hook("departed")
+    assert on.sections == {}
+    assert on.databag["services"] == "[]"
+
+
+def test_stopping_withdraws_everything(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.hook("stop")
+    assert on.sections == {}
+
+
+def test_a_new_relation_is_told_all_again(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.hook("update_status")
+    on.relation_hook("departed")
+    on.relation = testing.SubordinateRelation("nova-vgpu")
+    on.change(relations={on.relation})
+    on.relation_hook("created")
+    assert "mdev_nvidia-233" in on.sections
+
+
+# Restart triggers
+
+
+def test_a_trigger_restarts_the_daemon_once(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    on.relation_hook("changed")
+    assert on.machine.did("systemctl restart") == [("systemctl", "restart", "nvidia-vgpu-mgr")]
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "b"})
+    assert len(on.machine.did("systemctl restart")) == 2
+
+
+def test_a_trigger_is_answered_without_new_data(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    before = on.databag
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert on.databag == before
+
+
+def test_a_trigger_waits_for_the_guests_and_is_then_answered(unit):
+    on = unit("t4-pair")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    on.configure(MAPPING)
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert on.machine.did("systemctl restart") == []
+    assert on.status == ready(
+        "2 NVIDIA GPUs, 1 vGPU type; restart of nvidia-vgpu-mgr waits for the guests"
+    )
+    recorded.remove_mdev(on.machine.root, UUID)
+    on.hook("update_status")
+    assert len(on.machine.did("systemctl restart")) == 1
+    assert on.status == ready("2 NVIDIA GPUs, 1 vGPU type")
+
+
+@pytest.mark.parametrize("host", ["no-gpu", "t4-fresh"])
+def test_a_trigger_on_a_host_without_the_daemon_is_no_fault(unit, host):
+    on = unit(host)
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert on.machine.did("systemctl restart") == []
+
+
+def test_a_restart_that_fails_is_said(unit):
+    on = unit("t4-pair")
+    on.machine.fail("systemctl restart", output="Job failed.\n")
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert on.status == testing.BlockedStatus(
+        "nvidia-vgpu-mgr is not running; see journalctl -u nvidia-vgpu-mgr, "
+        "then run reboot-install"
+    )
+
+
+# Pause and resume
+
+
+def test_pause_and_resume(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.action("pause")
+    assert on.status == PAUSED
+    assert on.databag["services"] == "[]"
+    on.action("resume")
+    assert on.status == ready("2 NVIDIA GPUs, 1 vGPU type")
+    assert on.databag["services"] == '["nvidia-vgpu-mgr"]'
+
+
+@pytest.mark.parametrize("hook", ["config_changed", "start", "update_status", "upgrade_charm"])
+def test_while_paused_nothing_is_started(unit, hook):
+    on = unit("t4-pair")
+    on.action("pause")
+    before = len(on.machine.commands)
+    on.hook(hook)
+    started = on.machine.commands[before:]
+    assert [words for words in started if words[0] not in ("lspci", "dpkg-deb", "dpkg")] == []
+    assert on.status == PAUSED
+
+
+def test_while_paused_a_trigger_is_not_answered(unit):
+    on = unit("t4-pair")
+    on.action("pause")
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert on.machine.did("systemctl restart") == []
+
+
+def test_pause_fails_if_the_daemon_does_not_stop(unit):
+    on = unit("t4-pair")
+    on.machine.stubborn.add("nvidia-vgpu-mgr")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("pause")
+    assert failure.value.message == (
+        "nvidia-vgpu-mgr does not stop; see journalctl -u nvidia-vgpu-mgr, then pause again"
+    )
+
+
+def test_pause_fails_while_a_vgpu_is_in_use(unit):
+    on = unit("t4-pair")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("pause")
+    assert failure.value.message == f"vGPU {UUID} is in use; stop or migrate its guest first"
+    assert on.machine.did("systemctl stop") == []
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_a_host_without_a_driver_can_be_paused_and_resumed(unit, action):
+    on = unit("no-gpu")
+    on.action("pause")
+    assert on.status == PAUSED
+    on.action("resume")
+    assert on.status == ready("no supported NVIDIA GPU found")
+
+
+def test_resume_fails_if_systemd_refuses(unit):
+    on = unit("t4-pair")
+    on.action("pause")
+    on.machine.fail("systemctl unmask")
+    with pytest.raises(testing.ActionFailed):
+        on.action("resume")
+
+
+def test_resume_fails_if_the_daemon_does_not_start(unit):
+    on = unit("t4-pair")
+    on.action("pause")
+    on.machine.dying.add("nvidia-vgpu-mgr")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("resume")
+    assert failure.value.message.startswith("nvidia-vgpu-mgr is not running")
+
+
+@pytest.mark.parametrize("action", ["resume", "reboot-install"])
+def test_the_principals_pause_is_the_principals_to_end(unit, action):
+    on = unit("t4-pair")
+    on.machine("systemctl", "mask", "nvidia-vgpu-mgr")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action(action)
+    assert failure.value.message == PRINCIPAL_PAUSED.message
+    on.hook("update_status")
+    assert on.status == PRINCIPAL_PAUSED
+    assert on.databag["services"] == '["nvidia-vgpu-mgr"]'
+
+
+# reboot-install
+
+
+def test_reboot_install_says_that_a_reboot_is_needed_and_waits_to_be_told(unit, tmp_path):
+    on = unit("t4-fresh")
+    path = on.machine.make_deb(tmp_path / "nvidia-vgpu.deb")
+    on.change(resources={testing.Resource(name="nvidia-vgpu-software", path=path)})
+    results = on.action("reboot-install")
+    assert results == {
+        "reboot": "needed; run again with i-really-mean-it=true",
+        "output": "Reboot needed: nouveau holds 0000:84:00.0; "
+        "run reboot-install i-really-mean-it=true",
+    }
+    results = on.action("reboot-install", i_really_mean_it=True)
+    assert results["reboot"] == "in 30 seconds"
+    assert on.machine.did("systemd-run") == [
+        ("systemd-run", "--on-active=30", "systemctl", "reboot"),
+    ]
+
+
+def test_a_reboot_that_systemd_refuses_is_said(unit, tmp_path):
+    on = unit("t4-fresh")
+    path = on.machine.make_deb(tmp_path / "nvidia-vgpu.deb")
+    on.change(resources={testing.Resource(name="nvidia-vgpu-software", path=path)})
+    on.machine.fail("systemd-run")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("reboot-install", i_really_mean_it=True)
+    assert failure.value.message == "systemd does not schedule a reboot; reboot the host"
+
+
+def test_reboot_install_on_a_host_that_works_changes_nothing(unit):
+    on = unit("t4-pair")
+    results = on.action("reboot-install", i_really_mean_it=True)
+    assert results["reboot"] == "not needed"
+    assert on.machine.did("apt-get") == on.machine.did("systemd-run") == []
+
+
+def test_reboot_install_fails_with_the_reason(unit):
+    on = unit("t4-fresh")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("reboot-install")
+    assert failure.value.message.startswith("No host software: juju attach-resource")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_reboot_install_with_guests_goes_on_only_by_force(unit, tmp_path, force):
+    on = unit("t4-pair")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    path = on.machine.make_deb(tmp_path / "nvidia-vgpu.deb")
+    on.change(resources={testing.Resource(name="nvidia-vgpu-software", path=path)})
+    if force:
+        assert on.action("reboot-install", force=True)["reboot"].startswith("needed")
+    else:
+        with pytest.raises(testing.ActionFailed) as failure:
+            on.action("reboot-install")
+        assert failure.value.message == (
+            f"vGPU {UUID} is in use; stop or migrate its guest first, or go on with force=true"
+        )
+    assert ("nvidia-vgpu-ubuntu-570" in on.machine.packages()) is force
+
+
+# Actions that only read
+
+
+def test_list_vgpu_types_on_a_host_that_has_none(unit):
+    on = unit("no-gpu")
+    assert on.action("list-vgpu-types") == {
+        "output": "No vGPU types: the cards of this host, if any, have no driver that tells them"
+    }
+
+
+def test_list_vgpu_types_as_json_counts_what_is_free(unit):
+    on = unit("t4-pair")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    assert [
+        (row["address"], row["free"], row["maximum"]) for row in rows if row["id"] == "nvidia-233"
+    ] == [("0000:84:00.0", 1, 2), ("0000:d8:00.0", 2, 2)]
+
+
+def test_show_plan_tries_a_mapping_and_changes_nothing(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    before = on.databag
+    output = on.action("show-plan", mappings="{T4-4Q: ['d8:00.0'], A40-2Q: ['10de:2235']}")
+    assert output["output"] == (
+        "nova:     25.2.1 (yoga)\n"
+        "package:  nvidia-vgpu-ubuntu-535 535.161.05\n"
+        "driver:   535.161.05 loaded\n"
+        "kernel:   5.15.0-173-generic\n"
+        "\n"
+        "CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS"
+        "                   FREE\n"
+        "0000:84:00.0  10de:1eb8  nvidia  mdev       1        0       -"
+        "                        -\n"
+        "0000:d8:00.0  10de:1eb8  nvidia  mdev       1        0       nvidia-232 (GRID T4-4Q)"
+        "  4 of 4\n"
+        "\n"
+        "nova.conf:\n"
+        "  [devices]\n"
+        "  enabled_mdev_types = nvidia-232\n"
+        "\n"
+        "  [mdev_nvidia-232]\n"
+        "  device_addresses = 0000:d8:00.0\n"
+        "\n"
+        "in the way:\n"
+        "  - Nova 25.2.1 offers nvidia-232 on 0000:84:00.0 as well\n"
+        "\n"
+        "for other hosts:\n"
+        "  - A40-2Q: 10de:2235"
+    )
+    assert on.databag == before
+
+
+def test_show_plan_says_what_is_wrong_with_a_mapping(unit):
+    on = unit("t4-pair")
+    plan = json.loads(on.action("show-plan", mappings="[", format="json")["output"])
+    assert plan["held"] is True
+    assert [problem["kind"] for problem in plan["problems"]] == ["mapping-syntax"]
+
+
+# The house
+
+
+def test_only_the_charm_speaks_to_juju():
+    for path in SOURCE.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {name.split(".")[0] for node in ast.walk(tree) for name in _imported(node)}
+        assert ("ops" in imported) == (path.name == "charm.py"), path.name
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -1,0 +1,78 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+import memory
+from memory import Memory
+
+FULL = Memory(
+    paused=True,
+    answered_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
+    restart_waits=True,
+    checked_mapping="ab12",
+    version="570.172.07",
+    published="cd34",
+    resource="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
+    resource_stamp="12 34",
+    resource_package=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
+    failure=("dpkg-locked", "", "", ""),
+)
+
+
+def path_below(root):
+    return root / "var/lib/nova-compute-nvidia-vgpu/memory.json"
+
+
+def write(root, text):
+    path_below(root).parent.mkdir(parents=True)
+    path_below(root).write_bytes(text)
+
+
+def test_everything_that_is_saved_is_loaded(tmp_path):
+    assert all(value != empty for value, empty in zip(FULL, Memory()))
+    memory.save(tmp_path, FULL)
+    assert memory.load(tmp_path) == FULL
+
+
+def test_memory_is_nobody_else_s(tmp_path):
+    memory.save(tmp_path, FULL)
+    assert stat.S_IMODE(path_below(tmp_path).stat().st_mode) == 0o600
+
+
+def test_unchanged_memory_is_not_written_again(tmp_path):
+    memory.save(tmp_path, FULL)
+    before = path_below(tmp_path).stat()
+    memory.save(tmp_path, memory.load(tmp_path))
+    assert path_below(tmp_path).stat().st_ino == before.st_ino
+
+
+def test_fresh_host_is_not_paused_and_remembers_nothing(tmp_path, caplog):
+    assert memory.load(tmp_path) == Memory()
+    assert not memory.load(tmp_path).paused
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff\xfe", b'{"paused": tru'], ids=["empty", "half", "binary", "cut"]
+)
+def test_damaged_file_is_an_empty_memory_and_is_reported(tmp_path, caplog, text):
+    write(tmp_path, text)
+    assert memory.load(tmp_path) == Memory()
+    assert "memory.json cannot be read, starting anew" in caplog.text
+
+
+@pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
+def test_file_of_another_shape_is_an_empty_memory(tmp_path, data):
+    write(tmp_path, json.dumps(data).encode())
+    assert memory.load(tmp_path) == Memory()
+
+
+def test_fields_of_another_type_or_another_revision_are_left_out(tmp_path):
+    data = {"paused": 1, "published": None, "failure": [1, "x"], "later": True, "resource": "/a"}
+    write(tmp_path, json.dumps(data).encode())
+    assert memory.load(tmp_path) == Memory(failure=("1", "x"), resource="/a")

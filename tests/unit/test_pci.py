@@ -1,0 +1,275 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+import recorded
+from commands import run
+from pci import Gpu, PciAddress, PciId, list_gpus
+
+GPUS = {
+    "a100-sriov-off": ["0000:41:00.0"],
+    "a40-mdev": ["0000:41:00.0"],
+    "l40s-vendor-vfio": ["0000:3d:00.0"],
+    "m10-board": ["0000:84:00.0", "0000:85:00.0", "0000:86:00.0", "0000:87:00.0"],
+    "mixed": ["0000:3b:00.0", "0000:41:00.0", "0000:c1:00.0"],
+    "no-gpu": [],
+    "t4-fresh": ["0000:84:00.0", "0000:d8:00.0"],
+    "t4-pair": ["0000:84:00.0", "0000:d8:00.0"],
+}
+
+T4 = {"address": "0000:84:00.0", "id": "10de:1eb8", "class": "030200", "types": "T4"}
+
+
+def found(root, run=None):
+    return [str(gpu.address) for gpu in list_gpus(root, run).gpus]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0000:af:00.0", "0000:AF:00.0", "af:00.0", "AF:00.0", "00000000:af:00.0"],
+    ids=["full", "full, upper case", "short", "short, upper case", "as nvidia-smi writes it"],
+)
+def test_every_form_of_an_address_is_the_full_one_in_lower_case(text):
+    assert str(PciAddress.parse(text)) == "0000:af:00.0"
+
+
+def test_domain_of_five_digits_keeps_them():
+    assert str(PciAddress.parse("10000:01:1f.7")) == "10000:01:1f.7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "84:00",
+        "0:84:00.0",
+        "0000:84:00.8",
+        "0000:84:20.0",
+        "0000:84:00.0\n",
+        " 0000:84:00.0",
+        "0000:84:00.0,0000:85:00.0",
+        "0000:8g:00.0",
+        "000000000:84:00.0",
+        "\u0660\u0660\u0660\u0660:84:00.0",
+        "10de:1eb8",
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        PciAddress.parse(text)
+    assert str(error.value) == f"not a PCI address: {text!r}"
+
+
+def test_addresses_sort_as_numbers():
+    written = ["10000:01:00.0", "0000:c1:00.0", "0000:0a:00.1", "0000:0a:00.0"]
+    assert [str(address) for address in sorted(map(PciAddress.parse, written))] == [
+        "0000:0a:00.0",
+        "0000:0a:00.1",
+        "0000:c1:00.0",
+        "10000:01:00.0",
+    ]
+
+
+def test_pci_id_in_upper_case_is_the_one_in_lower_case():
+    assert str(PciId.parse("10DE:1EB8")) == "10de:1eb8"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10de", "10de:1eb8\n", "10de:1eb", "10de:1eb8:0", "\uff11ade:1eb8"]
+)
+def test_what_is_no_pair_of_ids_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        PciId.parse(text)
+    assert str(error.value) == f"not a PCI id: {text!r}"
+
+
+@pytest.mark.parametrize("name", recorded.host_names())
+def test_gpus_of_every_recorded_host(host, name):
+    assert found(host(name)) == GPUS[name]
+
+
+def test_virtual_function_is_not_a_gpu(host):
+    root = host("a40-mdev")
+    virtual = root / "sys/bus/pci/devices/0000:41:00.4"
+    card = root / "sys/bus/pci/devices/0000:41:00.0"
+    for name in ("vendor", "device", "class"):
+        assert (virtual / name).read_text() == (card / name).read_text()
+    assert found(root) == ["0000:41:00.0"]
+
+
+@pytest.mark.parametrize(
+    ("pci_class", "is_gpu"),
+    [
+        ("030000", True),
+        ("030200", True),
+        ("030001", True),
+        ("068000", False),
+        ("040300", False),
+        ("0c0330", False),
+        ("038000", False),
+        ("120000", False),
+    ],
+    ids=[
+        "VGA",
+        "3D",
+        "VGA, another programming interface",
+        "NVSwitch",
+        "audio",
+        "USB",
+        "other display",
+        "accelerator",
+    ],
+)
+def test_class_tells_a_gpu_from_the_other_functions_of_its_vendor(host, pci_class, is_gpu):
+    root = host("t4-pair", functions=[{**T4, "class": pci_class}])
+    assert found(root) == (["0000:84:00.0"] if is_gpu else [])
+
+
+def test_graphics_of_another_vendor_are_no_gpu(host):
+    inventory = list_gpus(host("no-gpu"))
+    assert inventory.gpus == ()
+    assert PciAddress.parse("0000:03:00.0") in inventory.addresses
+
+
+def test_all_that_is_known_of_a_card(host):
+    gpu = list_gpus(host("t4-pair")).gpus[1]
+    assert gpu == Gpu(
+        address=PciAddress(0, 0xD8, 0, 0),
+        id=PciId(0x10DE, 0x1EB8),
+        pci_class=0x0302,
+        subsystem=PciId(0x10DE, 0x12A2),
+        driver="nvidia",
+        numa_node=1,
+        total_vfs=0,
+        virtual_functions=(),
+    )
+
+
+def test_numa_node_of_minus_one_is_none(host):
+    assert {gpu.numa_node for gpu in list_gpus(host("m10-board")).gpus} == {None}
+
+
+def test_card_without_a_driver_has_none(host):
+    root = host("t4-pair", functions=[{**T4, "driver": None}])
+    assert list_gpus(root).gpus[0].driver is None
+
+
+@pytest.mark.parametrize("name", ["subsystem_vendor", "subsystem_device", "numa_node"])
+def test_optional_attribute_may_be_absent(host, name):
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0" / name).unlink()
+    gpu = list_gpus(root).gpus[0]
+    assert (gpu.subsystem if name.startswith("subsystem") else gpu.numa_node) is None
+
+
+def test_card_counts_the_virtual_functions_that_it_could_have(host):
+    gpu = list_gpus(host("a100-sriov-off")).gpus[0]
+    assert (gpu.total_vfs, gpu.virtual_functions) == (16, ())
+
+
+def test_virtual_functions_come_in_the_order_of_their_numbers(host):
+    functions = [str(address) for address in list_gpus(host("a40-mdev")).gpus[0].virtual_functions]
+    assert len(functions) == 32
+    # virtfn10 comes after virtfn9, not after virtfn1
+    assert functions[:5] == [
+        "0000:41:00.4",
+        "0000:41:00.5",
+        "0000:41:00.6",
+        "0000:41:00.7",
+        "0000:41:01.0",
+    ]
+    assert functions[-1] == "0000:41:04.3"
+
+
+def test_every_taken_address_is_known_whatever_stands_there(host):
+    addresses = {str(address) for address in list_gpus(host("t4-pair")).addresses}
+    assert addresses == {"0000:00:00.0", "0000:5e:00.0", "0000:84:00.0", "0000:d8:00.0"}
+
+
+@pytest.mark.parametrize("name", ["vendor", "class", "device"])
+def test_entry_that_cannot_be_read_hides_no_other(host, caplog, name):
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0" / name).unlink()
+    assert found(root) == ["0000:d8:00.0"]
+    assert "0000:84:00.0 cannot be read, left out" in caplog.text
+
+
+def test_attribute_that_is_no_number_hides_no_other_card(host, caplog):
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0/class").write_text("\u0663\n", encoding="utf-8")
+    assert found(root) == ["0000:d8:00.0"]
+    assert "0000:84:00.0 cannot be read, left out" in caplog.text
+
+
+def test_entry_that_is_no_address_is_left_out(host, caplog):
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/junk").mkdir()
+    assert found(root) == ["0000:84:00.0", "0000:d8:00.0"]
+    assert "devices/junk: not a PCI address, left out" in caplog.text
+
+
+def test_host_without_a_pci_bus_has_no_gpu(tmp_path):
+    inventory = list_gpus(tmp_path)
+    assert (inventory.gpus, inventory.addresses) == ((), frozenset())
+
+
+@pytest.mark.parametrize("name", recorded.host_names())
+def test_lspci_agrees_on_every_recorded_host(machine, caplog, name):
+    simulated = machine(name)
+    assert found(simulated.root, simulated) == GPUS[name]
+    assert caplog.messages == []
+
+
+def test_lspci_is_told_which_tree_to_read(machine):
+    simulated = machine("t4-pair")
+    list_gpus(simulated.root, simulated)
+    path = f"sysfs.path={simulated.root}/sys/bus/pci"
+    assert simulated.commands == [
+        ("lspci", "-A", "linux-sysfs", "-O", path, "-Dvmmn", "-d", "10de:")
+    ]
+
+
+@pytest.mark.skipif(shutil.which("lspci") is None, reason="pciutils is not installed")
+@pytest.mark.parametrize("name", recorded.host_names())
+def test_real_lspci_agrees_on_every_recorded_host(host, caplog, name):
+    root = host(name)
+    assert found(root, run) == GPUS[name]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("stdout", "message"),
+    [
+        ("", "only sysfs shows 0000:84:00.0 as an NVIDIA GPU"),
+        (
+            "Slot:\t0000:84:00.0\nClass:\t0302\n\nSlot:\t0000:99:00.0\nClass:\t0300\n\n",
+            "only lspci shows 0000:99:00.0 as an NVIDIA GPU",
+        ),
+    ],
+    ids=["lspci sees fewer", "lspci sees more"],
+)
+def test_witnesses_that_disagree_are_reported_and_sysfs_counts(machine, caplog, stdout, message):
+    simulated = machine("t4-pair", functions=[T4])
+    simulated.fail("lspci", returncode=0, stdout=stdout)
+    assert found(simulated.root, simulated) == ["0000:84:00.0"]
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"output": "lspci: Cannot open vendor: No such file or directory"},
+        {"returncode": None},
+        {"returncode": 0, "stdout": "Slot:\tjunk\nClass:\t0302\n\n"},
+    ],
+    ids=["one device without a vendor", "missing", "junk"],
+)
+def test_sysfs_serves_where_lspci_does_not(machine, caplog, failure):
+    simulated = machine("t4-pair")
+    simulated.fail("lspci", **failure)
+    assert found(simulated.root, simulated) == ["0000:84:00.0", "0000:d8:00.0"]
+    assert "lspci does not serve, using sysfs alone" in caplog.text

@@ -1,0 +1,382 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+import mappings
+import recorded
+from plan import Plan, make_plan
+from problem import Kind, Problem
+from releases import NovaVersion
+
+CARACAL = "29.2.0"  # the first that honours all that is written
+YOGA = "25.2.1"
+
+A40_FUNCTIONS = [f"0000:41:{number // 8:02x}.{number % 8}" for number in range(4, 36)]
+
+
+def requests(text):
+    data = mappings.parse(text)
+    mappings.check(data)
+    return mappings.requests(data)
+
+
+def planned(text, cards, nova=CARACAL):
+    return make_plan(requests(text), cards, NovaVersion.parse(nova))
+
+
+def offered(plan):
+    return [
+        (found.type_id, [str(address) for address in found.addresses])
+        for found in plan.assignments
+    ]
+
+
+def cards_of(plan):
+    return [[str(address) for address in found.cards] for found in plan.assignments]
+
+
+# What stands in the option reaches the cards of this host
+
+
+@pytest.mark.parametrize("word", ["nvidia-233", "T4-8Q", "GRID T4-8Q", "NVIDIA T4-8Q"])
+def test_type_is_resolved_to_the_id_on_this_host(cards, word):
+    plan = planned(f"{{{word}: ['0000:84:00.0']}}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0"])]
+    assert plan.assignments[0].name == "GRID T4-8Q"
+
+
+def test_pci_id_stands_for_every_such_card(cards):
+    plan = planned("{T4-8Q: ['10de:1eb8']}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
+    assert cards_of(plan) == [["0000:84:00.0", "0000:d8:00.0"]]
+
+
+def test_pci_id_stands_for_no_other_card(cards):
+    plan = planned("{T4-8Q: ['10de:1eb8']}", cards("mixed"))
+    assert cards_of(plan) == [["0000:3b:00.0"]]
+
+
+def test_card_named_by_address_and_by_pci_id_is_there_once(cards):
+    plan = planned("{T4-8Q: ['0000:d8:00.0', '10de:1eb8']}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
+
+
+@pytest.mark.parametrize("device", ["0000:41:00.0", "10de:2235"])
+@pytest.mark.parametrize("word", ["nvidia-558", "A40-2Q"])
+def test_physical_function_stands_for_its_virtual_functions(cards, device, word):
+    plan = planned(f"{{{word}: ['{device}']}}", cards("a40-mdev"))
+    assert offered(plan) == [("nvidia-558", A40_FUNCTIONS)]
+    assert cards_of(plan) == [["0000:41:00.0"]]
+
+
+def test_single_virtual_functions_can_be_named(cards):
+    plan = planned("{A40-2Q: ['0000:41:00.5', '41:00.4']}", cards("a40-mdev"))
+    assert offered(plan) == [("nvidia-558", ["0000:41:00.4", "0000:41:00.5"])]
+    assert cards_of(plan) == [["0000:41:00.0"]]
+
+
+def test_one_value_serves_three_kinds_of_cards(cards):
+    text = "{T4-8Q: ['10de:1eb8'], A40-12Q: ['10de:2235'], V100-8Q: ['10de:1db4']}"
+    plan = planned(text, cards("mixed"))
+    assert offered(plan) == [
+        ("nvidia-233", ["0000:3b:00.0"]),
+        ("nvidia-563", A40_FUNCTIONS),
+        ("nvidia-108", ["0000:c1:00.0"]),
+    ]
+    assert (plan.problems, plan.elsewhere, plan.held) == ((), (), False)
+
+
+def test_type_is_called_as_the_folder_on_this_host(host, cards):
+    (card,) = cards("t4-pair", functions=recorded.host("t4-pair")["functions"][-1:])
+    plan = planned("{vfio-pci-233: ['0000:d8:00.0']}", (card,))
+    assert offered(plan) == [("nvidia-233", ["0000:d8:00.0"])]
+
+
+def test_options_of_the_long_form_are_kept(cards):
+    text = "{T4-8Q: {devices: ['10de:1eb8'], max-instances: 4, resource-class: CUSTOM_T4_8Q}}"
+    (found,) = planned(text, cards("t4-pair")).assignments
+    assert (found.max_instances, found.resource_class) == (4, "CUSTOM_T4_8Q")
+
+
+# A fleet shares one value
+
+FLEET = "{nvidia-35: ['0000:84:00.0', '0000:85:00.0'], nvidia-36: ['0000:86:00.0']}"
+
+
+def test_host_without_a_card_publishes_the_plain_form_as_it_stands(cards):
+    plan = planned(FLEET, cards("no-gpu"))
+    assert offered(plan) == [
+        ("nvidia-35", ["0000:84:00.0", "0000:85:00.0"]),
+        ("nvidia-36", ["0000:86:00.0"]),
+    ]
+    assert (cards_of(plan), plan.problems, plan.held) == ([[], []], (), False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{T4-8Q: ['0000:84:00.0']}",
+        "{nvidia-233: ['10de:1eb8']}",
+        "{nvidia-233: {devices: ['0000:84:00.0']}}",
+    ],
+    ids=["by name", "by PCI id", "long form"],
+)
+def test_host_without_a_card_publishes_no_other_form(cards, text):
+    assert planned(text, cards("no-gpu")) == Plan(elsewhere=requests(text))
+
+
+@pytest.mark.parametrize("nova", ["17.0.13", "22.2.1", YOGA, CARACAL])
+def test_host_whose_cards_are_not_named_publishes_nothing_that_would_take_them(cards, nova):
+    text = "{nvidia-233: ['0000:99:00.0']}"
+    assert planned(text, cards("t4-pair"), nova) == Plan(elsewhere=requests(text))
+
+
+def test_unset_option_offers_nothing(cards):
+    assert make_plan((), cards("t4-pair"), NovaVersion(29)) == Plan()
+
+
+def test_addresses_of_other_hosts_stay_beside_this_one_s(cards):
+    text = "{nvidia-233: ['0000:99:00.0', '0000:d8:00.0', '0000:0a:00.0']}"
+    plan = planned(text, cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", ["0000:99:00.0", "0000:d8:00.0", "0000:0a:00.0"])]
+    assert cards_of(plan) == [["0000:d8:00.0"]]
+
+
+def test_physical_function_of_another_host_stays_beside_the_virtual_ones_of_this(cards):
+    plan = planned("{nvidia-558: ['0000:99:00.0', '0000:41:00.0']}", cards("a40-mdev"))
+    assert offered(plan) == [("nvidia-558", ["0000:99:00.0", *A40_FUNCTIONS])]
+
+
+def test_plain_form_is_published_in_the_order_in_which_it_is_written(cards):
+    written = ["0000:99:00.0", "0000:d8:00.0", "0000:0a:00.0", "0000:84:00.0"]
+    plan = planned(f"{{nvidia-233: {written}}}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", written)]
+
+
+def test_plain_type_of_another_host_is_published_beside_this_one_s(cards):
+    plan = planned("{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-35", ["0000:99:00.0"]), ("nvidia-233", ["0000:84:00.0"])]
+    assert [request.vgpu_type for request in plan.elsewhere] == ["nvidia-35"]
+    assert plan.problems == ()
+
+
+def test_named_type_of_another_host_is_not_published(cards):
+    plan = planned("{A40-2Q: ['10de:2235'], T4-8Q: ['10de:1eb8']}", cards("t4-pair"))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
+    assert [request.vgpu_type for request in plan.elsewhere] == ["A40-2Q"]
+
+
+def test_plain_form_is_published_while_the_driver_does_not_tell_its_types(cards):
+    plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-fresh"))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0"])]
+    assert (plan.assignments[0].name, plan.problems) == (None, ())
+
+
+# What a card cannot do holds back what was published before
+
+
+def problems_of(text, cards, nova=CARACAL):
+    plan = planned(text, cards, nova)
+    assert plan.held
+    return plan.problems
+
+
+def test_type_that_the_card_does_not_offer(cards):
+    assert problems_of("{V100-8Q: ['10de:1eb8']}", cards("t4-pair")) == (
+        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "V100-8Q"),
+        Problem(Kind.TYPE_NOT_OFFERED, "0000:d8:00.0", "V100-8Q"),
+    )
+
+
+def test_plain_type_that_the_card_does_not_offer(cards):
+    assert problems_of("{nvidia-35: ['0000:84:00.0']}", cards("t4-pair")) == (
+        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),
+    )
+
+
+def test_name_waits_until_the_driver_tells_its_types(cards):
+    assert problems_of("{T4-8Q: ['0000:84:00.0']}", cards("t4-fresh")) == (
+        Problem(Kind.TYPES_UNKNOWN, "0000:84:00.0", "T4-8Q"),
+    )
+
+
+@pytest.mark.parametrize("word", ["nvidia-470", "A100-8C"])
+def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
+    assert problems_of(f"{{{word}: ['0000:41:00.0']}}", cards("a100-sriov-off")) == (
+        Problem(Kind.VFS_DISABLED, "0000:41:00.0"),
+    )
+
+
+def test_vendor_specific_vfio_is_not_published_as_mdev(cards):
+    assert problems_of("{nvidia-1148: ['0000:3d:00.0']}", cards("l40s-vendor-vfio")) == (
+        Problem(Kind.VENDOR_VFIO, "0000:3d:00.0"),
+    )
+
+
+def test_type_by_id_and_by_name_is_one_type(cards):
+    text = "{nvidia-233: ['0000:84:00.0'], T4-8Q: ['0000:d8:00.0']}"
+    assert problems_of(text, cards("t4-pair")) == (
+        Problem(Kind.SAME_TYPE, "GRID T4-8Q", "nvidia-233"),
+    )
+
+
+def test_card_in_two_types_by_address_and_by_pci_id_since_nova_would_not_start(cards):
+    text = "{T4-8Q: ['10de:1eb8'], T4-8A: ['0000:d8:00.0']}"
+    assert problems_of(text, cards("t4-pair")) == (
+        Problem(Kind.DEVICE_TWICE, "0000:d8:00.0", "nvidia-233", "nvidia-228"),
+    )
+
+
+def test_virtual_function_of_a_card_in_another_type_since_nova_would_not_start(cards):
+    text = "{A40-2Q: ['0000:41:00.0'], A40-2A: ['0000:41:00.5']}"
+    assert problems_of(text, cards("a40-mdev")) == (
+        Problem(Kind.DEVICE_TWICE, "0000:41:00.5", "nvidia-558", "nvidia-568"),
+    )
+
+
+def test_functions_of_one_card_do_not_mix_sizes(cards):
+    text = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
+    assert problems_of(text, cards("a40-mdev")) == (
+        Problem(Kind.MIXED_SIZES, "0000:41:00.0", "nvidia-558 and nvidia-560"),
+    )
+
+
+def test_functions_of_one_card_may_mix_series_of_one_size(cards):
+    plan = planned("{A40-2Q: ['0000:41:00.4'], A40-2A: ['0000:41:00.5']}", cards("a40-mdev"))
+    assert offered(plan) == [("nvidia-558", ["0000:41:00.4"]), ("nvidia-568", ["0000:41:00.5"])]
+    assert plan.problems == ()
+
+
+def test_two_cards_may_have_two_sizes(cards):
+    plan = planned("{T4-8Q: ['0000:84:00.0'], T4-4Q: ['0000:d8:00.0']}", cards("t4-pair"))
+    assert plan.problems == ()
+
+
+# What the installed Nova makes of it
+
+TWO_TYPES = "{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}"
+
+
+@pytest.mark.parametrize("nova", ["17.0.13", "20.6.1", "21.2.4", "22.0.0", "22.2.0"])
+def test_nova_before_22_2_1_goes_by_the_first_type_so_this_host_s_comes_first(cards, nova):
+    plan = planned(TWO_TYPES, cards("t4-pair"), nova)
+    assert [type_id for type_id, _ in offered(plan)] == ["nvidia-233", "nvidia-35"]
+    assert plan.problems == (Problem(Kind.FIRST_TYPE_ONLY, f"Nova {nova}", "nvidia-233"),)
+    assert not plan.held
+
+
+@pytest.mark.parametrize("nova", ["22.2.1", "23.0.0", "28.0.0", "34.0.0"])
+def test_nova_from_22_2_1_on_goes_by_every_type_so_their_order_stays(cards, nova):
+    plan = planned(TWO_TYPES, cards("t4-pair"), nova)
+    assert [type_id for type_id, _ in offered(plan)] == ["nvidia-35", "nvidia-233"]
+    assert plan.problems == ()
+
+
+@pytest.mark.parametrize("nova", ["17.0.13", "21.2.4", "22.2.1", "28.3.0"])
+def test_nova_before_29_gives_a_single_type_to_every_card_that_has_it(cards, nova):
+    plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), nova)
+    assert plan.problems == (
+        Problem(Kind.TAKES_ALL_CARDS, f"Nova {nova}", "nvidia-233", "0000:d8:00.0"),
+    )
+    assert not plan.held
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "nova"),
+    [
+        ("t4-pair", "{nvidia-233: ['0000:84:00.0']}", CARACAL),
+        ("t4-pair", "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}", YOGA),
+        ("mixed", "{nvidia-233: ['0000:3b:00.0']}", YOGA),
+    ],
+    ids=["Nova 29", "all cards are named", "the other cards lack the type"],
+)
+def test_single_type_that_takes_no_other_card_needs_no_remark(cards, name, text, nova):
+    assert planned(text, cards(name), nova).problems == ()
+
+
+def test_single_type_left_of_a_fleet_s_value_takes_every_card_before_29(cards):
+    text = "{A40-2Q: ['10de:2235'], T4-8Q: ['0000:84:00.0']}"
+    plan = planned(text, cards("t4-pair"), YOGA)
+    assert plan.problems == (
+        Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233", "0000:d8:00.0"),
+    )
+
+
+def with_option(option, device="10de:1eb8"):
+    return f"{{T4-8Q: {{devices: ['{device}'], {option}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "nova", "problem"),
+    [
+        (
+            "resource-class: CUSTOM_A",
+            "23.2.2",
+            Problem(Kind.OPTION_UNSUPPORTED, "resource-class", "24", "23.2.2"),
+        ),
+        (
+            "resource-class: CUSTOM_A",
+            "24.0.0",
+            Problem(Kind.OPTION_IGNORED, "resource-class", "29", "24.0.0"),
+        ),
+        (
+            "resource-class: CUSTOM_A",
+            "28.3.0",
+            Problem(Kind.OPTION_IGNORED, "resource-class", "29", "28.3.0"),
+        ),
+        (
+            "max-instances: 4",
+            "28.3.0",
+            Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", "28.3.0"),
+        ),
+    ],
+)
+def test_option_that_the_installed_nova_does_not_honour(cards, option, nova, problem):
+    assert problems_of(with_option(option), cards("t4-pair"), nova) == (problem,)
+
+
+@pytest.mark.parametrize(
+    ("option", "nova"), [("resource-class: CUSTOM_A", "29.0.0"), ("max-instances: 4", "29.0.0")]
+)
+def test_option_is_honoured_from_29_on(cards, option, nova):
+    assert planned(with_option(option), cards("t4-pair"), nova).problems == ()
+
+
+def test_resource_class_of_several_types_is_honoured_from_24_on(cards):
+    text = "{T4-8Q: {devices: ['84:00.0'], resource-class: CUSTOM_A}, T4-4Q: ['d8:00.0']}"
+    assert planned(text, cards("t4-pair"), "24.0.0").problems == ()
+
+
+def test_limit_below_what_one_card_holds_removes_the_whole_card(cards):
+    assert problems_of(with_option("max-instances: 1", "84:00.0"), cards("t4-pair")) == (
+        Problem(Kind.MAX_INSTANCES_DROPS_CARD, "0000:84:00.0", "1", "2"),
+    )
+
+
+def test_limit_below_what_a_card_holds_is_honoured_by_its_virtual_functions(cards):
+    text = "{A40-2Q: {devices: ['10de:2235'], max-instances: 5}}"
+    assert planned(text, cards("a40-mdev")).problems == ()
+
+
+def test_limit_with_room_for_some_of_the_cards_and_a_half_drops_a_whole_card(cards):
+    assert problems_of(with_option("max-instances: 3"), cards("t4-pair")) == (
+        Problem(Kind.MAX_INSTANCES_DROPS_CARD, "0000:d8:00.0", "3", "2"),
+    )
+
+
+@pytest.mark.parametrize("limit", [2, 4, 5])
+def test_limit_of_whole_cards_is_what_nova_counts(cards, limit):
+    assert planned(with_option(f"max-instances: {limit}"), cards("t4-pair")).problems == ()
+
+
+def test_nova_before_queens_has_no_vgpus(cards):
+    assert problems_of("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), "16.1.8") == (
+        Problem(Kind.NOVA_TOO_OLD, "Nova 16.1.8"),
+    )
+
+
+def test_nova_that_is_not_out_yet_works_like_the_newest(cards):
+    text, found = with_option("max-instances: 4, resource-class: CUSTOM_A"), cards("t4-pair")
+    assert planned(text, found, "41.0.0") == planned(text, found, "34.0.0")

@@ -1,0 +1,87 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from releases import NovaVersion
+
+
+@pytest.mark.parametrize(
+    ("package_version", "version"),
+    [
+        ("2:17.0.13-0ubuntu5.3", (17, 0, 13)),
+        ("3:25.2.1-0ubuntu2.9", (25, 2, 1)),
+        ("3:29.2.0-0ubuntu1~cloud0", (29, 2, 0)),
+        ("29.2.0", (29, 2, 0)),
+        ("3:33.0.0~b2+git2026012114.1a2b3c4d-0ubuntu1", (33, 0, 0)),
+        ("3:34.0-1", (34, 0, 0)),
+        ("3:34-1", (34, 0, 0)),
+    ],
+)
+def test_version_of_nova_common_is_read_without_epoch_and_revision(package_version, version):
+    assert NovaVersion.parse(package_version) == NovaVersion(*version)
+
+
+@pytest.mark.parametrize("text", ["", "unknown", ":17.0.0", "\u0662\u0665.0.0"])
+def test_what_is_no_version_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        NovaVersion.parse(text)
+    assert str(error.value) == f"not a version of Nova: {text!r}"
+
+
+def test_versions_compare_as_numbers():
+    assert NovaVersion(22, 2, 1) < NovaVersion(22, 10, 0) < NovaVersion(100)
+    assert str(NovaVersion(22, 10)) == "22.10.0"
+
+
+# major: name, words of the option, sections are read, several types, one type alone, class, limit
+RELEASES = [
+    (16, None, "vgpu", False, False, False, False, False),
+    (17, "queens", "vgpu", False, False, False, False, False),
+    (18, "rocky", "vgpu", False, False, False, False, False),
+    (19, "stein", "vgpu", False, False, False, False, False),
+    (20, "train", "vgpu", False, False, False, False, False),
+    (21, "ussuri", "vgpu", True, False, False, False, False),
+    (22, "victoria", "vgpu", True, False, False, False, False),
+    (23, "wallaby", "vgpu", True, True, False, False, False),
+    (24, "xena", "mdev", True, True, False, True, False),
+    (25, "yoga", "mdev", True, True, False, True, False),
+    (26, "zed", "mdev", True, True, False, True, False),
+    (27, "antelope", "mdev", True, True, False, True, False),
+    (28, "bobcat", "mdev", True, True, False, True, False),
+    (29, "caracal", "mdev", True, True, True, True, True),
+    (30, "dalmatian", "mdev", True, True, True, True, True),
+    (31, "epoxy", "mdev", True, True, True, True, True),
+    (32, "flamingo", "mdev", True, True, True, True, True),
+    (33, "gazpacho", "mdev", True, True, True, True, True),
+    (34, None, "mdev", True, True, True, True, True),
+    (99, None, "mdev", True, True, True, True, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("major", "codename", "word", "addresses", "several", "alone", "mdev_class", "limit"),
+    RELEASES,
+    ids=[str(row[0]) for row in RELEASES],
+)
+def test_what_each_release_can_do(
+    major, codename, word, addresses, several, alone, mdev_class, limit
+):
+    nova = NovaVersion(major)
+    assert nova.codename == codename
+    assert nova.offers_vgpus is (major >= 17)
+    assert nova.word == word
+    assert nova.reads_addresses is addresses
+    assert nova.honours_several_types is several
+    assert nova.honours_one_type_alone is alone
+    assert nova.has_mdev_class is mdev_class
+    assert nova.has_max_instances is limit
+
+
+@pytest.mark.parametrize(
+    ("version", "several"),
+    [((21, 2, 4), False), ((22, 0, 0), False), ((22, 2, 0), False), ((22, 2, 1), True)],
+)
+def test_several_types_work_from_the_release_that_mended_them(version, several):
+    assert NovaVersion(*version).honours_several_types is several

@@ -1,0 +1,254 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import recorded
+import report
+from facts import gather
+from mappings import parse, requests
+from memory import Memory
+from nova_conf import render
+from plan import Plan, make_plan
+from problem import Kind, Problem
+from status import Situation
+
+APP = "nova-compute-nvidia-vgpu"
+UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+
+
+@pytest.fixture
+def assess(host):
+    """Return the situation of a recorded host under a mapping, and the sections that follow."""
+
+    def of(name, text, *, problems=(), change=lambda root: None, **changes):
+        root = host(name, **changes)
+        change(root)
+        facts = gather(root, count=True)
+        plan = make_plan(requests(parse(text)), facts.cards, facts.nova)
+        situation = Situation(facts, plan, (*problems, *plan.problems), Memory())
+        return situation, {} if plan.held else render(plan.assignments, facts.nova)
+
+    return of
+
+
+def test_lines_of_today_are_kept(cards):
+    functions = [recorded.host("mixed")["functions"][2]]
+    lines = report.types_text(cards("mixed", functions=functions)).splitlines()
+    assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
+    assert lines[3] == (
+        "nvidia-108, 0000:c1:00.0, GRID V100-8Q, num_heads=4, frl_config=60, "
+        "framebuffer=8192M, max_resolution=7680x4320, max_instance=2"
+    )
+    assert len(lines) == 17
+
+
+def test_every_type_of_every_card_has_its_line(cards):
+    lines = report.types_text(cards("m10-board")).splitlines()
+    assert len(lines) == 4 * 12
+    assert [line.split(", ")[1] for line in lines[::12]] == [
+        "0000:84:00.0",
+        "0000:85:00.0",
+        "0000:86:00.0",
+        "0000:87:00.0",
+    ]
+
+
+def test_line_without_a_description_ends_with_the_name(cards):
+    lines = report.types_text(cards("l40s-vendor-vfio")).splitlines()
+    assert lines[0] == "nvidia-1145, 0000:3d:00.0, NVIDIA L40S-1B"
+
+
+@pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
+def test_host_that_tells_no_types_has_no_line(cards, name):
+    found = cards(name)
+    assert (report.types_text(found), report.types_json(found)) == ("", "[]")
+
+
+def test_types_for_machines_have_free_and_maximum(cards):
+    rows = json.loads(report.types_json(cards("t4-pair", count=True)))
+    assert rows[11] == {
+        "id": "nvidia-233",
+        "address": "0000:84:00.0",
+        "name": "GRID T4-8Q",
+        "framebuffer": 8192,
+        "framework": "mdev",
+        "free": 2,
+        "maximum": 2,
+    }
+    assert len(rows) == 2 * 17
+
+
+def test_types_of_vendor_vfio_for_machines(cards):
+    rows = json.loads(report.types_json(cards("l40s-vendor-vfio", count=True)))
+    assert rows[3] == {
+        "id": "nvidia-1148",
+        "address": "0000:3d:00.0",
+        "name": "NVIDIA L40S-2Q",
+        "framebuffer": 2048,
+        "framework": "vendor-vfio",
+        "free": None,
+        "maximum": None,
+    }
+
+
+def test_plan_shows_the_host_its_cards_and_the_sections(assess):
+    text = "{T4-8Q: ['0000:84:00.0'], T4-4Q: ['0000:d8:00.0'], A40-2Q: ['10de:2235']}"
+
+    def use_one(root):
+        recorded.add_mdev(root, "0000:84:00.0", "nvidia-233", UUID)
+
+    found = assess("t4-pair", text, change=use_one)
+    assert (
+        report.plan_text(*found, APP)
+        == """\
+nova:     25.2.1 (yoga)
+package:  nvidia-vgpu-ubuntu-535 535.161.05
+driver:   535.161.05 loaded
+kernel:   5.15.0-173-generic
+
+CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS                   FREE
+0000:84:00.0  10de:1eb8  nvidia  mdev       1        1       nvidia-233 (GRID T4-8Q)  1 of 2
+0000:d8:00.0  10de:1eb8  nvidia  mdev       1        0       nvidia-232 (GRID T4-4Q)  4 of 4
+
+nova.conf:
+  [devices]
+  enabled_mdev_types = nvidia-233, nvidia-232
+
+  [mdev_nvidia-233]
+  device_addresses = 0000:84:00.0
+
+  [mdev_nvidia-232]
+  device_addresses = 0000:d8:00.0
+
+for other hosts:
+  - A40-2Q: 10de:2235"""
+    )
+
+
+def test_plan_says_why_nothing_is_published(assess):
+    found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
+    assert (
+        report.plan_text(*found, APP)
+        == """\
+nova:     25.2.1 (yoga)
+package:  nvidia-vgpu-ubuntu-aie-550 550.144.02
+driver:   550.144.02 loaded
+kernel:   5.15.0-173-generic
+
+CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS  FREE
+0000:41:00.0  10de:20f1  nvidia  -          0        0       -       -
+
+nova.conf: nothing is published; what is published now stays
+
+in the way:
+  - 0000:41:00.0 has no virtual functions yet: /usr/lib/nvidia/sriov-manage -e 0000:41:00.0"""
+    )
+
+
+def test_plan_of_a_host_without_anything(assess):
+    found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
+    assert (
+        report.plan_text(*found, APP)
+        == """\
+nova:     34.0.0
+package:  not installed
+driver:   not loaded
+kernel:   5.15.0-173-generic
+
+no supported NVIDIA GPU on this host
+
+nova.conf: nothing is published"""
+    )
+
+
+def test_plan_without_nova_says_so(host):
+    facts = gather(host("no-gpu", nova=None))
+    situation = Situation(facts, Plan(held=True), (Problem(Kind.NOVA_MISSING),), Memory())
+    text = report.plan_text(situation, {}, APP)
+    assert text.startswith("nova:     not installed\n")
+    assert text.endswith("in the way:\n  - Waiting for nova-compute to install nova-common")
+    assert json.loads(report.plan_json(situation, {}, APP))["nova"] is None
+
+
+@pytest.mark.parametrize("name", recorded.host_names())
+def test_plan_of_every_recorded_host_has_no_blanks_at_the_end_of_a_line(assess, name):
+    lines = report.plan_text(*assess(name, "{nvidia-35: ['0000:84:00.0']}"), APP).splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_free_instances_that_are_not_known_are_a_question_mark(assess):
+    found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
+    row = report.plan_text(*found, APP).split("\n\n")[1].splitlines()[1]
+    assert row.split() == [
+        "0000:84:00.0", "10de:1eb8", "nouveau", "-", "0", "0", "nvidia-233", "?",
+    ]  # fmt: skip
+
+
+def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
+    def forget(root):
+        types = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
+        (types / "nvidia-233/description").write_text("")
+
+    found = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=forget)
+    row = report.plan_text(*found, APP).split("\n\n")[1].splitlines()[1]
+    assert row.endswith("nvidia-233 (GRID T4-8Q)  2 of ?")
+
+
+def test_plan_for_machines(assess):
+    text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
+    found = assess("t4-pair", text, problems=(Problem(Kind.LOCKED),))
+    assert json.loads(report.plan_json(*found, APP)) == {
+        "nova": "25.2.1",
+        "driver": {"installed": "535.161.05", "loaded": "535.161.05"},
+        "cards": [
+            {
+                "address": "0000:84:00.0",
+                "id": "10de:1eb8",
+                "driver": "nvidia",
+                "numa_node": 0,
+                "framework": "mdev",
+                "parents": ["0000:84:00.0"],
+                "in_use": [],
+                "offers": ["nvidia-233"],
+            },
+            {
+                "address": "0000:d8:00.0",
+                "id": "10de:1eb8",
+                "driver": "nvidia",
+                "numa_node": 1,
+                "framework": "mdev",
+                "parents": ["0000:d8:00.0"],
+                "in_use": [],
+                "offers": [],
+            },
+        ],
+        "sections": {
+            "devices": [["enabled_mdev_types", "nvidia-233"]],
+            "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
+        },
+        "held": False,
+        "problems": [
+            {
+                "kind": "dpkg-locked",
+                "text": "Waiting for another program to release dpkg's lock",
+            },
+            {
+                "kind": "takes-all-cards",
+                "text": "Nova 25.2.1 offers nvidia-233 on 0000:d8:00.0 as well",
+            },
+        ],
+        "elsewhere": ["A40-2Q: 10de:2235"],
+    }
+
+
+def test_held_plan_for_machines(assess):
+    found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
+    data = json.loads(report.plan_json(*found, APP))
+    assert data["held"] is True
+    assert data["sections"] == {}
+    assert data["driver"] == {"installed": None, "loaded": None}
+    assert [problem["kind"] for problem in data["problems"]] == ["types-unknown"] * 2

@@ -1,0 +1,168 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+import services
+from problem import HostError, Kind, Problem
+from services import DAEMON
+
+MASK = f"etc/systemd/system/{DAEMON}.service"
+
+
+@pytest.mark.parametrize(
+    "folder", ["lib/systemd/system", "usr/lib/systemd/system", "etc/systemd/system"]
+)
+def test_daemon_is_shipped_where_its_unit_lies(tmp_path, folder):
+    assert not services.is_shipped(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / f"{DAEMON}.service").touch()
+    assert services.is_shipped(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["etc", "run"])
+def test_daemon_is_masked_by_a_link_to_dev_null(tmp_path, folder):
+    link = tmp_path / folder / f"systemd/system/{DAEMON}.service"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/dev/null")
+    assert services.is_masked(tmp_path)
+    assert not services.is_shipped(tmp_path)
+
+
+def test_other_link_is_no_mask(tmp_path):
+    link = tmp_path / MASK
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/opt/other.service")
+    assert not services.is_masked(tmp_path)
+
+
+def test_pause_stops_disables_and_masks_as_the_principal_does(machine):
+    simulated = machine("t4-pair")
+    services.pause(simulated)
+    assert not services.is_active(simulated.root, simulated)
+    assert os.readlink(simulated.root / MASK) == "/dev/null"
+    verbs = [argv[1] for argv in simulated.commands if argv[1] != "is-active"]
+    assert verbs == ["stop", "disable", "mask"]
+
+
+def test_daemon_that_does_not_stop_is_not_masked(machine):
+    simulated = machine("t4-pair")
+    simulated.stubborn.add(DAEMON)
+    with pytest.raises(HostError) as error:
+        services.pause(simulated)
+    assert error.value.problem == Problem(Kind.STILL_RUNNING, DAEMON)
+    assert not services.is_masked(simulated.root)
+
+
+@pytest.mark.parametrize(
+    ("verb", "step", "kind"),
+    [
+        ("stop", lambda run: services.pause(run), Kind.STILL_RUNNING),
+        ("disable", lambda run: services.pause(run), Kind.SERVICE_DOWN),
+        ("mask", lambda run: services.pause(run), Kind.SERVICE_DOWN),
+        ("unmask", services.resume, Kind.SERVICE_DOWN),
+        ("enable", services.resume, Kind.SERVICE_DOWN),
+        ("start", lambda run: services.start(run.root, run), Kind.SERVICE_DOWN),
+        ("restart", services.restart, Kind.SERVICE_DOWN),
+    ],
+    ids=["stop", "disable", "mask", "unmask", "enable", "start", "restart"],
+)
+def test_refusal_of_systemd_is_a_problem(machine, verb, step, kind):
+    simulated = machine("t4-pair")
+    simulated.fail(f"systemctl {verb}", output="Failed to connect to bus: Connection refused\n")
+    with pytest.raises(HostError) as error:
+        step(simulated)
+    assert error.value.problem == Problem(kind, DAEMON)
+
+
+def test_resume_takes_back_the_mask_and_leaves_the_start_to_the_driver(machine):
+    simulated = machine("t4-pair")
+    services.pause(simulated)
+    services.resume(simulated)
+    assert not services.is_masked(simulated.root)
+    assert not services.is_active(simulated.root, simulated)
+    services.start(simulated.root, simulated)
+    assert services.is_active(simulated.root, simulated)
+
+
+def test_types_are_told_before_the_daemon_starts(machine):
+    simulated = machine("t4-pair")
+    services.start(simulated.root, simulated)
+    assert simulated.commands[0] == ("systemctl", "start", "nvidia-vgpud", "nvidia-vgpu-mgr")
+
+
+def test_oneshot_that_ended_is_not_watched(machine):
+    simulated = machine("t4-pair")
+    services.start(simulated.root, simulated)
+    assert simulated("systemctl", "is-active", "nvidia-vgpud", check=False).stdout == "inactive\n"
+
+
+def test_daemon_that_gives_up_at_once_is_down(machine):
+    simulated = machine("t4-pair")
+    simulated.dying.add(DAEMON)
+    with pytest.raises(HostError) as error:
+        services.start(simulated.root, simulated)
+    assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
+
+
+def test_masked_daemon_does_not_start(machine):
+    simulated = machine("t4-pair")
+    services.pause(simulated)
+    with pytest.raises(HostError) as error:
+        services.start(simulated.root, simulated)
+    assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
+
+
+def test_restart_restarts_the_daemon_alone(machine):
+    simulated = machine("t4-pair")
+    services.restart(simulated)
+    assert simulated.commands == [("systemctl", "restart", DAEMON)]
+
+
+@pytest.mark.parametrize(
+    "control_groups", ["sys/fs/cgroup", "sys/fs/cgroup/systemd"], ids=["version 2", "version 1"]
+)
+def test_processes_of_the_daemon_show_that_it_runs_without_a_program(machine, control_groups):
+    simulated = machine("t4-pair")
+    shutil.rmtree(simulated.root / "sys/fs")
+    simulated.control_groups = control_groups
+    services.start(simulated.root, simulated)
+    simulated.commands.clear()
+    assert services.is_active(simulated.root, simulated)
+    assert simulated.commands == []
+
+
+def test_systemctl_has_the_last_word_where_no_process_is_seen(machine):
+    simulated = machine("t4-pair")
+    shutil.rmtree(simulated.root / "sys/fs")
+    assert services.is_active(simulated.root, simulated)
+    assert simulated.commands == [("systemctl", "is-active", DAEMON)]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [{"returncode": None}, {"returncode": 1, "output": "Failed to connect to bus"}],
+    ids=["no systemctl", "no systemd"],
+)
+def test_daemon_of_which_nothing_is_known_is_not_active(machine, failure):
+    simulated = machine("t4-fresh")
+    simulated.fail("systemctl", **failure)
+    assert services.is_active(simulated.root, simulated) is False
+
+
+def test_reboot_leaves_time_for_the_action_to_answer(machine):
+    simulated = machine("t4-pair")
+    services.schedule_reboot(simulated)
+    assert simulated.commands == [("systemd-run", "--on-active=30", "systemctl", "reboot")]
+
+
+def test_reboot_that_systemd_refuses_is_an_error(machine):
+    simulated = machine("t4-pair")
+    simulated.fail("systemd-run", output="Failed to start transient timer unit\n")
+    with pytest.raises(HostError) as error:
+        services.schedule_reboot(simulated)
+    assert error.value.problem == Problem(Kind.REBOOT_REFUSED)

@@ -1,0 +1,424 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import recorded
+import services
+import software
+from facts import gather
+from memory import Memory
+from problem import HostError, Kind, Problem
+
+UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+NEW = "nvidia-vgpu-ubuntu-570"
+
+
+class Host:
+    """A host and what the charm remembers of it, from one event to the next."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.memory = Memory()
+        self.changed = False
+
+    def attach(self, **options):
+        deb = self.machine.make_deb(self.machine.root.parent / "a.deb", **options)
+        self.memory = self.memory._replace(resource=str(deb))
+
+    def event(self, *, force=False):
+        """Do what an event does to the host software; return what is wrong with it then."""
+        root, run = self.machine.root, self.machine
+        self.memory, resource = software.examine(run, self.memory)
+        self.memory, self.changed = software.ensure(
+            root, run, gather(root), resource, self.memory, force=force
+        )
+        return list(software.judge(gather(root), self.memory))
+
+
+@pytest.fixture
+def start(machine):
+    return lambda *arguments, **changes: Host(machine(*arguments, **changes))
+
+
+# From the resource to a working driver
+
+
+def test_fresh_host_is_ready_after_its_reboot(start):
+    host = start("t4-fresh")
+    assert host.event() == [Problem(Kind.RESOURCE_MISSING)]
+    host.attach()
+    assert host.event() == [Problem(Kind.NOUVEAU, "0000:84:00.0")]
+    host.machine.reboot()
+    assert host.event() == []
+    assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
+
+
+def test_host_without_nouveau_is_ready_without_a_reboot(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    assert host.event() == []
+    assert host.changed
+    assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
+
+
+def test_host_that_is_as_it_should_be_costs_no_program(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()
+    host.machine.commands.clear()
+    assert host.event() == []
+    assert not host.changed
+    assert host.machine.commands == []
+
+
+def test_daemon_that_went_down_is_started_again(start):
+    host = start("t4-pair")
+    host.machine.crash("nvidia-vgpu-mgr")
+    assert host.event() == []
+    assert services.is_active(host.machine.root, host.machine)
+
+
+def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
+    host = start("t4-pair")
+    host.machine.crash("nvidia-vgpu-mgr")
+    host.machine.dying.add("nvidia-vgpu-mgr")
+    assert host.event() == [Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr")]
+    host.machine.dying.clear()
+    assert host.event() == []
+
+
+def test_host_without_a_card_gets_the_package_and_nothing_is_loaded(start):
+    host = start("no-gpu")
+    host.attach()
+    assert host.event() == []
+    assert host.machine.packages()[NEW] == ("570.172.07", "installed")
+    assert host.machine.did("modprobe nvidia") == []
+    assert host.machine.did("systemctl") == []
+
+
+def test_upgrade_waits_for_the_guests(start):
+    host = start("t4-pair")
+    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.attach()
+    assert host.event() == [Problem(Kind.IN_USE, "570.172.07", UUID)]
+    assert host.machine.did("apt-get") == []
+    recorded.remove_mdev(host.machine.root, UUID)
+    assert host.event() == [Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")]
+    host.machine.reboot()
+    assert host.event() == []
+
+
+def test_force_goes_on_although_a_vgpu_is_in_use(start):
+    host = start("t4-pair")
+    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.attach()
+    assert host.event(force=True) == [
+        Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")
+    ]
+
+
+def test_failure_is_told_and_tried_again_at_the_next_event(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
+    assert host.event() == [Problem(Kind.LOCKED)]
+    assert host.event() == [Problem(Kind.LOCKED)]
+    host.machine.mend("apt-get install")
+    assert host.event() == []
+    assert host.memory.failure == ()
+
+
+def test_failure_is_in_the_log_with_what_the_program_said(start, caplog):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    host.machine.fail("modprobe nvidia", output="modprobe: ERROR: Key was rejected by service\n")
+    host.event()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "not-loaded: Key was rejected by service: "
+        "modprobe nvidia: exit 1: modprobe: ERROR: Key was rejected by service"
+    ]
+
+
+def test_broken_package_is_replaced_by_a_mended_one(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach(postinst_fails=True)
+    (problem,) = host.event()
+    assert problem.kind is Kind.INSTALL_FAILED
+    host.attach()
+    assert host.event() == []
+
+
+# What is known of the resource
+
+
+def test_resource_is_looked_into_once(start):
+    host = start("t4-pair")
+    host.attach()
+    host.memory, first = software.examine(host.machine, host.memory)
+    host.machine.commands.clear()
+    host.memory, second = software.examine(host.machine, host.memory)
+    assert first == second
+    assert first.package.version == "570.172.07"
+    assert host.machine.commands == []
+
+
+def test_resource_that_changed_is_looked_into_again(start):
+    host = start("t4-pair")
+    host.attach()
+    host.memory, _ = software.examine(host.machine, host.memory)
+    host.attach(version="570.200.01")
+    os.utime(host.memory.resource, ns=(1, 1))
+    host.memory, resource = software.examine(host.machine, host.memory)
+    assert resource.package.version == "570.200.01"
+
+
+def test_resource_that_is_gone_is_missing(start):
+    host = start("t4-fresh")
+    host.attach()
+    host.memory, _ = software.examine(host.machine, host.memory)
+    os.unlink(host.memory.resource)
+    host.memory, resource = software.examine(host.machine, host.memory)
+    assert resource.problem == Problem(Kind.RESOURCE_MISSING)
+
+
+def test_problem_of_the_resource_is_remembered(start):
+    host = start("t4-fresh")
+    host.attach(architecture="arm64")
+    problem = Problem(Kind.RESOURCE_INVALID, "it is for arm64, not amd64")
+    assert host.event() == [problem]
+    host.machine.commands.clear()
+    host.memory, resource = software.examine(host.machine, host.memory)
+    assert resource.problem == problem
+    assert host.machine.commands == []
+
+
+@pytest.mark.parametrize(
+    ("name", "problems"),
+    [("t4-fresh", [Problem(Kind.RESOURCE_MISSING)]), ("t4-pair", [])],
+    ids=["no driver", "driver from elsewhere"],
+)
+def test_missing_resource_matters_only_where_there_is_no_driver(start, name, problems):
+    assert start(name).event() == problems
+
+
+def test_bad_resource_is_told_though_a_driver_works(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-linux-grid-570")
+    assert host.event() == [
+        Problem(Kind.RESOURCE_INVALID, "nvidia-linux-grid-570 is the guest driver")
+    ]
+    assert services.is_active(host.machine.root, host.machine)
+
+
+def test_package_that_nobody_has_tried_to_install_yet(start):
+    host = start("t4-fresh")
+    host.attach()
+    host.memory, _ = software.examine(host.machine, host.memory)
+    facts = gather(host.machine.root)
+    assert list(software.judge(facts, host.memory)) == [Problem(Kind.NOT_INSTALLED)]
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        [("nvidia-vgpu-ubuntu-535", "535.161.05", "half-installed")],
+        [
+            ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
+            ("nvidia-vgpu-ubuntu-570", "570.172.07", "installed"),
+        ],
+    ],
+    ids=["half-installed", "two branches"],
+)
+def test_driver_that_is_not_whole_is_a_problem_without_a_resource(start, packages):
+    host = start("t4-fresh")
+    recorded.write_dpkg_status(host.machine.root, packages)
+    assert host.event() == [Problem(Kind.RESOURCE_MISSING)]
+
+
+def test_failure_that_another_revision_remembered_is_forgotten(start):
+    host = start("t4-pair")
+    host.memory = Memory(failure=("kind-of-a-later-revision", "x", "", ""))
+    assert list(software.judge(gather(host.machine.root), host.memory)) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("kind-of-a-later-revision", "x"),
+        ("package", "nvidia-vgpu-ubuntu-570", "570.172.07", "", "x"),
+    ],
+    ids=["unknown kind", "more than we know"],
+)
+def test_resource_that_another_revision_remembered_is_looked_into_again(start, words):
+    host = start("t4-pair")
+    host.attach()
+    host.memory, first = software.examine(host.machine, host.memory)
+    host.memory = host.memory._replace(resource_package=words)
+    assert software.examine(host.machine, host.memory)[1] == first
+
+
+# How long it takes
+
+
+@pytest.mark.parametrize(
+    ("version", "in_use", "force", "is_long"),
+    [
+        ("570.172.07", False, False, True),
+        ("570.172.07", True, False, False),
+        ("570.172.07", True, True, True),
+    ],
+    ids=["new", "waits for the guests", "forced"],
+)
+def test_install_is_announced_where_it_will_happen(start, version, in_use, force, is_long):
+    host = start("t4-pair")
+    host.attach(version=version)
+    if in_use:
+        recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    _, resource = software.examine(host.machine, host.memory)
+    assert software.is_long(gather(host.machine.root), resource, force=force) is is_long
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached):
+    host = start("t4-pair")
+    if is_attached:
+        host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    _, resource = software.examine(host.machine, host.memory)
+    assert software.is_long(gather(host.machine.root), resource, force=True) is False
+
+
+# The principal asks for a restart
+
+
+def answer(host, **facts):
+    found = gather(host.machine.root)._replace(**facts)
+    return software.answer_restart(host.machine, found, host.memory)
+
+
+def test_restart_is_answered_once(start):
+    host = start("t4-pair")
+    host.memory = Memory(restart_waits=True)
+    host.memory = answer(host)
+    assert host.memory == Memory()
+    host.memory = answer(host)
+    assert host.machine.commands == [("systemctl", "restart", "nvidia-vgpu-mgr")]
+
+
+def test_restart_waits_for_the_guests(start):
+    host = start("t4-pair")
+    host.memory = Memory(restart_waits=True)
+    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    assert answer(host) == host.memory
+    assert host.machine.commands == []
+
+
+@pytest.mark.parametrize(
+    ("name", "memory", "facts"),
+    [
+        ("t4-pair", Memory(paused=True), {}),
+        ("t4-pair", Memory(), {"is_masked": True}),
+        ("no-gpu", Memory(), {}),
+        ("t4-fresh", Memory(), {}),
+    ],
+    ids=["paused", "paused by the principal", "no card", "no driver"],
+)
+def test_restart_is_passed_over_where_the_daemon_must_not_or_cannot_run(
+    start, name, memory, facts
+):
+    host = start(name)
+    host.memory = memory._replace(restart_waits=True)
+    assert answer(host, **facts) == memory
+    assert host.machine.commands == []
+
+
+def test_restart_that_fails_is_a_problem(start):
+    host = start("t4-pair")
+    host.memory = Memory(restart_waits=True)
+    host.machine.fail("systemctl restart", output="Job for nvidia-vgpu-mgr.service failed.\n")
+    host.memory = answer(host)
+    assert list(software.judge(gather(host.machine.root), host.memory)) == [
+        Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr")
+    ]
+
+
+# Whether it may be touched
+
+
+@pytest.mark.parametrize(
+    ("memory", "masked", "in_use", "force", "problem"),
+    [
+        (Memory(), False, False, False, None),
+        (Memory(paused=True), True, False, True, Problem(Kind.OUR_PAUSE)),
+        (Memory(), True, False, True, Problem(Kind.PRINCIPAL_PAUSE)),
+        (Memory(), False, True, False, Problem(Kind.GUESTS_OR_FORCE, UUID)),
+        (Memory(), False, True, True, None),
+    ],
+    ids=["free", "our pause", "the principal's pause", "guests", "guests and force"],
+)
+def test_host_software_is_not_touched_in_a_pause_or_under_guests(
+    start, memory, masked, in_use, force, problem
+):
+    host = start("t4-pair")
+    if in_use:
+        recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    facts = gather(host.machine.root)._replace(is_masked=masked)
+    assert software.refusal(facts, memory, force=force) == problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_wanting"),
+    [
+        (Kind.RESOURCE_MISSING, True),
+        (Kind.INSTALL_FAILED, True),
+        (Kind.LOCKED, True),
+        (Kind.NOT_LOADED, True),
+        (Kind.SERVICE_DOWN, True),
+        (Kind.NOUVEAU, False),
+        (Kind.OTHER_VERSION_LOADED, False),
+        (Kind.IN_USE, False),
+        (Kind.MAPPING_INVALID, False),
+    ],
+    ids=lambda value: getattr(value, "value", str(value)),
+)
+def test_reboot_mends_some_problems_and_others_not(kind, is_wanting):
+    assert software.is_wanting([Problem(Kind.RESTART_WAITS), Problem(kind)]) is is_wanting
+
+
+# lspci
+
+
+def test_lspci_is_installed_where_it_is_missing(machine):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    software.ensure_lspci(simulated.root, simulated)
+    assert simulated.did("apt-get install")[0][-1] == "pciutils"
+    simulated.commands.clear()
+    software.ensure_lspci(simulated.root, simulated)
+    assert simulated.commands == []
+
+
+def test_lspci_may_lie_in_sbin(machine):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    simulated.provide("usr/sbin/lspci")
+    software.ensure_lspci(simulated.root, simulated)
+    assert simulated.commands == []
+
+
+def test_host_that_cannot_install_lspci_goes_on(machine, caplog):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    simulated.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
+    software.ensure_lspci(simulated.root, simulated)
+    assert caplog.messages == ["lspci cannot be installed: dpkg-locked:"]
+
+
+def test_error_of_a_step_is_not_lost(machine):
+    simulated = machine("t4-pair")
+    simulated.fail("systemctl start", output="x")
+    with pytest.raises(HostError, match=r"^service-down: nvidia-vgpu-mgr$"):
+        services.start(simulated.root, simulated)
