@@ -14,20 +14,19 @@ from pathlib import Path
 
 import ops
 
+import boot
 import commands
 import facts as host
-import mappings
 import memory as memories
-import nova_conf
 import services
 import software
 import status
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from facts import Facts
 from memory import Memory
-from plan import Plan, make_plan
+from plan import Plan
 from problem import HostError, Kind, Problem
-from status import Situation
+from situation import Situation, assess
 
 RESOURCE = "nvidia-vgpu-software"
 
@@ -62,6 +61,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             (relation.relation_changed, self._on_relation_changed),
             (relation.relation_departed, self._on_going),
             (self.on.stop, self._on_going),
+            (self.on.remove, self._on_remove),
             (self.on.collect_unit_status, self._on_collect_status),
             (self.on["pause"].action, self._on_pause),
             (self.on["resume"].action, self._on_resume),
@@ -94,8 +94,15 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         memories.save(self.root, memory)
         self._situation = Situation(host.gather(self.root), Plan(), (), memory)
 
+    def _on_remove(self, _: ops.RemoveEvent) -> None:
+        """Leave the driver, which guests may need; take along what is ours."""
+        boot.remove_unit(self.root, self.run)
+        memories.remove(self.root)
+
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
-        situation = self._situation or self._assess(memories.load(self.root))
+        situation = self._situation or self._assess(
+            host.gather(self.root), memories.load(self.root)
+        )
         gravest = status.evaluate(situation, self.app.name)[0]
         event.add_status(ops.StatusBase.from_name(gravest.level.value, gravest.message))
 
@@ -160,12 +167,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
 
-        wish = event.params.get("mappings")
-        situation = self._assess(
-            memories.load(self.root), wish=None if wish is None else str(wish), count=True
-        )
+        facts = host.gather(self.root, count=True)
+        situation = self._assess(facts, memories.load(self.root), event.params.get("mappings"))
         show = report.plan_json if event.params.get("format") == "json" else report.plan_text
-        event.set_results({"output": show(situation, self._sections(situation), self.app.name)})
+        event.set_results({"output": show(situation, self.app.name)})
 
     def _reconcile(
         self,
@@ -180,7 +185,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
         Args:
             memory: what is remembered, with the event's own change to it.
-            ensure: whether to install and repair the host software.
+            ensure: whether to install and repair the host software, and to prepare the cards.
             look_again: whether to ask lspci and Juju's store again, not only sysfs and memory.
             trust_published: whether the relation need not be read if nothing changed.
             force: whether vGPUs in use do not hold the host software back.
@@ -189,69 +194,52 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             software.ensure_lspci(self.root, self.run)
         facts = host.gather(self.root, self.run if look_again else None)
         if ensure and self._needs_software(facts):
-            if look_again or not memory.resource:
-                memory = memory._replace(resource=self._fetch())
-            memory, resource = software.examine(self.run, memory)
-            if not facts.is_masked and not memory.paused:
-                if software.is_long(facts, resource, force=force):
-                    self.unit.status = ops.MaintenanceStatus(status.INSTALLING)
-                memory, changed = software.ensure(
-                    self.root, self.run, facts, resource, memory, force=force
-                )
-                facts = host.gather(self.root) if changed else facts
+            facts, memory = self._ensure_software(facts, memory, look_again, force)
         if facts.driver.loaded and facts.driver.loaded != memory.version:
             self.unit.set_workload_version(facts.driver.loaded)
             memory = memory._replace(version=facts.driver.loaded)
         memory = software.answer_restart(self.run, facts, memory)
-        situation = self._assess(memory, facts=facts)
+        situation = self._assess(facts, memory)
+        if ensure and facts.cards and facts.driver.installed and not situation.is_paused:
+            situation = self._ensure_devices(situation)
         self._situation = situation = self._publish(situation, trust_published)
         memories.save(self.root, situation.memory)
         return situation
 
-    def _assess(
-        self,
-        memory: Memory,
-        *,
-        facts: Facts | None = None,
-        wish: str | None = None,
-        count: bool = False,
-    ) -> Situation:
-        """Say what holds and what is to be offered; change nothing."""
-        facts = facts or host.gather(self.root, count=count)
-        problems: list[Problem] = []
-        if self._needs_software(facts):
-            problems += software.judge(facts, memory)
-        if memory.restart_waits:
-            problems.append(Problem(Kind.RESTART_WAITS, services.DAEMON))
-        text = str(self.config.get("vgpu-device-mappings", "")) if wish is None else wish
+    def _ensure_software(
+        self, facts: Facts, memory: Memory, look_again: bool, force: bool
+    ) -> tuple[Facts, Memory]:
+        if look_again or not memory.resource:
+            memory = memory._replace(resource=self._fetch())
+        memory, resource = software.examine(self.run, memory)
+        if facts.is_masked or memory.paused:
+            return facts, memory
+        if software.is_long(facts, resource, force=force):
+            self.unit.status = ops.MaintenanceStatus(status.INSTALLING)
+        memory, changed = software.ensure(
+            self.root, self.run, facts, resource, memory, force=force
+        )
+        return (host.gather(self.root) if changed else facts), memory
+
+    def _ensure_devices(self, situation: Situation) -> Situation:
+        """Let the boot service do now what it will do at each boot."""
+        memories.save(self.root, situation.memory)  # it goes by the wish that stands there
         try:
-            memory, requests = self._requests(memory, text)
+            boot.ensure_unit(self.root, self.run, self.charm_dir)
+            if not situation.plan.enable:
+                return situation
+            self.unit.status = ops.MaintenanceStatus(status.ENABLING)
+            boot.start(self.run)
         except HostError as error:
-            return Situation(facts, Plan(held=True), (error.problem, *problems), memory)
-        if facts.nova is None:
-            return Situation(
-                facts, Plan(held=True), (*problems, Problem(Kind.NOVA_MISSING)), memory
-            )
-        plan = make_plan(requests, facts.cards, facts.nova)
-        return Situation(facts, plan, (*problems, *plan.problems), memory)
+            if not boot.result(self.root):
+                problems = (error.problem, *situation.problems)
+                return situation._replace(problems=problems)
+        return self._assess(host.gather(self.root), situation.memory)
 
-    def _requests(
-        self, memory: Memory, text: str
-    ) -> tuple[Memory, tuple[mappings.VgpuRequest, ...]]:
-        """Read the option; a value that passed the schema before is not held against it again."""
-        data = mappings.parse(text)
-        if data is None:
-            return memory, ()
-        digest = hashlib.sha256(mappings.SCHEMA.read_bytes() + text.encode()).hexdigest()
-        if digest != memory.checked_mapping:
-            mappings.check(data)
-            memory = memory._replace(checked_mapping=digest)
-        return memory, mappings.requests(data)
-
-    def _sections(self, situation: Situation) -> dict[str, list[tuple[str, str]]]:
-        if situation.plan.held or situation.facts.nova is None:
-            return {}
-        return nova_conf.render(situation.plan.assignments, situation.facts.nova)
+    def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
+        text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
+        needs_software = self._needs_software(facts)
+        return assess(self.root, facts, memory, str(text), needs_software=needs_software)
 
     def _publish(self, situation: Situation, trust_published: bool) -> Situation:
         """Tell the principal what differs from what it was told last."""
@@ -261,7 +249,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         installed = facts.driver.installed
         is_served = facts.is_shipped and installed is not None and not memory.paused
         data = ProviderData(
-            sections=self._sections(situation),
+            sections=situation.sections,
             services=[services.DAEMON] if is_served else [],
             release=facts.nova.codename,
             packages=[installed.name] if installed else [],

@@ -2,20 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the charm must remember because the machine cannot tell it.
 
-One JSON file. Two of its fields carry meaning, `paused` and `answered_trigger`; the others spare
-work or repeat an earlier answer, and may be lost at any time.
+One JSON file. `paused`, `answered_trigger` and `wish` carry meaning; the others spare work or
+repeat an earlier answer, and may be lost at any time.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from files import ensure_text
 
-__all__ = ["Memory", "load", "save"]
+__all__ = ["Memory", "load", "remove", "save"]
 
 FOLDER = Path("var/lib/nova-compute-nvidia-vgpu")
 
@@ -29,6 +30,7 @@ class Memory(NamedTuple):
         paused: the action `pause` holds.
         answered_trigger: the last restart-trigger of the principal that was acted on.
         restart_waits: an answer to it waits until no vGPU is in use.
+        wish: the option's value that was last found good; the boot service goes by it.
         checked_mapping: digest of the option's value that last passed the schema.
         version: the driver's version that Juju was told.
         published: digest of the data that was last seen in the relation.
@@ -42,6 +44,7 @@ class Memory(NamedTuple):
     paused: bool = False
     answered_trigger: str = ""
     restart_waits: bool = False
+    wish: str = ""
     checked_mapping: str = ""
     version: str = ""
     published: str = ""
@@ -79,3 +82,8 @@ def save(root: Path, memory: Memory) -> None:
     """
     text = json.dumps(memory._asdict(), indent=1, sort_keys=True) + "\n"
     ensure_text(root / FOLDER / "memory.json", text, mode=0o600)
+
+
+def remove(root: Path) -> None:
+    """Forget everything."""
+    shutil.rmtree(root / FOLDER, ignore_errors=True)

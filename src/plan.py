@@ -40,12 +40,14 @@ class Plan(NamedTuple):
     Attributes:
         assignments: in the order of the option; all of them are published, or, if `held`, none.
         problems: why something is not offered, or not as it is written.
+        enable: the cards whose virtual functions are to be enabled before more can be said.
         elsewhere: requests none of whose devices is a GPU of this host.
         held: what is published stays as it is, since this wish cannot be judged or is wrong.
     """
 
     assignments: tuple[Assignment, ...] = ()
     problems: tuple[Problem, ...] = ()
+    enable: tuple[PciAddress, ...] = ()
     elsewhere: tuple[VgpuRequest, ...] = ()
     held: bool = False
 
@@ -84,7 +86,27 @@ def make_plan(
     assignments = _first_for_this_host(assignments, nova)
     problems += _limits(assignments, cards, nova)
     held = any(problem.kind not in _REMARKS for problem in problems)
-    return Plan(tuple(assignments), tuple(dict.fromkeys(problems)), elsewhere, held)
+    return Plan(
+        assignments=tuple(assignments),
+        problems=tuple(dict.fromkeys(problems)),
+        enable=_to_enable(matched),
+        elsewhere=elsewhere,
+        held=held,
+    )
+
+
+def _to_enable(matched: dict[VgpuRequest, tuple[_Target, ...]]) -> tuple[PciAddress, ...]:
+    cards = {
+        target.card.gpu.address: target.card for found in matched.values() for target in found
+    }
+    return tuple(address for address, card in sorted(cards.items()) if _is_without_functions(card))
+
+
+def _is_without_functions(card: Card) -> bool:
+    """Whether a card under NVIDIA's driver has SR-IOV and nothing to offer but through it."""
+    gpu = card.gpu
+    is_ready = gpu.driver == "nvidia" and gpu.total_vfs > 0 and not gpu.virtual_functions
+    return is_ready and card.framework is None
 
 
 def _as_written(request: VgpuRequest) -> Assignment:

@@ -23,6 +23,8 @@ class Kind(enum.Enum):
     TYPES_UNKNOWN = "types-unknown"
     MIXED_SIZES = "mixed-sizes"
     VFS_DISABLED = "virtual-functions-disabled"
+    VFS_FAILED = "virtual-functions-failed"
+    BOOT_SERVICE = "boot-service"
     VENDOR_VFIO = "vendor-vfio"
     # the mapping against the installed Nova
     NOVA_MISSING = "nova-missing"

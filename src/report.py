@@ -10,7 +10,8 @@ from typing import Iterable, Mapping, Sequence
 from facts import Facts
 from mappings import VgpuRequest
 from plan import Assignment, Plan
-from status import Situation, sentence
+from situation import Situation
+from status import sentence
 from vgpu import Card
 
 __all__ = ["plan_json", "plan_text", "types_json", "types_text"]
@@ -45,15 +46,18 @@ def types_json(cards: Iterable[Card]) -> str:
     return json.dumps(rows)
 
 
-def plan_text(situation: Situation, sections: Sections, app: str) -> str:
+def plan_text(situation: Situation, app: str) -> str:
     """Return what the host has, what would be published, and why the rest is not."""
     facts, plan, problems = situation.facts, situation.plan, situation.problems
     blocks = [_host(facts), _cards(facts.cards, plan)]
-    if sections:
-        blocks.append("nova.conf:\n" + _indented(_ini(sections)))
+    if situation.sections:
+        blocks.append("nova.conf:\n" + _indented(_ini(situation.sections)))
     else:
         kept = "; what is published now stays" if plan.held else ""
         blocks.append(f"nova.conf: nothing is published{kept}")
+    if plan.enable:
+        lines = "\n".join(f"- enable the virtual functions of {card}" for card in plan.enable)
+        blocks.append("to be done on the cards:\n" + _indented(lines))
     if problems:
         lines = "\n".join(f"- {sentence(problem, app)[1]}" for problem in problems)
         blocks.append("in the way:\n" + _indented(lines))
@@ -63,7 +67,7 @@ def plan_text(situation: Situation, sections: Sections, app: str) -> str:
     return "\n\n".join(blocks)
 
 
-def plan_json(situation: Situation, sections: Sections, app: str) -> str:
+def plan_json(situation: Situation, app: str) -> str:
     """Return the same for machines."""
     facts, plan, problems = situation.facts, situation.plan, situation.problems
     state = facts.driver
@@ -75,7 +79,8 @@ def plan_json(situation: Situation, sections: Sections, app: str) -> str:
                 "loaded": state.loaded,
             },
             "cards": [_card_json(card, plan) for card in facts.cards],
-            "sections": sections,
+            "sections": situation.sections,
+            "enable": [str(address) for address in plan.enable],
             "held": plan.held,
             "problems": [
                 {"kind": problem.kind.value, "text": sentence(problem, app)[1]}

@@ -8,18 +8,18 @@ import enum
 from typing import NamedTuple
 
 from facts import Facts
-from memory import Memory
 from plan import Plan
 from problem import Kind, Problem
+from situation import Situation
 
 __all__ = [
+    "ENABLING",
     "INSTALLING",
     "NO_TYPES",
     "REBOOT_NEEDED",
     "REBOOT_NOT_NEEDED",
     "REBOOT_SCHEDULED",
     "Level",
-    "Situation",
     "Status",
     "evaluate",
     "sentence",
@@ -44,22 +44,7 @@ class Status(NamedTuple):
     message: str
 
 
-class Situation(NamedTuple):
-    """What an event found and decided; its status follows from it.
-
-    Attributes:
-        facts: the host as it is.
-        plan: what it is to offer.
-        problems: all that is in the way, the plan's own among them.
-        memory: what is to be remembered.
-    """
-
-    facts: Facts
-    plan: Plan
-    problems: tuple[Problem, ...]
-    memory: Memory
-
-
+ENABLING = "Preparing the cards; this may take minutes"
 INSTALLING = "Installing NVIDIA's host software; this takes some minutes"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
@@ -94,8 +79,16 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         "Waiting for {subject} to tell its types, {detail} among them: journalctl -u nvidia-vgpud",
     ),
     Kind.VFS_DISABLED: (
+        Level.WAITING,
+        "Waiting for the virtual functions of {subject}: journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.VFS_FAILED: (
         Level.BLOCKED,
-        "{subject} has no virtual functions yet: /usr/lib/nvidia/sriov-manage -e {subject}",
+        "No virtual functions on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.BOOT_SERVICE: (
+        Level.BLOCKED,
+        "Boot service: {subject}; see journalctl -u nova-compute-nvidia-vgpu",
     ),
     Kind.VENDOR_VFIO: (
         Level.BLOCKED,

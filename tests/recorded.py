@@ -18,6 +18,7 @@ import yaml
 
 HOSTS = Path(__file__).with_name("hosts")
 
+SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
 UNITS = ("nvidia-vgpu-mgr", "nvidia-vgpud")
 
 
@@ -33,6 +34,18 @@ def host_names() -> list[str]:
 def host(name: str, **changes: Any) -> dict[str, Any]:
     """Return a recorded host as data, with some of its entries changed."""
     return {**_load(name), **changes}
+
+
+def without_functions(name: str) -> dict[str, Any]:
+    """Return a recorded host as it is after a boot: no card has virtual functions."""
+    recorded = host(name)
+    recorded["functions"] = [without_its_functions(known) for known in recorded["functions"]]
+    return recorded
+
+
+def without_its_functions(card: dict[str, Any]) -> dict[str, Any]:
+    """Return a card whose virtual functions are not enabled."""
+    return {**card, "sriov": {**card["sriov"], "enabled": 0}} if "sriov" in card else card
 
 
 def without_driver(name: str) -> dict[str, Any]:
@@ -55,6 +68,7 @@ def build(root: Path, recorded: dict[str, Any]) -> Path:
         packages.append(("nova-common", recorded["nova"], "installed"))
     if driver.get("package"):
         packages.append((driver["package"], driver["version"], driver.get("state", "installed")))
+        _write(root / SRIOV_MANAGE, "#!/bin/sh\n")
         for unit in UNITS:
             _write(root / f"lib/systemd/system/{unit}.service", "[Service]\nExecStart=/bin/true\n")
     write_dpkg_status(root, packages)
@@ -134,7 +148,7 @@ def _add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> No
         (folder / f"virtfn{number}").symlink_to(f"../{virtual}")
         if offers and sriov["framework"] == "mdev":
             _add_mdev_types(sys, virtual_folder, offers, at_most=1)
-        elif offers:
+        elif offers and sriov["framework"] == "vendor-vfio":
             rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in _load("types")[offers]]
             text = "ID    : vGPU Name\n" + "".join(rows)
             _write(virtual_folder / "nvidia/creatable_vgpu_types", text)

@@ -36,10 +36,10 @@ def boot(charm: Path) -> Callable[..., Any]:
     """Boots a recorded host with one unit of the charm on it."""
 
     @contextmanager
-    def booted(name: str, **config: Any) -> Iterator[Host]:
-        recorded_host = recorded.host(name)
-        with machine.Machine(recorded_host, charm) as host:
-            yield host, juju.Juju(host, machine.REPOSITORY, **config)
+    def booted(host: str | dict[str, Any], **config: Any) -> Iterator[Host]:
+        recorded_host = recorded.host(host) if isinstance(host, str) else host
+        with machine.Machine(recorded_host, charm) as started:
+            yield started, juju.Juju(started, machine.REPOSITORY, **config)
 
     return booted
 

@@ -581,6 +581,80 @@ def test_show_plan_says_what_is_wrong_with_a_mapping(unit):
     assert [problem["kind"] for problem in plan["problems"]] == ["mapping-syntax"]
 
 
+# Devices
+
+
+def test_virtual_functions_are_enabled_on_the_cards_that_are_named(unit):
+    on = unit(recorded.without_functions("a40-mdev"))
+    on.configure("{A40-8Q: ['10de:2235']}")
+    assert on.status == ready("1 NVIDIA GPU, 1 vGPU type")
+    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 32
+    history = [status.message for status in on.context.unit_status_history]
+    assert "Preparing the cards; this may take minutes" in history
+
+
+def test_the_boot_service_brings_them_back_without_a_hook(unit):
+    on = unit(recorded.without_functions("a40-mdev"))
+    on.configure("{A40-8Q: ['10de:2235']}")
+    before = on.databag
+    on.machine.reboot()
+    on.hook("start")
+    assert on.databag == before
+    assert on.status == ready("1 NVIDIA GPU, 1 vGPU type")
+
+
+def test_cards_that_are_not_named_get_none(unit):
+    on = unit(recorded.without_functions("mixed"))
+    on.configure("{T4-8Q: ['10de:1eb8']}")
+    assert on.machine.did("/usr/lib/nvidia/sriov-manage") == []
+
+
+def test_what_keeps_them_from_being_enabled_is_said_and_nothing_is_lost(unit, monkeypatch):
+    monkeypatch.setattr("sriov._PAUSE", 0)
+    on = unit(recorded.without_functions("a40-mdev"))
+    on.configure("{A40-8Q: ['10de:2235']}")
+    before = on.databag
+    on.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
+    on.machine.reboot()
+    for hook in ("start", "update_status", "config_changed"):
+        on.hook(hook)
+        assert on.status == testing.BlockedStatus(
+            "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; "
+            "see journalctl -u nova-compute-nvidia-vgpu"
+        )
+        assert on.databag == before
+    on.machine.mend("/usr/lib/nvidia/sriov-manage")
+    on.hook("update_status")
+    assert on.status == ready("1 NVIDIA GPU, 1 vGPU type")
+
+
+def test_a_systemd_that_does_not_take_the_service_is_said(unit):
+    on = unit(recorded.without_functions("a40-mdev"))
+    on.machine.fail("systemctl enable")
+    on.configure("{A40-8Q: ['10de:2235']}")
+    assert on.status == testing.BlockedStatus(
+        "Boot service: systemctl enable failed; see journalctl -u nova-compute-nvidia-vgpu"
+    )
+
+
+def test_while_paused_no_card_is_touched(unit):
+    on = unit(recorded.without_functions("a40-mdev"))
+    on.action("pause")
+    on.configure("{A40-8Q: ['10de:2235']}")
+    assert on.machine.did("/usr/lib/nvidia/sriov-manage") == []
+    on.action("resume")
+    assert len(on.machine.did("/usr/lib/nvidia/sriov-manage")) == 1
+
+
+def test_removing_leaves_the_driver_and_nothing_of_ours(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.hook("remove")
+    names = "*nova-compute-nvidia-vgpu*"
+    assert [path for path in on.machine.root.rglob(names) if not path.is_dir()] == []
+    assert "nvidia-vgpu-ubuntu-535" in on.machine.packages()
+
+
 # The house
 
 

@@ -11,10 +11,9 @@ import report
 from facts import gather
 from mappings import parse, requests
 from memory import Memory
-from nova_conf import render
 from plan import Plan, make_plan
 from problem import Kind, Problem
-from status import Situation
+from situation import Situation
 
 APP = "nova-compute-nvidia-vgpu"
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
@@ -22,15 +21,14 @@ UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
 
 @pytest.fixture
 def assess(host):
-    """Return the situation of a recorded host under a mapping, and the sections that follow."""
+    """Return the situation of a recorded host under a mapping."""
 
     def of(name, text, *, problems=(), change=lambda root: None, **changes):
         root = host(name, **changes)
         change(root)
         facts = gather(root, count=True)
         plan = make_plan(requests(parse(text)), facts.cards, facts.nova)
-        situation = Situation(facts, plan, (*problems, *plan.problems), Memory())
-        return situation, {} if plan.held else render(plan.assignments, facts.nova)
+        return Situation(facts, plan, (*problems, *plan.problems), Memory())
 
     return of
 
@@ -103,7 +101,7 @@ def test_plan_shows_the_host_its_cards_and_the_sections(assess):
 
     found = assess("t4-pair", text, change=use_one)
     assert (
-        report.plan_text(*found, APP)
+        report.plan_text(found, APP)
         == """\
 nova:     25.2.1 (yoga)
 package:  nvidia-vgpu-ubuntu-535 535.161.05
@@ -132,7 +130,7 @@ for other hosts:
 def test_plan_says_why_nothing_is_published(assess):
     found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
     assert (
-        report.plan_text(*found, APP)
+        report.plan_text(found, APP)
         == """\
 nova:     25.2.1 (yoga)
 package:  nvidia-vgpu-ubuntu-aie-550 550.144.02
@@ -144,15 +142,18 @@ CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS  FREE
 
 nova.conf: nothing is published; what is published now stays
 
+to be done on the cards:
+  - enable the virtual functions of 0000:41:00.0
+
 in the way:
-  - 0000:41:00.0 has no virtual functions yet: /usr/lib/nvidia/sriov-manage -e 0000:41:00.0"""
+  - Waiting for the virtual functions of 0000:41:00.0: journalctl -u nova-compute-nvidia-vgpu"""
     )
 
 
 def test_plan_of_a_host_without_anything(assess):
     found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
     assert (
-        report.plan_text(*found, APP)
+        report.plan_text(found, APP)
         == """\
 nova:     34.0.0
 package:  not installed
@@ -168,21 +169,21 @@ nova.conf: nothing is published"""
 def test_plan_without_nova_says_so(host):
     facts = gather(host("no-gpu", nova=None))
     situation = Situation(facts, Plan(held=True), (Problem(Kind.NOVA_MISSING),), Memory())
-    text = report.plan_text(situation, {}, APP)
+    text = report.plan_text(situation, APP)
     assert text.startswith("nova:     not installed\n")
     assert text.endswith("in the way:\n  - Waiting for nova-compute to install nova-common")
-    assert json.loads(report.plan_json(situation, {}, APP))["nova"] is None
+    assert json.loads(report.plan_json(situation, APP))["nova"] is None
 
 
 @pytest.mark.parametrize("name", recorded.host_names())
 def test_plan_of_every_recorded_host_has_no_blanks_at_the_end_of_a_line(assess, name):
-    lines = report.plan_text(*assess(name, "{nvidia-35: ['0000:84:00.0']}"), APP).splitlines()
+    lines = report.plan_text(assess(name, "{nvidia-35: ['0000:84:00.0']}"), APP).splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
 
 
 def test_free_instances_that_are_not_known_are_a_question_mark(assess):
     found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
-    row = report.plan_text(*found, APP).split("\n\n")[1].splitlines()[1]
+    row = report.plan_text(found, APP).split("\n\n")[1].splitlines()[1]
     assert row.split() == [
         "0000:84:00.0", "10de:1eb8", "nouveau", "-", "0", "0", "nvidia-233", "?",
     ]  # fmt: skip
@@ -194,14 +195,14 @@ def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
         (types / "nvidia-233/description").write_text("")
 
     found = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=forget)
-    row = report.plan_text(*found, APP).split("\n\n")[1].splitlines()[1]
+    row = report.plan_text(found, APP).split("\n\n")[1].splitlines()[1]
     assert row.endswith("nvidia-233 (GRID T4-8Q)  2 of ?")
 
 
 def test_plan_for_machines(assess):
     text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
     found = assess("t4-pair", text, problems=(Problem(Kind.LOCKED),))
-    assert json.loads(report.plan_json(*found, APP)) == {
+    assert json.loads(report.plan_json(found, APP)) == {
         "nova": "25.2.1",
         "driver": {"installed": "535.161.05", "loaded": "535.161.05"},
         "cards": [
@@ -230,6 +231,7 @@ def test_plan_for_machines(assess):
             "devices": [["enabled_mdev_types", "nvidia-233"]],
             "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
         },
+        "enable": [],
         "held": False,
         "problems": [
             {
@@ -247,7 +249,7 @@ def test_plan_for_machines(assess):
 
 def test_held_plan_for_machines(assess):
     found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
-    data = json.loads(report.plan_json(*found, APP))
+    data = json.loads(report.plan_json(found, APP))
     assert data["held"] is True
     assert data["sections"] == {}
     assert data["driver"] == {"installed": None, "loaded": None}

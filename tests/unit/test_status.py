@@ -14,7 +14,8 @@ from memory import Memory
 from plan import Plan, make_plan
 from problem import HostError, Kind, Problem
 from releases import NovaVersion
-from status import Level, Situation, Status, evaluate, sentence
+from situation import Situation
+from status import Level, Status, evaluate, sentence
 
 APP = "nova-compute-nvidia-vgpu"
 PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
@@ -273,9 +274,9 @@ def test_unit_that_is_ready_says_what_it_offers(host, name, text, message):
         (
             "a100-sriov-off",
             "{A100-8C: ['10de:20f1']}",
-            Level.BLOCKED,
-            "0000:41:00.0 has no virtual functions yet: "
-            "/usr/lib/nvidia/sriov-manage -e 0000:41:00.0",
+            Level.WAITING,
+            "Waiting for the virtual functions of 0000:41:00.0: "
+            "journalctl -u nova-compute-nvidia-vgpu",
         ),
         (
             "l40s-vendor-vfio",

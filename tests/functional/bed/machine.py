@@ -110,6 +110,12 @@ def platform_suite() -> str:
     return "bookworm"
 
 
+def _without_functions(host: dict[str, Any]) -> dict[str, Any]:
+    """Return a host as it is after a boot: no card has virtual functions."""
+    functions = [recorded.without_its_functions(known) for known in host["functions"]]
+    return {**host, "functions": functions}
+
+
 class Machine:
     """One host; use it as a context, which powers it off."""
 
@@ -168,7 +174,8 @@ class Machine:
             {**known, "driver": "nvidia"} if known.get("types") else known
             for known in self._host["functions"]
         ]
-        recorded.build_sys(self.bed / "loaded", loaded)
+        recorded.build_sys(self.bed / "functions", loaded)
+        recorded.build_sys(self.bed / "loaded", _without_functions(loaded))
 
     def save(self, image: Path) -> Path:
         """Power off and keep what has become of the host, to start others from."""
@@ -230,7 +237,8 @@ class Machine:
             {**known, "driver": driver} if known.get("types") else known
             for known in self._host["functions"]
         ]
-        return {**self._host, "driver": {"loaded": loaded}, "functions": functions}
+        found = {**self._host, "driver": {"loaded": loaded}, "functions": functions}
+        return _without_functions(found)
 
     def _wait_for_init(self) -> int:
         assert self._process is not None

@@ -23,6 +23,22 @@ _REGISTRAR = """\
 #!/bin/sh
 [ -e /sys/module/nvidia/version ] || { echo "no NVIDIA driver" >&2; exit 1; }
 """
+_SRIOV_MANAGE = """\
+#!/bin/sh
+# Stands for NVIDIA's tool: what the driver would then show is put in place, and, as a test may
+# want it, how the tool fails.
+[ "$1" = "-e" ] || exit 2
+[ -e /bed/sriov-fault ] && { sh /bed/sriov-fault "$2"; exit $?; }
+bus="${2%:*}"
+echo "Enabling VFs on $2"
+cp -a --remove-destination "/bed/functions/sys/devices/pci$bus/." "/sys/devices/pci$bus/" || exit 1
+for folder in bus/pci/devices class/mdev_bus; do
+    for link in "/bed/functions/sys/$folder/$bus:"*; do
+        [ -L "$link" ] && cp -a --remove-destination "$link" "/sys/$folder/"
+    done
+done
+exit 0
+"""
 _DAEMON_UNIT = """\
 [Unit]
 Description=NVIDIA vGPU Manager Daemon
@@ -115,6 +131,7 @@ def build_nvidia(
             # Every branch ships these, and none declares a conflict.
             "/usr/bin/nvidia-vgpu-mgr": _DAEMON,
             "/usr/bin/nvidia-vgpud": _REGISTRAR,
+            "/usr/lib/nvidia/sriov-manage": _SRIOV_MANAGE,
             "/usr/share/nvidia/vgpu/version": version + "\n",
             "/lib/systemd/system/nvidia-vgpu-mgr.service": _DAEMON_UNIT,
             "/lib/systemd/system/nvidia-vgpud.service": _REGISTRAR_UNIT,

@@ -1,0 +1,135 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The boot service: makes the plan true at each boot, without any hook and before Nova.
+
+As a program it is what the service starts; as a module it installs, starts and removes the
+service. It needs nothing but the host and the charm's own folder. The wish is the last value of
+the option that was found good, so a type given by name is resolved when the driver tells its
+types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import commands
+import devices
+import mappings
+import memory as memories
+from commands import CommandError, Runner
+from files import ensure_text
+from problem import HostError, Kind, Problem
+
+__all__ = ["UNIT", "ensure_unit", "remove_unit", "result", "start"]
+
+UNIT = "nova-compute-nvidia-vgpu"
+_UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
+_RESULT = Path("run/nova-compute-nvidia-vgpu/result.json")
+_TIMEOUT = 600  # seconds, after which a boot goes on without us
+_UNIT_TEXT = """\
+# Written by the charm nova-compute-nvidia-vgpu, which removes it when it goes.
+[Unit]
+Description=NVIDIA vGPUs for Nova, as asked of Juju
+Documentation=https://docs.openstack.org/nova/latest/admin/virtual-gpu.html
+After=nvidia-vgpud.service nvidia-vgpu-mgr.service
+Before=nova-compute.service
+ConditionPathExists={charm}/src/boot.py
+
+[Service]
+Type=oneshot
+Environment=PYTHONPATH={charm}/lib:{charm}/venv PYTHONDONTWRITEBYTECODE=1
+ExecStart={python} -W ignore {charm}/src/boot.py
+TimeoutStartSec={timeout}
+
+[Install]
+WantedBy=multi-user.target
+"""
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._-]+", re.ASCII)
+
+logger = logging.getLogger(__name__)
+
+
+def ensure_unit(root: Path, run: Runner, charm: Path) -> bool:
+    """Install or refresh the service; return whether anything was done.
+
+    Raises:
+        HostError: BOOT_SERVICE, if systemd does not take it.
+    """
+    for path in (str(charm), sys.executable):  # a unit file expands %, $ and blanks
+        if _PLAIN_PATH.fullmatch(path) is None:
+            raise HostError(Problem(Kind.BOOT_SERVICE, "the charm's folder has an odd name"))
+    text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT)
+    wanted = root / "etc/systemd/system/multi-user.target.wants" / f"{UNIT}.service"
+    if not ensure_text(root / _UNIT_PATH, text) and wanted.is_symlink():
+        return False
+    _systemctl(run, "daemon-reload")
+    _systemctl(run, "enable", UNIT)
+    return True
+
+
+def remove_unit(root: Path, run: Runner) -> None:
+    """Remove the service and what it left; what it made on the cards stays until the next boot."""
+    if not (root / _UNIT_PATH).exists():
+        return
+    for words in (("disable", UNIT), ("daemon-reload",)):
+        with contextlib.suppress(CommandError):
+            run("systemctl", *words, check=False)
+        (root / _UNIT_PATH).unlink(missing_ok=True)
+    shutil.rmtree((root / _RESULT).parent, ignore_errors=True)
+
+
+def start(run: Runner) -> None:
+    """Run the service now, and wait for it.
+
+    Raises:
+        HostError: BOOT_SERVICE, if it fails; `result` may say more.
+    """
+    _systemctl(run, "start", UNIT)
+
+
+def result(root: Path) -> tuple[Problem, ...]:
+    """Return what the last run of this boot could not do; empty if there was none."""
+    try:
+        rows = json.loads((root / _RESULT).read_text(encoding="utf-8"))
+        return tuple(Problem(Kind(kind), *words) for kind, *words in rows)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def _systemctl(run: Runner, *words: str) -> None:
+    try:
+        run("systemctl", *words, timeout=_TIMEOUT + 30)
+    except CommandError as error:
+        raise HostError(Problem(Kind.BOOT_SERVICE, f"systemctl {words[0]} failed")) from error
+
+
+def main(root: Path, run: Runner) -> int:
+    """Do the service's work; return its exit code."""
+    memory = memories.load(root)
+    if memory.paused or not memory.wish:
+        logger.info(
+            "nothing to do: %s", "paused" if memory.paused else "no vGPU type is asked for"
+        )
+        return 0
+    try:
+        problems = devices.ensure(root, run, mappings.requests(mappings.parse(memory.wish)))
+    except HostError as error:
+        problems = (error.problem,)
+    rows = [(problem.kind.value, *problem[1:]) for problem in problems]
+    ensure_text(root / _RESULT, json.dumps(rows) + "\n")
+    for problem in problems:
+        logger.error("%s: %s", problem.kind.value, " ".join(filter(None, problem[1:])))
+    if not problems:
+        logger.info("all devices that are asked for are there")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    sys.exit(main(Path("/"), commands.run))

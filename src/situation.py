@@ -1,0 +1,92 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What holds on a host and what it is to offer: facts and the option's value, put together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import boot
+import mappings
+import nova_conf
+import services
+import software
+from facts import Facts
+from mappings import VgpuRequest
+from memory import Memory
+from plan import Plan, make_plan
+from problem import HostError, Kind, Problem
+
+__all__ = ["Situation", "assess"]
+
+
+class Situation(NamedTuple):
+    """What an event found and decided; what is published and the status follow from it.
+
+    Attributes:
+        facts: the host as it is.
+        plan: what it is to offer.
+        problems: all that is in the way, the plan's own among them.
+        memory: what is to be remembered.
+    """
+
+    facts: Facts
+    plan: Plan
+    problems: tuple[Problem, ...]
+    memory: Memory
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether we or the principal hold NVIDIA's services."""
+        return self.memory.paused or self.facts.is_masked
+
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The sections of nova.conf; empty if the plan is held, too."""
+        if self.plan.held or self.facts.nova is None:
+            return {}
+        return nova_conf.render(self.plan.assignments, self.facts.nova)
+
+
+def assess(
+    root: Path, facts: Facts, memory: Memory, text: str, *, needs_software: bool
+) -> Situation:
+    """Say what holds and what is to be offered; change nothing.
+
+    Args:
+        root: the root of the host's file system.
+        facts: what was read from it.
+        memory: what is remembered; the situation's own knows the value if it is good.
+        text: a value of the option.
+        needs_software: whether NVIDIA's host software belongs on this host.
+    """
+    problems: list[Problem] = []
+    if needs_software:
+        problems += software.judge(facts, memory)
+    if memory.restart_waits:
+        problems.append(Problem(Kind.RESTART_WAITS, services.DAEMON))
+    try:
+        memory, requests = _read(memory, text)
+    except HostError as error:
+        return Situation(facts, Plan(held=True), (error.problem, *problems), memory)
+    if facts.nova is None:
+        problems.append(Problem(Kind.NOVA_MISSING))
+        return Situation(facts, Plan(held=True), tuple(problems), memory)
+    plan = make_plan(requests, facts.cards, facts.nova)
+    if plan.enable:
+        problems += boot.result(root)
+    return Situation(facts, plan, (*problems, *plan.problems), memory)
+
+
+def _read(memory: Memory, text: str) -> tuple[Memory, tuple[VgpuRequest, ...]]:
+    """Read the option; a value that passed the schema before is not held against it again."""
+    data = mappings.parse(text)
+    if data is not None:
+        digest = hashlib.sha256(mappings.SCHEMA.read_bytes() + text.encode()).hexdigest()
+        if digest != memory.checked_mapping:
+            mappings.check(data)
+            memory = memory._replace(checked_mapping=digest)
+    requests = mappings.requests(data)
+    return memory._replace(wish=text), requests

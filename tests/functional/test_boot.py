@@ -1,0 +1,126 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is there after a boot, before Nova and without any hook."""
+
+from __future__ import annotations
+
+import pytest
+from bed import principal
+
+import recorded
+
+MAPPING = "{A40-8Q: ['10de:2235']}"
+FUNCTIONS = "/sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types"
+READY = ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+# Notes at its start what Nova would find.
+NOVA_COMPUTE = f"""\
+[Service]
+ExecStart=/bin/sh -c 'ls -d {FUNCTIONS} 2>/dev/null | wc -l >/run/nova-found; exec sleep infinity'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def count(host) -> int:
+    return int(host.run("sh", "-c", f"ls -d {FUNCTIONS} 2>/dev/null | wc -l").stdout)
+
+
+def found_by_nova(host) -> int:
+    return int(host.run("cat", "/run/nova-found").stdout)
+
+
+@pytest.fixture
+def a40(boot, nvidia_deb):
+    """A host with an A40, NVIDIA's package in the store, and Nova's service."""
+    with boot("a40-mdev") as (host, unit):
+        (host.root / "etc/systemd/system/nova-compute.service").write_text(NOVA_COMPUTE)
+        host.run("systemctl", "enable", "nova-compute")
+        unit.store(nvidia_deb)
+        unit.hook("install")
+        unit.integrate()
+        yield host, unit
+
+
+def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
+    host, unit = a40
+    assert count(host) == 0
+    unit.configure(vgpu_device_mappings=MAPPING)
+    assert count(host) == 32
+    assert unit.status == READY
+    sections, _ = principal.read(unit.databag)
+    assert len(sections["mdev_nvidia-562"][0][1].split(",")) == 32
+
+    before = unit.databag
+    for _ in range(2):
+        host.reboot()
+        assert found_by_nova(host) == 32
+    unit.hook("start")
+    assert unit.databag == before
+    assert unit.status == READY
+    journal = host.run("journalctl", "-u", "nova-compute-nvidia-vgpu", "-o", "cat").stdout
+    assert "0000:41:00.0 has 32 virtual functions" in journal
+    assert "all devices that are asked for are there" in journal
+
+
+def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvidia_deb):
+    """A type given by name is resolved at boot, when the driver first tells its types."""
+    cards = [{**card, "driver": "nouveau"} for card in recorded.host("a40-mdev")["functions"]]
+    with boot(recorded.host("a40-mdev", functions=cards)) as (host, unit):
+        unit.store(nvidia_deb)
+        unit.hook("install")
+        unit.integrate()
+        unit.configure(vgpu_device_mappings=MAPPING)
+        assert unit.status[1].startswith("Reboot needed: nouveau holds 0000:41:00.0")
+        host.reboot()
+        assert count(host) == 32
+        unit.hook("start")
+        assert unit.status == READY
+
+
+def test_a_failure_at_boot_delays_nobody_and_is_seen(a40):
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    before = unit.databag
+    fault = host.bed / "sriov-fault"
+    fault.write_text("echo 'Cannot obtain unbindLock' >&2; exit 1\n")
+    host.reboot()
+    assert found_by_nova(host) == 0
+    assert host.run("systemctl", "is-failed", "nova-compute-nvidia-vgpu").stdout == "failed\n"
+    unit.hook("start")
+    assert unit.status == (
+        "blocked",
+        "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; "
+        "see journalctl -u nova-compute-nvidia-vgpu",
+    )
+    assert unit.databag == before
+    fault.unlink()
+    unit.hook("update-status")
+    assert unit.status == READY
+
+
+def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40):
+    host, unit = a40
+    counter = "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries; "
+    again = "[ $n -lt 1 ] && exit 0; rm /bed/sriov-fault; /usr/lib/nvidia/sriov-manage -e $1\n"
+    (host.bed / "sriov-fault").write_text(counter + again)
+    unit.configure(vgpu_device_mappings=MAPPING)
+    assert host.run("cat", "/run/tries").stdout == "2\n"
+    assert unit.status == READY
+
+
+def test_a_host_without_a_card_has_no_boot_service(boot):
+    with boot("no-gpu") as (host, unit):
+        unit.hook("install")
+        unit.configure(vgpu_device_mappings="{nvidia-35: ['0000:84:00.0']}")
+        assert host.run("systemctl", "cat", "nova-compute-nvidia-vgpu", check=False).returncode
+
+
+def test_removing_leaves_nothing_of_ours_and_the_driver_in_place(a40):
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    for hook in ("nova-vgpu-relation-departed", "stop", "remove"):
+        assert unit.hook(hook).returncode == 0
+    ours = ["-name", "*nova-compute-nvidia-vgpu*", "-not", "-path", "*/juju/*"]
+    assert host.run("find", "/etc", "/run", "/var/lib", "-xdev", *ours).stdout == ""
+    assert "install ok" in host.run("dpkg-query", "-s", "nvidia-vgpu-ubuntu-570").stdout
+    assert principal.read(unit.databag) == ({}, set())

@@ -1,0 +1,130 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual functions, and all the ways in which sriov-manage fails to make them."""
+
+from __future__ import annotations
+
+import pytest
+
+import pci
+import recorded
+import sriov
+from problem import HostError, Kind, Problem
+
+CARD = "0000:41:00.0"
+COMMAND = ("/usr/lib/nvidia/sriov-manage", "-e", CARD)
+
+
+@pytest.fixture
+def a40(machine):
+    """An A40 whose virtual functions are not enabled."""
+    return machine(recorded.without_functions("a40-mdev"))
+
+
+def card_of(host):
+    return pci.list_gpus(host.root).gpus[0]
+
+
+def enable(host):
+    pauses = []
+    result = sriov.enable_virtual_functions(host.root, host, card_of(host), pauses.append)
+    return result, pauses
+
+
+def failure_of(host):
+    with pytest.raises(HostError) as error:
+        enable(host)
+    return error.value.problem
+
+
+def test_they_are_enabled_once(a40):
+    assert enable(a40) == (True, [])
+    assert len(card_of(a40).virtual_functions) == 32
+    assert enable(a40) == (False, [])
+    assert a40.commands == [COMMAND]
+
+
+def test_success_that_made_none_is_tried_again(a40):
+    a40.deaf = 2
+    assert enable(a40) == (True, [5.0, 5.0])
+
+
+def test_success_that_never_makes_any_is_a_failure(a40):
+    a40.deaf = 99
+    assert failure_of(a40) == Problem(Kind.VFS_FAILED, CARD, f"Enabling VFs on {CARD}")
+    assert len(a40.did(COMMAND[0])) == 6
+
+
+def test_a_client_that_holds_the_card_for_a_while_is_waited_for(a40):
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n", times=3)
+    assert enable(a40) == (True, [5.0, 5.0, 5.0])
+
+
+def test_a_client_that_never_lets_go_is_named(a40):
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
+    assert failure_of(a40) == Problem(Kind.VFS_FAILED, CARD, "Cannot obtain unbindLock")
+
+
+def test_a_silent_failure_tells_its_code(a40):
+    a40.fail(COMMAND[0], returncode=3)
+    assert failure_of(a40).detail == "sriov-manage ended with 3 and said nothing"
+
+
+def test_a_card_left_without_a_driver_gets_it_back(a40):
+    link = a40.root / "sys/bus/pci/devices" / CARD / "driver"
+    bind = a40.root / "sys/bus/pci/drivers/nvidia/bind"
+    bind.touch()
+    card = card_of(a40)
+    link.unlink()
+    a40.fail(COMMAND[0], output="unbound\n")
+    with pytest.raises(HostError):
+        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+    assert bind.read_text() == f"{CARD}\n"
+
+
+def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
+    card = card_of(a40)
+    (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
+    (a40.root / "sys/bus/pci/drivers/nvidia").rmdir()
+    a40.fail(COMMAND[0], output="unbound\n")
+    with pytest.raises(HostError) as error:
+        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+    assert error.value.problem.detail == "unbound"
+
+
+def test_a_kernel_without_pci_pf_stub_is_named(a40):
+    a40.deaf = 99
+    a40.has_stub = False
+    assert failure_of(a40).detail == "no module pci-pf-stub; install linux-modules-extra"
+
+
+def test_a_missing_modprobe_accuses_nobody(a40):
+    a40.deaf = 99
+    a40.fail("modprobe", returncode=None)
+    assert failure_of(a40).detail == f"Enabling VFs on {CARD}"
+
+
+def test_a_loaded_stub_is_not_asked_for(a40):
+    a40.deaf = 99
+    (a40.root / "sys/bus/pci/drivers/pci-pf-stub").mkdir()
+    failure_of(a40)
+    assert a40.did("modprobe") == []
+
+
+def test_a_missing_sriov_manage_is_named(a40):
+    (a40.root / recorded.SRIOV_MANAGE).unlink()
+    assert failure_of(a40).detail == "sriov-manage is missing"
+    assert a40.commands == []
+
+
+def test_a_sriov_manage_that_hangs_or_cannot_start_is_a_failure(a40):
+    a40.fail(COMMAND[0], returncode=None)
+    assert failure_of(a40).detail == "No such file or directory"
+
+
+def test_a_card_that_is_off_the_bus_is_a_failure(a40):
+    card = card_of(a40)
+    (a40.root / "sys/bus/pci/devices" / CARD).unlink()
+    a40.deaf = 99
+    with pytest.raises(HostError):
+        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
