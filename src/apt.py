@@ -13,6 +13,7 @@ from problem import HostError, Kind, Problem
 
 __all__ = [
     "Package",
+    "check",
     "configure",
     "ensure_known",
     "find",
@@ -40,6 +41,7 @@ class Package(NamedTuple):
     name: str
     version: str
     state: str  # the third word of Status: installed, half-configured, config-files, ...
+    flag: str = "ok"  # its second word: ok, or reinstreq after a loss of power while unpacking
 
     @property
     def is_installed(self) -> bool:
@@ -70,9 +72,8 @@ def find(root: Path, pattern: str) -> tuple[Package, ...]:
         fields = dict(
             line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"\S+: ", line)
         )
-        state = fields.get("Status", "").split()[-1:]
-        name = match[1].decode()
-        found.append(Package(name, fields.get("Version", ""), "".join(state) or "not-installed"))
+        _, flag, state = (fields.get("Status", "").split() or ["", "ok", "not-installed"])[:3]
+        found.append(Package(match[1].decode(), fields.get("Version", ""), state, flag))
     return tuple(found)
 
 
@@ -85,13 +86,32 @@ def install(run: Runner, *names: str) -> None:
     _apt_get(run, "install", "--no-install-recommends", "--allow-downgrades", *names)
 
 
-def remove(run: Runner, *names: str) -> None:
+def check(run: Runner, *names: str) -> None:
+    """Make sure that an installation could be done, before anything is touched; see `install`.
+
+    A name that ends in `-` is one to remove.
+
+    Raises:
+        HostError: INSTALL_FAILED, with what is missing.
+    """
+    _apt_get(run, "install", "--simulate", "--no-install-recommends", "--allow-downgrades", *names)
+
+
+def remove(run: Runner, *packages: Package) -> None:
     """Remove packages, keeping their configuration.
+
+    apt wants a package whose unpacking lost power to be installed again first, which cannot be
+    done without its archive.
 
     Raises:
         HostError: LOCKED or INSTALL_FAILED.
     """
-    _apt_get(run, "remove", *names)
+    torn = [package.name for package in packages if package.flag == "reinstreq"]
+    if torn:
+        _started(run, "dpkg", "--force-remove-reinstreq", "--remove", *torn)
+    whole = [package.name for package in packages if package.flag != "reinstreq"]
+    if whole:
+        _apt_get(run, "remove", *whole)
 
 
 def configure(run: Runner) -> None:

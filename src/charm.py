@@ -51,15 +51,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self._situation: Situation | None = None
         relation = self.on["nova-vgpu"]
         for event, handler in (
-            (self.on.install, self._on_host_event),
-            (self.on.upgrade_charm, self._on_host_event),
-            (self.on.start, self._on_host_event),
+            (self.on.install, self._on_install),
+            (self.on.upgrade_charm, self._on_upgrade_charm),
+            (self.on.start, self._on_start),
             (self.on.config_changed, self._on_frequent_event),
             (self.on.update_status, self._on_frequent_event),
             (relation.relation_created, self._on_relation_event),
             (relation.relation_joined, self._on_relation_event),
             (relation.relation_changed, self._on_relation_changed),
             (relation.relation_departed, self._on_going),
+            (relation.relation_broken, self._on_relation_broken),
             (self.on.stop, self._on_going),
             (self.on.remove, self._on_remove),
             (self.on.collect_unit_status, self._on_collect_status),
@@ -71,17 +72,29 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         ):
             framework.observe(event, handler)
 
-    def _on_host_event(self, _: ops.EventBase) -> None:
+    def _on_install(self, _: ops.InstallEvent) -> None:
+        """Begin without the memory of a unit that was here before."""
+        self._reconcile(Memory(), ensure=True, look_again=True)
+
+    def _on_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
         self._reconcile(memories.load(self.root), ensure=True, look_again=True)
+
+    def _on_start(self, _: ops.StartEvent) -> None:
+        """Look again, also after a boot, which restarted all daemons by itself."""
+        memory = memories.load(self.root)._replace(restart_waits=False)
+        self._reconcile(memory, ensure=True, look_again=True)
 
     def _on_frequent_event(self, _: ops.EventBase) -> None:
         self._reconcile(memories.load(self.root), ensure=True, trust_published=True)
 
     def _on_relation_event(self, _: ops.RelationEvent) -> None:
-        self._reconcile(memories.load(self.root))
+        self._reconcile(memories.load(self.root)._replace(is_related=True))
+
+    def _on_relation_broken(self, _: ops.RelationBrokenEvent) -> None:
+        self._save(memories.load(self.root)._replace(is_related=False, published=""))
 
     def _on_relation_changed(self, event: ops.RelationChangedEvent) -> None:
-        memory = memories.load(self.root)
+        memory = memories.load(self.root)._replace(is_related=True)
         trigger = self.nova_vgpu.restart_trigger(event.relation)[:200]
         if trigger and trigger != memory.answered_trigger:
             memory = memory._replace(answered_trigger=trigger, restart_waits=True)
@@ -90,8 +103,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_going(self, _: ops.EventBase) -> None:
         """Take back what nova.conf would otherwise keep: the principal does not see us go."""
         self.nova_vgpu.withdraw()
-        memory = memories.load(self.root)._replace(published="")
-        memories.save(self.root, memory)
+        memory = self._save(memories.load(self.root)._replace(published=""))
         self._situation = Situation(host.gather(self.root), Plan(), (), memory)
 
     def _on_remove(self, _: ops.RemoveEvent) -> None:
@@ -107,21 +119,25 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         event.add_status(ops.StatusBase.from_name(gravest.level.value, gravest.message))
 
     def _on_pause(self, event: ops.ActionEvent) -> None:
-        facts = host.gather(self.root)
+        memory, facts = memories.load(self.root), host.gather(self.root)
         try:
             if facts.in_use:
                 raise HostError(Problem(Kind.GUESTS, facts.in_use[0]))
+            # Remembered first: a mask of ours must never look like the principal's.
+            memories.save(self.root, memory._replace(paused=True))
             if facts.is_shipped:
                 services.pause(self.run)
         except HostError as error:
+            self._save(memory)
             event.fail(status.sentence(error.problem, self.app.name)[1])
             return
-        self._reconcile(memories.load(self.root)._replace(paused=True))
+        self._reconcile(memory._replace(paused=True))
 
     def _on_resume(self, event: ops.ActionEvent) -> None:
         memory, facts = memories.load(self.root), host.gather(self.root)
         try:
-            if facts.is_masked and not memory.paused:
+            is_ours = memory.paused or facts.is_principal_paused is False
+            if facts.is_principal_paused or (facts.is_masked and not is_ours):
                 raise HostError(Problem(Kind.PRINCIPAL_PAUSE))
             if facts.is_shipped:
                 services.resume(self.run)
@@ -143,7 +159,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
         is_due = situation.facts.driver.reboot_reason() is not None
         wording = status.REBOOT_NEEDED if is_due else status.REBOOT_NOT_NEEDED
-        if is_due and event.params.get("i-really-mean-it") is True:
+        is_asked = event.params.get("i-really-mean-it") is True
+        if is_due and is_asked and not software.is_wanting(situation.problems):
             try:
                 services.schedule_reboot(self.run)
             except HostError as error:
@@ -152,7 +169,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             wording = status.REBOOT_SCHEDULED
         message = status.evaluate(situation, self.app.name)[0].message
         event.set_results({"reboot": wording, "output": message})
-        if not is_due and software.is_wanting(situation.problems):
+        if software.is_wanting(situation.problems):
             event.fail(message)
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
@@ -203,8 +220,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if ensure and facts.cards and facts.driver.installed and not situation.is_paused:
             situation = self._ensure_devices(situation)
         self._situation = situation = self._publish(situation, trust_published)
-        memories.save(self.root, situation.memory)
+        self._save(situation.memory)
         return situation
+
+    def _save(self, memory: Memory) -> Memory:
+        """Keep the memory; a disk that takes nothing costs the next event some work."""
+        try:
+            memories.save(self.root, memory)
+        except HostError as error:
+            logger.error("%s", error)
+        return memory
 
     def _ensure_software(
         self, facts: Facts, memory: Memory, look_again: bool, force: bool
@@ -223,8 +248,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _ensure_devices(self, situation: Situation) -> Situation:
         """Let the boot service do now what it will do at each boot."""
-        memories.save(self.root, situation.memory)  # it goes by the wish that stands there
         try:
+            memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
             if not situation.plan.enable:
                 return situation
@@ -239,7 +264,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
         text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
         needs_software = self._needs_software(facts)
-        return assess(self.root, facts, memory, str(text), needs_software=needs_software)
+        found = assess(self.root, facts, memory, str(text), needs_software=needs_software)
+        if memory.is_related or self.nova_vgpu.is_related:
+            return found._replace(memory=found.memory._replace(is_related=True))
+        return found._replace(problems=(*found.problems, Problem(Kind.NOT_RELATED)))
 
     def _publish(self, situation: Situation, trust_published: bool) -> Situation:
         """Tell the principal what differs from what it was told last."""
@@ -258,9 +286,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         digest = hashlib.sha256(f"{held}{data.to_databag()}".encode()).hexdigest()
         if trust_published and digest == memory.published:
             return situation
-        if not self.nova_vgpu.is_related:
-            problems = (*situation.problems, Problem(Kind.NOT_RELATED))
-            return situation._replace(problems=problems, memory=memory._replace(published=""))
+        if not memory.is_related:
+            return situation._replace(memory=memory._replace(published=""))
         # Only data that was read back counts as published: Juju drops what a hook wrote if it
         # is killed.
         was_there = not self.nova_vgpu.publish(data, keep_sections=held)

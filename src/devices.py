@@ -16,9 +16,8 @@ from typing import Callable
 import facts as host
 import sriov
 from commands import CommandError, Runner
-from facts import Facts
 from mappings import VgpuRequest
-from plan import Plan, make_plan
+from plan import make_plan
 from problem import HostError, Problem
 
 __all__ = ["ensure"]
@@ -40,9 +39,9 @@ def ensure(
     that fails stops no other.
     """
     found = host.gather(root)
-    plan = _plan(found, requests)
+    plan = make_plan(requests, found.cards)
     problems: list[Problem] = []
-    if plan is None or not plan.enable:
+    if not plan.enable:
         return ()
     for card in found.cards:
         if card.gpu.address in plan.enable and not card.in_use:
@@ -52,10 +51,6 @@ def ensure(
                 problems.append(error.problem)
     _await_types(root, run, requests, sleep)
     return tuple(problems)
-
-
-def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan | None:
-    return None if found.nova is None else make_plan(requests, found.cards, found.nova)
 
 
 def _await_types(

@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import Callable, Iterable, NamedTuple
 
 import apt
 import package
@@ -92,7 +92,7 @@ def ensure_installed(
     run: Runner,
     state: DriverState,
     wanted: HostPackage | None,
-    in_use: tuple[str, ...],
+    in_use: Callable[[], tuple[str, ...]],
 ) -> bool:
     """Install or repair the package; return whether anything was done.
 
@@ -101,21 +101,20 @@ def ensure_installed(
         run: starts programs on the host.
         state: what `query` found.
         wanted: the resource's package; None keeps to what is installed.
-        in_use: the vGPUs of this host; while there are any, nothing is changed.
+        in_use: tells the vGPUs of this host; while there are any, nothing is changed.
 
     Raises:
         HostError: IN_USE, RESOURCE_INVALID, LOCKED or INSTALL_FAILED.
     """
     if wanted is None:
-        is_half_done = any(not found.is_installed for found in state.packages)
-        if is_half_done and not in_use:
+        is_half_done = any(not found.is_installed for found in state.packages) and not in_use()
+        if is_half_done:
             apt.configure(run)
-        return is_half_done and not in_use
+        return is_half_done
     if state.has(wanted):
         return False
-    if in_use:
-        raise HostError(Problem(Kind.IN_USE, wanted.version, in_use[0]))
-    _install(root, run, state, wanted)
+    _keep_off(wanted, in_use())
+    _install(root, run, state, wanted, in_use)
     return True
 
 
@@ -145,7 +144,13 @@ def ensure_loaded(root: Path, run: Runner, state: DriverState) -> bool:
     return True
 
 
-def _install(root: Path, run: Runner, state: DriverState, wanted: HostPackage) -> None:
+def _install(
+    root: Path,
+    run: Runner,
+    state: DriverState,
+    wanted: HostPackage,
+    in_use: Callable[[], tuple[str, ...]],
+) -> None:
     is_built_here = package.verify(wanted, run)
     if apt.is_interrupted(root):
         apt.configure(run)
@@ -155,17 +160,24 @@ def _install(root: Path, run: Runner, state: DriverState, wanted: HostPackage) -
     # Two branches ship the same files and declare no conflict. And over a package of the same
     # version that is half installed, apt would only run that package's own scripts again.
     in_the_way = [
-        found.name
-        for found in state.packages
-        if found.name != wanted.name or not found.is_installed
+        found for found in state.packages if found.name != wanted.name or not found.is_installed
     ]
-    if in_the_way:
-        logger.info("removing %s, to make way for %s", in_the_way, wanted.name)
-        apt.remove(run, *in_the_way)
     with tempfile.TemporaryDirectory(prefix="nvidia-vgpu-") as folder:
         path = package.absolute_deb(wanted, folder)
+        others = [f"{found.name}-" for found in in_the_way if found.name != wanted.name]
+        if others and all(found.is_installed for found in in_the_way):
+            apt.check(run, path, *others)  # a branch that cannot come must not cost the old one
+        _keep_off(wanted, in_use())  # a guest may have started meanwhile
+        if in_the_way:
+            logger.info("removing %s, to make way for %s", others, wanted.name)
+            apt.remove(run, *in_the_way)
         logger.info("installing %s %s from %s", wanted.name, wanted.version, path)
         apt.install(run, path)
+
+
+def _keep_off(wanted: HostPackage, in_use: tuple[str, ...]) -> None:
+    if in_use:
+        raise HostError(Problem(Kind.IN_USE, wanted.version, in_use[0]))
 
 
 def _disable_nouveau(root: Path, run: Runner) -> bool:

@@ -15,6 +15,7 @@ import services
 import vgpu
 from commands import Runner
 from driver import DriverState
+from pci import PciAddress
 from releases import NovaVersion
 from vgpu import Card
 
@@ -29,7 +30,9 @@ class Facts(NamedTuple):
         driver: the host driver.
         nova: the installed Nova; None before nova-common is.
         is_shipped: whether NVIDIA's daemon is installed.
-        is_masked: whether it is masked, by us or by the principal.
+        is_masked: whether it, or nova-compute itself, is masked: by us or by the principal.
+        is_principal_paused: whether nova-compute is masked; None if it is not installed.
+        unreadable: functions of NVIDIA's that do not tell what they are.
     """
 
     cards: tuple[Card, ...]
@@ -37,6 +40,8 @@ class Facts(NamedTuple):
     nova: NovaVersion | None
     is_shipped: bool
     is_masked: bool
+    is_principal_paused: bool | None = None
+    unreadable: tuple[PciAddress, ...] = ()
 
     @property
     def in_use(self) -> tuple[str, ...]:
@@ -52,13 +57,17 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
         run: if given, lspci is asked as a second witness.
         count: whether to add up free instances; see `vgpu.inspect`.
     """
-    gpus = pci.list_gpus(root, run).gpus
+    inventory = pci.list_gpus(root, run)
+    gpus = inventory.gpus
+    is_principal_paused = services.is_principal_paused(root)
     return Facts(
         cards=tuple(vgpu.inspect(root, gpu, count=count) for gpu in gpus),
         driver=driver.query(root, gpus),
         nova=_nova(root),
         is_shipped=services.is_shipped(root),
-        is_masked=services.is_masked(root),
+        is_masked=services.is_masked(root) or is_principal_paused is True,
+        is_principal_paused=is_principal_paused,
+        unreadable=inventory.unreadable,
     )
 
 

@@ -9,6 +9,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from problem import HostError, Kind, Problem
+
 __all__ = ["ensure_text"]
 
 
@@ -19,8 +21,15 @@ def ensure_text(path: Path, text: str, mode: int = 0o644) -> bool:
     its name is. The folder is made if it is missing.
 
     Raises:
-        OSError: the disk is full or cannot be written.
+        HostError: DISK; it is full, or cannot be written.
     """
+    try:
+        return _ensure(path, text, mode)
+    except OSError as error:
+        raise HostError(Problem(Kind.DISK, str(path), error.strerror or "failed")) from error
+
+
+def _ensure(path: Path, text: str, mode: int) -> bool:
     data = text.encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:

@@ -66,13 +66,13 @@ def parse(text: str) -> Any:
     if len(text.encode("utf-8", errors="replace")) > _MAX_BYTES:
         raise _invalid("the value", f"more than {_MAX_BYTES // 1024} KiB")
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "the value" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
         raise _syntax(place, error.problem or "no YAML") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # PyYAML lets through what chr() and int() say to "\\UFFFFFFFF" and %YAML 1.999...
         raise _syntax("the value", "a character that YAML does not allow") from error
     if node is None:
         return None

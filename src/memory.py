@@ -32,6 +32,7 @@ class Memory(NamedTuple):
         restart_waits: an answer to it waits until no vGPU is in use.
         wish: the option's value that was last found good; the boot service goes by it.
         checked_mapping: digest of the option's value that last passed the schema.
+        is_related: whether the relation to nova-compute was there at the last event.
         version: the driver's version that Juju was told.
         published: digest of the data that was last seen in the relation.
         resource: path of the resource's file when Juju was last asked.
@@ -46,6 +47,7 @@ class Memory(NamedTuple):
     restart_waits: bool = False
     wish: str = ""
     checked_mapping: str = ""
+    is_related: bool = False
     version: str = ""
     published: str = ""
     resource: str = ""
@@ -78,7 +80,7 @@ def save(root: Path, memory: Memory) -> None:
     """Write the memory, if it changed.
 
     Raises:
-        OSError: the disk is full or cannot be written.
+        HostError: DISK; it is full, or cannot be written.
     """
     text = json.dumps(memory._asdict(), indent=1, sort_keys=True) + "\n"
     ensure_text(root / FOLDER / "memory.json", text, mode=0o600)

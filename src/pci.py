@@ -100,10 +100,12 @@ class Inventory(NamedTuple):
     Attributes:
         gpus: NVIDIA's GPUs in the order of their addresses; never a virtual function.
         addresses: every address that is taken, by whatever device.
+        unreadable: functions of NVIDIA's that do not tell what they are; maybe GPUs.
     """
 
     gpus: tuple[Gpu, ...]
     addresses: frozenset[PciAddress]
+    unreadable: tuple[PciAddress, ...] = ()
 
 
 def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
@@ -116,7 +118,9 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
         run: starts lspci; None relies on sysfs alone.
     """
     devices = root / "sys/bus/pci/devices"
-    addresses, gpus = [], []
+    addresses: list[PciAddress] = []
+    unreadable: list[PciAddress] = []
+    gpus: list[Gpu] = []
     for name in _names(devices):
         try:
             address = PciAddress.parse(name)
@@ -128,13 +132,15 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
             gpu = _read_gpu(devices / name, address)
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be read, left out: %s", devices / name, error)
+            if _optional(devices / name / "vendor", 16) == NVIDIA:
+                unreadable.append(address)
             continue
         if gpu is not None:
             gpus.append(gpu)
     gpus.sort(key=lambda gpu: gpu.address)
     if run is not None:
         _compare(frozenset(gpu.address for gpu in gpus), root, run)
-    return Inventory(tuple(gpus), frozenset(addresses))
+    return Inventory(tuple(gpus), frozenset(addresses), tuple(sorted(unreadable)))
 
 
 def _names(folder: Path) -> list[str]:
@@ -203,9 +209,13 @@ def _virtual_functions(path: Path) -> tuple[PciAddress, ...]:
     found = []
     for name in os.listdir(path):
         match = _VIRTUAL_FUNCTION_LINK.fullmatch(name)
-        if match is not None:
+        if match is None:
+            continue
+        try:
             target = os.path.basename(os.readlink(path / name))
             found.append((int(match[1]), PciAddress.parse(target)))
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be followed, left out: %s", path / name, error)
     return tuple(address for _, address in sorted(found))
 
 

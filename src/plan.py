@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
 
 from mappings import Device, VgpuRequest
-from pci import PciAddress
+from pci import PciAddress, PciId
 from problem import Kind, Problem
-from releases import NovaVersion
 from vgpu import Card, Framework, VgpuType
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
 __all__ = ["Assignment", "Plan", "make_plan"]
 
@@ -52,10 +54,6 @@ class Plan(NamedTuple):
     held: bool = False
 
 
-# These do not speak against the wish, only of what the installed Nova makes of it.
-_REMARKS = frozenset({Kind.FIRST_TYPE_ONLY, Kind.TAKES_ALL_CARDS})
-
-
 class _Target(NamedTuple):
     """A card that a request names, and through which of its parents."""
 
@@ -64,9 +62,7 @@ class _Target(NamedTuple):
     whole: bool  # named as a card, not by single virtual functions
 
 
-def make_plan(
-    requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...], nova: NovaVersion
-) -> Plan:
+def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Plan:
     """Match requests with the cards of a host.
 
     On a host without a card every plain request is published as it stands; on a host whose cards
@@ -80,18 +76,18 @@ def make_plan(
     elsewhere = tuple(request for request in requests if not matched[request])
     if len(elsewhere) == len(requests):
         return Plan(elsewhere=elsewhere)
-    assignments, problems = _assign(requests, matched)
+    assignments, problems, told = _assign(requests, matched)
     problems += _clashes(assignments)
-    problems += _mixed_sizes(assignments, cards)
-    assignments = _first_for_this_host(assignments, nova)
-    problems += _limits(assignments, cards, nova)
-    held = any(problem.kind not in _REMARKS for problem in problems)
+    problems += _types_in_use(assignments, cards)
+    is_plain = all(request.is_plain for request in requests)
+    sizes = Kind.SIZES_TOLD if is_plain else Kind.MIXED_SIZES
+    (told if is_plain else problems).extend(_mixed_sizes(assignments, cards, sizes))
     return Plan(
         assignments=tuple(assignments),
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys([*problems, *told])),
         enable=_to_enable(matched),
         elsewhere=elsewhere,
-        held=held,
+        held=bool(problems),
     )
 
 
@@ -120,39 +116,70 @@ def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[_Target]
         if any(device in request.devices for device in named):
             yield _Target(card, card.parents or (card.gpu.address,), whole=True)
             continue
-        functions = tuple(
-            address for address in card.gpu.virtual_functions if address in request.devices
-        )
+        functions = [device for device in request.devices if _is_function(device, card)]
         if functions:
-            yield _Target(card, functions, whole=False)
+            yield _Target(card, tuple(sorted(functions)), whole=False)
+
+
+def _is_function(device: Device, card: Card) -> TypeGuard[PciAddress]:
+    """Whether a device is a virtual function of a card, or was one before the last boot.
+
+    Where the card would have it cannot be computed; but it shares the card's bus, as no device
+    beside the card does that could carry vGPUs.
+    """
+    gpu = card.gpu
+    if isinstance(device, PciId):
+        return False
+    if gpu.virtual_functions or not gpu.total_vfs or card.framework is not None:
+        return device in gpu.virtual_functions
+    return device != gpu.address and device[:2] == gpu.address[:2]
 
 
 def _assign(
     requests: tuple[VgpuRequest, ...], matched: dict[VgpuRequest, tuple[_Target, ...]]
-) -> tuple[list[Assignment], list[Problem]]:
+) -> tuple[list[Assignment], list[Problem], list[Problem]]:
+    """Return assignments, what speaks against them, and what is only to be told.
+
+    A plain request is published as it is written even where a card here lacks its type: the
+    address may be meant for another host.
+    """
     assignments: list[Assignment] = []
     problems: list[Problem] = []
+    told: list[Problem] = []
     for request in requests:
-        if not matched[request]:
-            if request.is_plain:  # some other host's; Nova passes over an address it lacks
-                assignments.append(_as_written(request))
-            continue
         resolved: dict[str, Assignment] = {}
         for target in matched[request]:
             found = _resolve(request, target)
-            if isinstance(found, Problem):
-                problems.append(found)
+            if isinstance(found, Assignment):
+                _join(resolved, found)
+            elif request.is_plain and found.kind is Kind.TYPE_NOT_OFFERED:
+                told.append(found)
             else:
-                known = resolved.setdefault(found.type_id, found._replace(addresses=(), cards=()))
-                resolved[found.type_id] = known._replace(
-                    addresses=known.addresses + found.addresses,
-                    cards=known.cards + found.cards,
-                )
-        for found in resolved.values():
-            if request.is_plain:
-                found = found._replace(addresses=_as_ordered(request, matched[request], found))
-            assignments.append(found)
-    return assignments, problems
+                problems.append(found)
+        if request.is_plain:
+            assignments += _as_published(request, matched[request], resolved)
+        else:
+            assignments += resolved.values()
+    return assignments, problems, told
+
+
+def _join(resolved: dict[str, Assignment], found: Assignment) -> None:
+    """Add a card to those that know a request's type by one id."""
+    known = resolved.setdefault(found.type_id, found._replace(addresses=(), cards=()))
+    resolved[found.type_id] = known._replace(
+        addresses=known.addresses + found.addresses,
+        cards=known.cards + found.cards,
+    )
+
+
+def _as_published(
+    request: VgpuRequest, targets: tuple[_Target, ...], resolved: dict[str, Assignment]
+) -> Iterator[Assignment]:
+    """Publish a plain request 1:1; Nova passes over the addresses that are some other host's."""
+    if not resolved:
+        yield _as_written(request)
+    for found in resolved.values():
+        yield found._replace(addresses=_as_ordered(request, targets, found))
 
 
 def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
@@ -168,7 +195,7 @@ def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
             return Problem(Kind.TYPE_NOT_OFFERED, address, request.vgpu_type)
     elif card.gpu.total_vfs and not card.gpu.virtual_functions:
         return Problem(Kind.VFS_DISABLED, address)
-    elif not request.is_plain:
+    elif not request.is_plain or card.gpu.total_vfs:
         return Problem(Kind.TYPES_UNKNOWN, address, request.vgpu_type)
     return Assignment(
         type_id=known.id if known else request.vgpu_type,
@@ -214,7 +241,21 @@ def _clashes(assignments: list[Assignment]) -> Iterator[Problem]:
                 yield Problem(Kind.DEVICE_TWICE, str(address), owner, assignment.type_id)
 
 
-def _mixed_sizes(assignments: list[Assignment], cards: tuple[Card, ...]) -> Iterator[Problem]:
+def _types_in_use(assignments: list[Assignment], cards: tuple[Card, ...]) -> Iterator[Problem]:
+    """Find cards whose guests have a type that they would no longer offer.
+
+    nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
+    """
+    for card in cards:
+        here = {found.type_id for found in assignments if card.gpu.address in found.cards}
+        for type_id in card.types_in_use:
+            if type_id not in here:
+                yield Problem(Kind.TYPE_IN_USE, str(card.gpu.address), type_id)
+
+
+def _mixed_sizes(
+    assignments: list[Assignment], cards: tuple[Card, ...], kind: Kind
+) -> Iterator[Problem]:
     """Find cards whose functions would offer types of different framebuffer sizes.
 
     The driver refuses the second size once a vGPU of the first exists.
@@ -223,71 +264,4 @@ def _mixed_sizes(assignments: list[Assignment], cards: tuple[Card, ...]) -> Iter
         here = [found.type_id for found in assignments if card.gpu.address in found.cards]
         sizes = {known.framebuffer for known in card.types if known.id in here}
         if len(sizes) > 1:
-            yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), " and ".join(here))
-
-
-def _first_for_this_host(assignments: list[Assignment], nova: NovaVersion) -> list[Assignment]:
-    """Put a type for this host first where Nova goes by the first one only."""
-    if nova.honours_several_types:
-        return assignments
-    return sorted(assignments, key=lambda assignment: not assignment.cards)
-
-
-def _limits(
-    assignments: list[Assignment], cards: tuple[Card, ...], nova: NovaVersion
-) -> Iterator[Problem]:
-    """Find what the installed Nova cannot honour."""
-    release = f"Nova {nova}"
-    if not nova.offers_vgpus:
-        yield Problem(Kind.NOVA_TOO_OLD, release)
-        return
-    for assignment in assignments:
-        yield from _option_limits(assignment, len(assignments) == 1, cards, nova)
-    if not assignments:
-        return
-    first = assignments[0].type_id
-    if len(assignments) > 1 and not nova.honours_several_types:
-        yield Problem(Kind.FIRST_TYPE_ONLY, release, first)
-    elif len(assignments) == 1 and not nova.honours_one_type_alone:
-        for card in cards:
-            if card.gpu.address not in assignments[0].cards and card.find_type(first):
-                yield Problem(Kind.TAKES_ALL_CARDS, release, first, str(card.gpu.address))
-
-
-def _option_limits(
-    assignment: Assignment, is_alone: bool, cards: tuple[Card, ...], nova: NovaVersion
-) -> Iterator[Problem]:
-    if assignment.resource_class is not None:
-        if not nova.has_mdev_class:
-            yield Problem(Kind.OPTION_UNSUPPORTED, "resource-class", "24", str(nova))
-        elif is_alone and not nova.honours_one_type_alone:
-            yield Problem(Kind.OPTION_IGNORED, "resource-class", "29", str(nova))
-    if assignment.max_instances is None:
-        return
-    if nova.has_max_instances:
-        yield from _dropped_cards(assignment, assignment.max_instances, cards)
-    else:
-        yield Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", str(nova))
-
-
-def _dropped_cards(
-    assignment: Assignment, limit: int, cards: tuple[Card, ...]
-) -> Iterator[Problem]:
-    """Find a limit that Nova cannot meet: it counts the cards one after the other, each whole.
-
-    Virtual functions count one by one, so any number of them can be met.
-    """
-    room = limit
-    dropped: list[tuple[Card, int]] = []
-    for card in cards:
-        known = card.find_type(assignment.type_id)
-        on_card = card.gpu.address in assignment.cards and card.parents == (card.gpu.address,)
-        if on_card and known and known.maximum is not None:
-            if known.maximum > room:
-                dropped.append((card, known.maximum))
-            else:
-                room -= known.maximum
-    if dropped and room:
-        card, maximum = dropped[0]
-        address = str(card.gpu.address)
-        yield Problem(Kind.MAX_INSTANCES_DROPS_CARD, address, str(limit), str(maximum))
+            yield Problem(kind, str(card.gpu.address), " and ".join(here))

@@ -54,6 +54,11 @@ class Kind(enum.Enum):
     REBOOT_REFUSED = "reboot-refused"
     OUR_PAUSE = "our-pause"
     PRINCIPAL_PAUSE = "principal-pause"
+    # the host itself
+    DISK = "disk"
+    CARD_UNREADABLE = "card-unreadable"
+    TYPE_IN_USE = "type-in-use"
+    SIZES_TOLD = "mixed-sizes-told"
     # the relation
     NOT_RELATED = "not-related"
 

@@ -20,6 +20,7 @@ __all__ = [
     "DAEMON",
     "is_active",
     "is_masked",
+    "is_principal_paused",
     "is_shipped",
     "pause",
     "restart",
@@ -30,21 +31,27 @@ __all__ = [
 
 DAEMON = "nvidia-vgpu-mgr"
 _REGISTRAR = "nvidia-vgpud"
+_NOVA = "nova-compute"
 _TIMEOUT = 120.0  # seconds; nvidia-vgpu-mgr waits for the cards
 
 
-def is_shipped(root: Path) -> bool:
-    """Whether the package that ships the daemon's unit is there."""
+def is_shipped(root: Path, unit: str = DAEMON) -> bool:
+    """Whether the package that ships a service is there."""
     folders = ("lib/systemd/system", "usr/lib/systemd/system", "etc/systemd/system")
-    return any((root / folder / f"{DAEMON}.service").is_file() for folder in folders)
+    return any((root / folder / f"{unit}.service").is_file() for folder in folders)
 
 
-def is_masked(root: Path) -> bool:
-    """Whether the daemon is masked; systemctl answers the same, in a process of its own."""
-    links = (
-        root / folder / f"{DAEMON}.service"
-        for folder in ("etc/systemd/system", "run/systemd/system")
-    )
+def is_principal_paused(root: Path) -> bool | None:
+    """Whether nova-compute is masked, as the principal's pause does; None if it is not there."""
+    if is_masked(root, _NOVA):
+        return True
+    return False if is_shipped(root, _NOVA) else None
+
+
+def is_masked(root: Path, unit: str = DAEMON) -> bool:
+    """Whether a service is masked; systemctl answers the same, in a process of its own."""
+    folders = ("etc/systemd/system", "run/systemd/system")
+    links = [root / folder / f"{unit}.service" for folder in folders]
     return any(link.is_symlink() and os.readlink(link) == "/dev/null" for link in links)
 
 
@@ -71,7 +78,8 @@ def start(root: Path, run: Runner) -> None:
     Raises:
         HostError: SERVICE_DOWN.
     """
-    _systemctl(run, "start", _REGISTRAR, DAEMON)
+    _systemctl(run, "start", _REGISTRAR)
+    _systemctl(run, "start", DAEMON)
     if not is_active(root, run):  # it may start and give up at once
         raise HostError(Problem(Kind.SERVICE_DOWN, DAEMON))
 

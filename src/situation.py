@@ -14,6 +14,7 @@ import nova_conf
 import services
 import software
 from facts import Facts
+from limits import honour
 from mappings import VgpuRequest
 from memory import Memory
 from plan import Plan, make_plan
@@ -74,9 +75,12 @@ def assess(
     if facts.nova is None:
         problems.append(Problem(Kind.NOVA_MISSING))
         return Situation(facts, Plan(held=True), tuple(problems), memory)
-    plan = make_plan(requests, facts.cards, facts.nova)
+    plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova)
     if plan.enable:
         problems += boot.result(root)
+    if facts.unreadable and requests:
+        problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
+        plan = plan._replace(held=True)
     return Situation(facts, plan, (*problems, *plan.problems), memory)
 
 

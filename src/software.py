@@ -10,6 +10,7 @@ from typing import Iterable, Iterator, NamedTuple
 
 import apt
 import driver
+import facts as host
 import package
 import services
 from commands import Runner
@@ -93,9 +94,12 @@ def ensure(
     A host that has no card only gets the package; there is nothing to load it for.
     """
     state = facts.driver
-    in_use = () if force else facts.in_use
     changed = False
     try:
+        # Asked again at each step: installing takes minutes, in which a guest may start.
+        def in_use() -> tuple[str, ...]:
+            return () if force else host.gather(root).in_use
+
         if driver.ensure_installed(root, run, state, resource.package, in_use):
             changed = True
             state = driver.query(root, [card.gpu for card in facts.cards])
@@ -143,7 +147,8 @@ def judge(facts: Facts, memory: Memory) -> Iterator[Problem]:
 def refusal(facts: Facts, memory: Memory, *, force: bool) -> Problem | None:
     """Say why the host software must not be touched now; None if it may be."""
     if memory.paused or facts.is_masked:
-        return Problem(Kind.OUR_PAUSE if memory.paused else Kind.PRINCIPAL_PAUSE)
+        is_principals = facts.is_principal_paused or not memory.paused
+        return Problem(Kind.PRINCIPAL_PAUSE if is_principals else Kind.OUR_PAUSE)
     if facts.in_use and not force:
         return Problem(Kind.GUESTS_OR_FORCE, facts.in_use[0])
     return None

@@ -175,6 +175,19 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         "Paused by nova-compute. Use its 'resume' action to resume normal service.",
     ),
     Kind.RESTART_WAITS: (Level.ACTIVE, "restart of {subject} waits for the guests"),
+    Kind.DISK: (Level.BLOCKED, "Cannot write {subject}: {detail}; make room on the disk"),
+    Kind.CARD_UNREADABLE: (
+        Level.BLOCKED,
+        "{subject} cannot be read, its mapping is kept; see dmesg, then reboot the host",
+    ),
+    Kind.TYPE_IN_USE: (
+        Level.WAITING,
+        "Waiting for the guests of {subject} to leave {detail}; or keep it in the mapping",
+    ),
+    Kind.SIZES_TOLD: (
+        Level.ACTIVE,
+        "the sizes of {detail} need mixed-size mode on {subject}",
+    ),
     Kind.NOT_RELATED: (
         Level.BLOCKED,
         "No relation to nova-compute: juju integrate {app}:nova-vgpu nova-compute:nova-vgpu",

@@ -11,6 +11,7 @@ https://docs.openstack.org/nova/latest/admin/virtual-gpu.html (both).
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import re
 from pathlib import Path
@@ -22,8 +23,11 @@ __all__ = ["Card", "Framework", "VgpuType", "inspect"]
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)
-_SIZE = re.compile(r"([0-9]{1,4})[ABCQ][A-Z]*$", re.ASCII)  # A40-12Q, A100-1-5CME
+_SIZE = re.compile(r"([0-9]{1,4})[ABCQ][A-Z0-9]*$", re.ASCII)  # T4-2B4, A100-1-5CME
 _CREATABLE = re.compile(r"\s*([0-9]{1,9})\s*:\s*(\S.*?)\s*", re.ASCII)
+
+
+logger = logging.getLogger(__name__)
 
 
 class Framework(enum.Enum):
@@ -82,6 +86,7 @@ class Card(NamedTuple):
         types: in the order of their ids; of a card in use maybe not all (vendor VFIO).
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev) or virtual function (vendor VFIO).
+        types_in_use: the ids of their types (mdev).
     """
 
     gpu: Gpu
@@ -89,6 +94,7 @@ class Card(NamedTuple):
     types: tuple[VgpuType, ...] = ()
     parents: tuple[PciAddress, ...] = ()
     in_use: tuple[str, ...] = ()
+    types_in_use: tuple[str, ...] = ()
 
     def find_type(self, wanted: str) -> VgpuType | None:
         """Return the type that an operator's word means on this card, or None."""
@@ -114,14 +120,16 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card:
     if parents:
         folders = [devices / str(address) / "mdev_supported_types" for address in parents]
         types = _mdev_types(folders, count)
-        return Card(gpu, Framework.MDEV, types, parents, _mdevs(devices, parents))
+        mdevs = _mdevs(devices, parents)
+        used = tuple(sorted(set(mdevs.values())))
+        return Card(gpu, Framework.MDEV, types, parents, tuple(sorted(mdevs)), used)
     return _vendor_vfio_card(devices, gpu)
 
 
 def _mdev_types(folders: list[Path], count: bool) -> tuple[VgpuType, ...]:
     """Read the types of the first parent; the others of a card offer the same ones."""
     types = []
-    known = filter(_TYPE_ID.fullmatch, os.listdir(folders[0]))
+    known = filter(_TYPE_ID.fullmatch, _names(folders[0]))
     for type_id in sorted(known, key=lambda name: int(name.rsplit("-", 1)[1])):
         folder = folders[0] / type_id
         description = _read(folder / "description")
@@ -138,6 +146,14 @@ def _mdev_types(folders: list[Path], count: bool) -> tuple[VgpuType, ...]:
             )
         )
     return tuple(types)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:  # a card that fell off its bus answers with EIO
+        logger.warning("%s cannot be read: %s", folder, error)
+        return []
 
 
 def _read(path: Path) -> str:
@@ -158,16 +174,15 @@ def _available(folder: Path) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> tuple[str, ...]:
-    """List the mediated devices of a card: folders of its parents, named by their UUID."""
-    return tuple(
-        sorted(
-            entry.name
-            for address in parents
-            for entry in os.scandir(devices / str(address))
-            if len(entry.name) == 36 and os.path.lexists(os.path.join(entry.path, "mdev_type"))
-        )
-    )
+def _mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
+    """Return the types of a card's mediated devices: folders of its parents, by their UUID."""
+    found = {}
+    for address in parents:
+        folder = devices / str(address)
+        for name in _names(folder):
+            if len(name) == 36 and os.path.lexists(folder / name / "mdev_type"):
+                found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
+    return found
 
 
 def _vendor_vfio_card(devices: Path, gpu: Gpu) -> Card:

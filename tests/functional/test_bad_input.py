@@ -56,7 +56,10 @@ VALUES = {
     "a-negative-number": "{nvidia-233: {devices: ['84:00.0'], max-instances: -1}}",
     "a-class-in-lower-case": "{nvidia-233: {devices: ['84:00.0'], resource-class: custom_x}}",
     "the-same-device-twice": "{nvidia-233: ['84:00.0'], nvidia-234: ['0000:84:00.0']}",
-    "a-type-that-the-card-lacks": "{nvidia-999: ['0000:84:00.0']}",
+    "a-type-that-the-card-lacks": "{T4-99Q: ['0000:84:00.0']}",
+    "a-character-beyond-unicode": '{nvidia-35: ["\\U00110000"]}',
+    "a-character-beyond-all": '{nvidia-35: ["\\UFFFFFFFF"]}',
+    "a-version-without-end": "%YAML 1." + "9" * 5000 + "\n--- {}",
     "a-domain-too-long": "{nvidia-35: ['000000000:84:00.0']}",
     "a-long-word": "{" + "x" * 60000 + ": ['84:00.0']}",
 }

@@ -114,6 +114,36 @@ def test_another_branch_takes_the_place_of_the_old_one(ready_host, tmp_path):
     assert unit.version == "580.159.01"
 
 
+def test_a_branch_that_cannot_be_installed_does_not_cost_the_old_one(ready_host, tmp_path):
+    host, unit = ready_host
+    package = packages.build_nvidia(tmp_path, branch="580", version="580.159.01")
+    needy = packages.build(
+        tmp_path / "needy.deb",
+        "nvidia-vgpu-ubuntu-580",
+        "580.159.01",
+        fields={"Depends": "no-such-package"},
+    )
+    unit.attach(needy)
+    assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
+    assert unit.status[1].startswith("Host software not installed: E: ")
+    unit.attach(package)
+    assert installed(host)["nvidia-vgpu-ubuntu-580"] == "ii 580.159.01"
+
+
+@pytest.mark.parametrize(
+    "state", ["reinstreq half-installed", "ok half-configured", "ok unpacked"]
+)
+def test_a_loss_of_power_while_installing_is_mended(ready_host, state):
+    host, unit = ready_host
+    status = host.root / "var/lib/dpkg/status"
+    before, after = status.read_text().split("Package: nvidia-vgpu-ubuntu-570\n")
+    torn = after.replace("install ok installed", f"install {state}", 1)
+    status.write_text(f"{before}Package: nvidia-vgpu-ubuntu-570\n{torn}")
+    unit.hook("update-status")
+    assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
+    assert unit.status == READY
+
+
 def test_an_older_version_is_installed_when_it_is_attached(ready_host, tmp_path):
     host, unit = ready_host
     unit.attach(packages.build_nvidia(tmp_path, version="570.86.16"))

@@ -274,6 +274,8 @@ class Machine:
         if verb == "remove":
             return self._remove(names)
         assert verb == "install", argv
+        if "--simulate" in argv:
+            return _OK
         for name in names:
             result = self._install_deb(name, argv) if "/" in name else self._install_name(name)
             if result.returncode != 0:

@@ -93,7 +93,7 @@ def test_install_waits_for_the_lock_keeps_edited_files_and_may_go_back(machine):
 
 def test_remove_keeps_the_configuration(machine):
     simulated = machine("t4-pair")
-    apt.remove(simulated, "nvidia-vgpu-ubuntu-535")
+    apt.remove(simulated, apt.Package("nvidia-vgpu-ubuntu-535", "1", "installed"))
     assert simulated.commands == [(*APT_GET, "remove", "nvidia-vgpu-ubuntu-535")]
     assert simulated.packages()["nvidia-vgpu-ubuntu-535"][1] == "config-files"
 
@@ -189,7 +189,7 @@ def test_missing_apt_is_a_failure_too(machine):
     simulated = machine("t4-pair")
     simulated.fail("apt-get", returncode=None)
     with pytest.raises(HostError) as error:
-        apt.remove(simulated, "dkms")
+        apt.remove(simulated, apt.Package("dkms", "1", "installed"))
     assert error.value.problem == Problem(Kind.INSTALL_FAILED, "No such file or directory")
 
 

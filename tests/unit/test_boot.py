@@ -75,10 +75,10 @@ def test_while_paused_nothing_is_done(a40):
     assert a40.commands == []
 
 
-def test_before_nova_is_installed_nothing_is_done(machine):
+def test_cards_are_ready_before_nova_is_installed(machine):
     host = machine({**recorded.without_functions("a40-mdev"), "nova": None})
     assert run_at_boot(host, wish=WISH) == 0
-    assert host.commands == []
+    assert len(gather(host.root).cards[0].parents) == 32
 
 
 def test_a_card_without_sriov_needs_nothing(machine):

@@ -655,6 +655,200 @@ def test_removing_leaves_the_driver_and_nothing_of_ours(unit):
     assert "nvidia-vgpu-ubuntu-535" in on.machine.packages()
 
 
+# What a hostile reader found
+
+
+@pytest.mark.parametrize("value", ['{nvidia-35: ["\\UFFFFFFFF"]}', "%YAML 1." + "9" * 5000])
+def test_what_yaml_itself_trips_over_is_no_hook_error(unit, value):
+    on = unit("t4-pair")
+    on.configure(value)
+    assert on.status == testing.BlockedStatus(
+        "vgpu-device-mappings: the value: a character that YAML does not allow; "
+        "write {nvidia-35: ['0000:84:00.0']}"
+    )
+
+
+def test_functions_that_a_boot_took_do_not_withdraw_their_mapping(unit, monkeypatch):
+    monkeypatch.setattr("sriov._PAUSE", 0)
+    on = unit("a40-mdev")
+    on.configure("{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}")
+    before = on.databag
+    on.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
+    on.machine.reboot()
+    on.hook("start")
+    assert on.databag == before
+    on.machine.mend("/usr/lib/nvidia/sriov-manage")
+    on.hook("update_status")
+    assert on.databag == before
+    assert on.status == ready("1 NVIDIA GPU, 1 vGPU type")
+
+
+def test_one_broken_link_costs_one_virtual_function(unit):
+    on = unit("a40-mdev")
+    link = on.machine.root / "sys/bus/pci/devices/0000:41:00.0/virtfn7"
+    link.unlink()
+    link.write_text("")
+    on.configure("{A40-8Q: ['10de:2235']}")
+    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 31
+
+
+def test_a_card_that_does_not_tell_its_class_keeps_what_was_published(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    before = on.databag
+    attribute = on.machine.root / "sys/bus/pci/devices/0000:d8:00.0/class"
+    attribute.unlink()
+    attribute.mkdir()
+    on.hook("config_changed")
+    assert on.databag == before
+    assert on.status == testing.BlockedStatus(
+        "0000:d8:00.0 cannot be read, its mapping is kept; see dmesg, then reboot the host"
+    )
+
+
+def test_a_card_whose_types_cannot_be_listed_is_no_hook_error(unit):
+    on = unit("t4-pair")
+    folder = on.machine.root / "sys/bus/pci/devices/0000:d8:00.0/mdev_supported_types"
+    folder.rename(folder.with_name("gone"))
+    folder.mkdir()
+    on.configure(MAPPING)
+    assert on.status == testing.WaitingStatus(
+        "Waiting for 0000:d8:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
+    )
+
+
+def test_a_guest_that_starts_while_headers_are_installed_keeps_its_driver(
+    unit, tmp_path, monkeypatch
+):
+    on = unit("t4-pair")
+    simulated = on.machine
+
+    def with_a_guest(*argv: str, **options: Any) -> Any:
+        if "dkms" in argv and "install" in argv:
+            recorded.add_mdev(simulated.root, "0000:84:00.0", "nvidia-233", UUID)
+        return simulated(*argv, **options)
+
+    monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(with_a_guest))
+    on.attach(simulated.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert simulated.packages()["nvidia-vgpu-ubuntu-535"] == ("535.161.05", "installed")
+    assert on.status == ready(
+        "2 NVIDIA GPUs, none set in vgpu-device-mappings; "
+        "host software 570.172.07 waits for the guests"
+    )
+
+
+def test_a_type_in_use_is_not_taken_from_its_guests(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    before = on.databag
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    on.configure("{T4-4Q: ['10de:1eb8']}")
+    assert on.databag == before
+    assert on.status == testing.WaitingStatus(
+        "Waiting for the guests of 0000:84:00.0 to leave nvidia-233; or keep it in the mapping"
+    )
+    recorded.remove_mdev(on.machine.root, UUID)
+    on.hook("update_status")
+    assert "mdev_nvidia-232" in on.sections
+
+
+def test_a_pause_that_was_killed_can_be_resumed(unit):
+    on = unit("t4-pair")
+    on.machine.fail("systemctl disable", returncode=None)
+    with pytest.raises(testing.ActionFailed):
+        on.action("pause")
+    on.machine.mend("systemctl disable")
+    on.action("resume")
+    assert on.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+
+
+def test_a_mask_of_ours_that_was_forgotten_is_ours_where_nova_is_not_masked(unit):
+    on = unit("t4-pair")
+    on.machine.provide("lib/systemd/system/nova-compute.service")
+    on.machine("systemctl", "mask", "nvidia-vgpu-mgr")
+    on.action("resume")
+    assert on.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+
+
+def test_under_the_principals_pause_ours_is_not_ended(unit):
+    on = unit("t4-pair")
+    on.action("pause")
+    on.machine("systemctl", "mask", "nova-compute")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("resume")
+    assert failure.value.message == PRINCIPAL_PAUSED.message
+
+
+def test_under_the_principals_pause_nothing_is_installed(unit, tmp_path):
+    on = unit("t4-fresh")
+    on.machine("systemctl", "mask", "nova-compute")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert on.machine.did("apt-get install") == []
+    assert on.status == PRINCIPAL_PAUSED
+
+
+def test_a_missing_relation_is_said_at_every_event(unit):
+    on = unit("t4-pair")
+    on.change(relations=set())
+    for hook in ("config_changed", "leader_elected", "update_status"):
+        on.hook(hook)
+        assert on.status.message.startswith("No relation to nova-compute"), hook
+    on.action("list-vgpu-types")
+    assert on.status.message.startswith("No relation to nova-compute")
+
+
+def test_a_relation_that_broke_is_missing(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    on.relation_hook("departed")
+    on.relation_hook("broken")
+    on.change(relations=set())
+    on.hook("update_status")
+    assert on.status.message.startswith("No relation to nova-compute")
+
+
+def test_a_new_unit_does_not_inherit_the_memory_of_an_old_one(unit):
+    on = unit("t4-pair")
+    on.hook("start")
+    on.action("pause")
+    on.machine("systemctl", "unmask", "nvidia-vgpu-mgr")
+    on.change(workload_version="")
+    on.hook("install")
+    assert on.state.workload_version == "535.161.05"
+    assert on.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+
+
+def test_a_boot_answers_a_restart_that_waited(unit):
+    on = unit("t4-pair")
+    on.configure(MAPPING)
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    on.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    on.hook("start")
+    assert on.status == ready("2 NVIDIA GPUs, 1 vGPU type")
+
+
+def test_no_reboot_that_would_bring_nouveau_back(unit, tmp_path):
+    on = unit("t4-fresh")
+    path = on.machine.make_deb(tmp_path / "nvidia-vgpu.deb")
+    on.change(resources={testing.Resource(name="nvidia-vgpu-software", path=path)})
+    on.machine.fail("update-initramfs")
+    with pytest.raises(testing.ActionFailed) as failure:
+        on.action("reboot-install", i_really_mean_it=True)
+    assert "update-initramfs failed" in failure.value.message
+    assert on.machine.did("systemd-run") == []
+
+
+def test_a_full_disk_is_no_hook_error(unit):
+    on = unit("t4-pair")
+    folder = on.machine.root / "var/lib/nova-compute-nvidia-vgpu"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("in the way")
+    on.configure(MAPPING)
+    assert on.status.message.startswith("Cannot write ")
+    assert on.status.message.endswith("; make room on the disk")
+    assert "mdev_nvidia-233" in on.sections
+
+
 # The house
 
 

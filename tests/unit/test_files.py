@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from files import ensure_text
+from problem import HostError, Kind, Problem
 
 
 def test_file_gets_its_content_its_mode_and_its_folder(tmp_path):
@@ -41,6 +42,7 @@ def test_reader_sees_the_old_file_or_the_new_one(tmp_path):
 
 def test_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(HostError) as error:
         ensure_text(tmp_path / "a", "x")
+    assert error.value.problem == Problem(Kind.DISK, str(tmp_path / "a"), "Is a directory")
     assert os.listdir(tmp_path) == ["a"]

@@ -16,6 +16,7 @@ FULL = Memory(
     restart_waits=True,
     wish="{T4-8Q: ['10de:1eb8']}",
     checked_mapping="ab12",
+    is_related=True,
     version="570.172.07",
     published="cd34",
     resource="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",

@@ -6,6 +6,7 @@ import pytest
 
 import mappings
 import recorded
+from limits import honour
 from plan import Plan, make_plan
 from problem import Kind, Problem
 from releases import NovaVersion
@@ -23,7 +24,7 @@ def requests(text):
 
 
 def planned(text, cards, nova=CARACAL):
-    return make_plan(requests(text), cards, NovaVersion.parse(nova))
+    return honour(make_plan(requests(text), cards), cards, NovaVersion.parse(nova))
 
 
 def offered(plan):
@@ -134,7 +135,7 @@ def test_host_whose_cards_are_not_named_publishes_nothing_that_would_take_them(c
 
 
 def test_unset_option_offers_nothing(cards):
-    assert make_plan((), cards("t4-pair"), NovaVersion(29)) == Plan()
+    assert make_plan((), cards("t4-pair")) == Plan()
 
 
 def test_addresses_of_other_hosts_stay_beside_this_one_s(cards):
@@ -190,10 +191,62 @@ def test_type_that_the_card_does_not_offer(cards):
     )
 
 
-def test_plain_type_that_the_card_does_not_offer(cards):
-    assert problems_of("{nvidia-35: ['0000:84:00.0']}", cards("t4-pair")) == (
-        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),
+def test_plain_type_that_the_card_does_not_offer_is_told_and_published_all_the_same(cards):
+    """The address may be meant for another host; one line must not cost the others."""
+    plan = planned("{nvidia-35: ['0000:84:00.0'], nvidia-233: ['0000:d8:00.0']}", cards("t4-pair"))
+    assert plan.problems == (Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),)
+    assert offered(plan) == [
+        ("nvidia-35", ["0000:84:00.0"]),
+        ("nvidia-233", ["0000:d8:00.0"]),
+    ]
+    assert not plan.held
+
+
+def test_name_that_the_card_does_not_offer_holds_the_plan(cards):
+    assert problems_of("{A40-8Q: ['0000:84:00.0']}", cards("t4-pair")) == (
+        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "A40-8Q"),
     )
+
+
+def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
+    gone = recorded.without_functions("a40-mdev")["functions"]
+    plan = planned(
+        "{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}", cards("a40-mdev", functions=gone)
+    )
+    assert plan.held
+    assert [str(address) for address in plan.enable] == ["0000:41:00.0"]
+
+
+def test_functions_of_another_bus_are_some_other_host_s(cards):
+    gone = recorded.without_functions("a40-mdev")["functions"]
+    plan = planned("{nvidia-558: ['0000:42:00.4']}", cards("a40-mdev", functions=gone))
+    assert (plan.held, plan.enable, plan.assignments) == (False, (), ())
+
+
+def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
+    silent = [
+        {**card, "sriov": {**card["sriov"], "framework": None}}
+        for card in recorded.host("a40-mdev")["functions"]
+    ]
+    assert problems_of("{nvidia-558: ['41:00.0']}", cards("a40-mdev", functions=silent)) == (
+        Problem(Kind.TYPES_UNKNOWN, "0000:41:00.0", "nvidia-558"),
+    )
+
+
+def test_single_type_takes_the_other_functions_of_a_card_too(cards):
+    plan = planned("{nvidia-558: ['0000:41:00.4']}", cards("a40-mdev"), "25.2.1")
+    assert plan.problems == (
+        Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-558", "0000:41:00.5"),
+    )
+
+
+def test_type_that_guests_use_is_not_taken_from_their_card(cards):
+    (first, second) = cards("t4-pair")
+    used = first._replace(in_use=("a-uuid",), types_in_use=("nvidia-233",))
+    assert problems_of("{T4-4Q: ['10de:1eb8']}", (used, second)) == (
+        Problem(Kind.TYPE_IN_USE, "0000:84:00.0", "nvidia-233"),
+    )
+    assert planned("{T4-8Q: ['10de:1eb8']}", (used, second)).problems == ()
 
 
 def test_name_waits_until_the_driver_tells_its_types(cards):

@@ -9,6 +9,7 @@ import pytest
 import recorded
 import report
 from facts import gather
+from limits import honour
 from mappings import parse, requests
 from memory import Memory
 from plan import Plan, make_plan
@@ -27,7 +28,7 @@ def assess(host):
         root = host(name, **changes)
         change(root)
         facts = gather(root, count=True)
-        plan = make_plan(requests(parse(text)), facts.cards, facts.nova)
+        plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
         return Situation(facts, plan, (*problems, *plan.problems), Memory())
 
     return of

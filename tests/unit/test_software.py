@@ -420,5 +420,5 @@ def test_host_that_cannot_install_lspci_goes_on(machine, caplog):
 def test_error_of_a_step_is_not_lost(machine):
     simulated = machine("t4-pair")
     simulated.fail("systemctl start", output="x")
-    with pytest.raises(HostError, match=r"^service-down: nvidia-vgpu-mgr$"):
+    with pytest.raises(HostError, match=r"^service-down: nvidia-vgpud$"):
         services.start(simulated.root, simulated)

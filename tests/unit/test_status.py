@@ -9,6 +9,7 @@ import pytest
 import status
 from driver import DriverState
 from facts import Facts, gather
+from limits import honour
 from mappings import parse, requests
 from memory import Memory
 from plan import Plan, make_plan
@@ -23,7 +24,7 @@ PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
 
 def situation(root, text="", *, problems=(), memory=None):
     facts = gather(root)
-    plan = make_plan(requests(parse(text)), facts.cards, facts.nova)
+    plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
     return Situation(facts, plan, (*problems, *plan.problems), memory or Memory())
 
 

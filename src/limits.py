@@ -1,0 +1,104 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the installed Nova makes of a plan, and what of it it cannot honour; pure.
+
+What a release can do stands in `releases`; here is what follows for the cards of a host.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from plan import Assignment, Plan
+from problem import Kind, Problem
+from releases import NovaVersion
+from vgpu import Card
+
+__all__ = ["honour"]
+
+# These do not speak against the wish, only of what the installed Nova makes of it.
+_REMARKS = frozenset({Kind.FIRST_TYPE_ONLY, Kind.TAKES_ALL_CARDS})
+
+
+def honour(plan: Plan, cards: tuple[Card, ...], nova: NovaVersion) -> Plan:
+    """Add to a plan what the operator should know of this Nova; hold it if it cannot be honoured.
+
+    On a host whose cards no request names there is nothing to honour.
+    """
+    if not plan.assignments or not cards:
+        return plan
+    assignments = _first_for_this_host(plan.assignments, nova)
+    problems = tuple(dict.fromkeys(_limits(assignments, cards, nova)))
+    return plan._replace(
+        assignments=assignments,
+        problems=(*plan.problems, *problems),
+        held=plan.held or any(problem.kind not in _REMARKS for problem in problems),
+    )
+
+
+def _first_for_this_host(
+    assignments: tuple[Assignment, ...], nova: NovaVersion
+) -> tuple[Assignment, ...]:
+    """Put a type for this host first where Nova goes by the first one only."""
+    if nova.honours_several_types:
+        return assignments
+    return tuple(sorted(assignments, key=lambda assignment: not assignment.cards))
+
+
+def _limits(
+    assignments: tuple[Assignment, ...], cards: tuple[Card, ...], nova: NovaVersion
+) -> Iterator[Problem]:
+    """Find what the installed Nova cannot honour."""
+    release = f"Nova {nova}"
+    if not nova.offers_vgpus:
+        yield Problem(Kind.NOVA_TOO_OLD, release)
+        return
+    for assignment in assignments:
+        yield from _option_limits(assignment, len(assignments) == 1, cards, nova)
+    first = assignments[0].type_id
+    if len(assignments) > 1 and not nova.honours_several_types:
+        yield Problem(Kind.FIRST_TYPE_ONLY, release, first)
+    elif len(assignments) == 1 and not nova.honours_one_type_alone:
+        for card in cards:
+            others = set(card.parents) - set(assignments[0].addresses)
+            if others and card.find_type(first):
+                yield Problem(Kind.TAKES_ALL_CARDS, release, first, str(min(others)))
+
+
+def _option_limits(
+    assignment: Assignment, is_alone: bool, cards: tuple[Card, ...], nova: NovaVersion
+) -> Iterator[Problem]:
+    if assignment.resource_class is not None:
+        if not nova.has_mdev_class:
+            yield Problem(Kind.OPTION_UNSUPPORTED, "resource-class", "24", str(nova))
+        elif is_alone and not nova.honours_one_type_alone:
+            yield Problem(Kind.OPTION_IGNORED, "resource-class", "29", str(nova))
+    if assignment.max_instances is None:
+        return
+    if nova.has_max_instances:
+        yield from _dropped_cards(assignment, assignment.max_instances, cards)
+    else:
+        yield Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", str(nova))
+
+
+def _dropped_cards(
+    assignment: Assignment, limit: int, cards: tuple[Card, ...]
+) -> Iterator[Problem]:
+    """Find a limit that Nova cannot meet: it counts the cards one after the other, each whole.
+
+    Virtual functions count one by one, so any number of them can be met.
+    """
+    room = limit
+    dropped: list[tuple[Card, int]] = []
+    for card in cards:
+        known = card.find_type(assignment.type_id)
+        on_card = card.gpu.address in assignment.cards and card.parents == (card.gpu.address,)
+        if on_card and known and known.maximum is not None:
+            if known.maximum > room:
+                dropped.append((card, known.maximum))
+            else:
+                room -= known.maximum
+    if dropped and room:
+        card, maximum = dropped[0]
+        address = str(card.gpu.address)
+        yield Problem(Kind.MAX_INSTANCES_DROPS_CARD, address, str(limit), str(maximum))
