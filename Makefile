@@ -30,7 +30,8 @@ lint: setup  ## Check format, style, spelling and types
 	@$(TOX) run -e lint
 
 unit: setup  ## Run the unit tests on every Python that is found, with coverage on one
-	@$(TOX) run -e unit,py38,py39,py310,py312,py313,py314
+	@$(TOX) run-parallel --parallel 2 --parallel-no-spinner \
+		-e unit,py38,py39,py310,py312,py313,py314
 
 functional: setup  ## Run the charm's dispatch on booted hosts
 	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional
