@@ -251,7 +251,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
-            if not situation.plan.enable:
+            if not situation.plan.is_due:
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.run)
@@ -264,7 +264,14 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
         text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
         needs_software = self._needs_software(facts)
-        found = assess(self.root, facts, memory, str(text), needs_software=needs_software)
+        found = assess(
+            self.root,
+            facts,
+            memory,
+            str(text),
+            needs_software=needs_software,
+            report_in_placement=self.config.get("report-in-placement") is True,
+        )
         if memory.is_related or self.nova_vgpu.is_related:
             return found._replace(memory=found.memory._replace(is_related=True))
         return found._replace(problems=(*found.problems, Problem(Kind.NOT_RELATED)))

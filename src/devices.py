@@ -8,19 +8,26 @@ plan changes. It does nothing where all is as it should be, and nothing to a car
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import facts as host
 import sriov
+import vgpu
 from commands import CommandError, Runner
+from facts import Facts
+from limits import honour
 from mappings import VgpuRequest
-from plan import make_plan
-from problem import HostError, Problem
+from pci import PciAddress
+from plan import Plan, TypeStep, make_plan
+from problem import HostError, Kind, Problem
+from vgpu import Card
 
-__all__ = ["ensure"]
+__all__ = ["ensure", "write_attribute"]
 
 _PATIENCE = 20  # seconds that the driver gets to tell the types of new virtual functions
 
@@ -32,33 +39,127 @@ def ensure(
     run: Runner,
     requests: tuple[VgpuRequest, ...],
     sleep: Callable[[float], None] = time.sleep,
+    write: Callable[[Path, str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Make true what the requests mean on this host; return what could not be done.
 
     Cards are dealt with one after the other, since sriov-manage does not bear company, and one
     that fails stops no other.
     """
+    write = write or write_attribute
     found = host.gather(root)
-    plan = make_plan(requests, found.cards)
+    plan = _plan(found, requests)
     problems: list[Problem] = []
-    if not plan.enable:
-        return ()
     for card in found.cards:
         if card.gpu.address in plan.enable and not card.in_use:
             try:
                 sriov.enable_virtual_functions(root, run, card.gpu, sleep)
             except HostError as error:
                 problems.append(error.problem)
-    _await_types(root, run, requests, sleep)
+    if plan.enable:
+        _await_types(root, run, sleep)
+        found = host.gather(root)
+        plan = _plan(found, requests)
+    vgpu.remember_types(root, found.cards)  # before the lists shrink
+    cards = {card.gpu.address: card for card in found.cards}
+    for step in plan.steps:
+        problems += _carry(root, step, cards[step.card], write)
     return tuple(problems)
 
 
-def _await_types(
-    root: Path,
-    run: Runner,
-    requests: tuple[VgpuRequest, ...],
-    sleep: Callable[[float], None],
-) -> None:
+def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan:
+    """Return the plan, without types where there is no Nova yet to be told of them."""
+    plan = make_plan(requests, found.cards)
+    if found.nova is None:
+        return plan._replace(steps=())
+    # Which class the functions get is the charm's matter; it holds back what Nova cannot take.
+    return honour(plan, found.cards, found.nova, report_in_placement=True)
+
+
+def _carry(
+    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
+) -> Iterator[Problem]:
+    """Set a type on functions of a card.
+
+    The lists of what can still be set shrink with each one, so each is read again before its
+    function is written, and each is read back.
+    """
+    devices = root / "sys/bus/pci/devices"
+    carried = _release(root, step, card, write)
+    number = sum(found == step.type_id for found in carried.values())
+    for function in step.functions:
+        folder = devices / str(function) / "nvidia"
+        if function in carried or (step.limit is not None and number >= step.limit):
+            continue
+        if step.type_id not in [known.id for known in vgpu.creatable_types(folder)]:
+            continue  # the card is full, or holds another size
+        if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
+            yield Problem(Kind.TYPE_REFUSED, str(function), step.type_id, "the driver says no")
+            return
+        number += 1
+    logger.info("%s carries %s on %d functions", step.card, step.type_id, number)
+    if not number:
+        yield Problem(Kind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card")
+
+
+def _release(
+    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
+) -> dict[PciAddress, str]:
+    """Take other types, and more than the limit, off functions that no guest has.
+
+    Returns:
+        What the step's functions then carry.
+    """
+    carried = {function: found for function, found in card.carried if function in step.functions}
+    kept = [function for function in step.functions if carried.get(function) == step.type_id]
+    surplus = [] if step.limit is None else kept[step.limit :]
+    others = [function for function in carried if carried[function] != step.type_id]
+    for function in (*surplus, *others):
+        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
+        if _is_open(root, function):
+            logger.info("%s keeps %s: a guest has it", function, carried[function])
+        elif _write_type(folder, "0", write):
+            logger.info("%s no longer carries %s", function, carried.pop(function))
+    return carried
+
+
+def write_attribute(path: Path, text: str) -> None:
+    """Write an attribute of sysfs in one go, as the kernel wants it.
+
+    Raises:
+        OSError: the driver refuses the value; mostly EIO.
+    """
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.write(handle, text.encode("ascii"))
+    finally:
+        os.close(handle)
+
+
+def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -> bool:
+    path = folder / "current_vgpu_type"
+    try:
+        write(path, number)
+        return path.read_text(encoding="ascii").strip() == number
+    except OSError as error:
+        logger.warning("%s refuses %s: %s", path, number, error)
+        return False
+
+
+def _is_open(root: Path, function: PciAddress) -> bool:
+    """Whether a process, that is a guest, holds the VFIO device of a function."""
+    path = root / "sys/bus/pci/devices" / str(function)
+    nodes = {f"/dev/vfio/devices/{name}" for name in vgpu.names(path / "vfio-dev")}
+    with contextlib.suppress(OSError):
+        nodes.add(f"/dev/vfio/{os.path.basename(os.readlink(path / 'iommu_group'))}")
+    for link in (root / "proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) in nodes:
+                return True
+    return False
+
+
+def _await_types(root: Path, run: Runner, sleep: Callable[[float], None]) -> None:
     """Wait until the driver tells what the new virtual functions offer.
 
     nvidia-vgpud registers the types of what is there when it runs, which was before.

@@ -59,9 +59,12 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
     """
     inventory = pci.list_gpus(root, run)
     gpus = inventory.gpus
+    known = vgpu.remembered_types(root) if any(gpu.virtual_functions for gpu in gpus) else {}
     is_principal_paused = services.is_principal_paused(root)
     return Facts(
-        cards=tuple(vgpu.inspect(root, gpu, count=count) for gpu in gpus),
+        cards=tuple(
+            vgpu.inspect(root, gpu, count=count, remembered=known.get(gpu.id, ())) for gpu in gpus
+        ),
         driver=driver.query(root, gpus),
         nova=_nova(root),
         is_shipped=services.is_shipped(root),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from plan import Assignment, Plan
+from pci import PciAddress, PciId
+from plan import Assignment, Plan, TypeStep
 from problem import Kind, Problem
 from releases import NovaVersion
-from vgpu import Card
+from vgpu import Card, Framework
 
 __all__ = ["honour"]
 
@@ -20,18 +21,23 @@ __all__ = ["honour"]
 _REMARKS = frozenset({Kind.FIRST_TYPE_ONLY, Kind.TAKES_ALL_CARDS})
 
 
-def honour(plan: Plan, cards: tuple[Card, ...], nova: NovaVersion) -> Plan:
+def honour(
+    plan: Plan, cards: tuple[Card, ...], nova: NovaVersion, *, report_in_placement: bool = False
+) -> Plan:
     """Add to a plan what the operator should know of this Nova; hold it if it cannot be honoured.
 
     On a host whose cards no request names there is nothing to honour.
     """
-    if not plan.assignments or not cards:
+    if not cards or not (plan.assignments or plan.steps):
         return plan
+    refused = tuple(_variant_limits(plan.steps, cards, nova, report_in_placement))
     assignments = _first_for_this_host(plan.assignments, nova)
-    problems = tuple(dict.fromkeys(_limits(assignments, cards, nova)))
+    problems = tuple(dict.fromkeys([*refused, *_limits(assignments, cards, nova)]))
+    if refused:  # no function is to carry what Nova could not be told of
+        plan = plan._replace(steps=(), is_due=bool(plan.enable))
     return plan._replace(
         assignments=assignments,
-        problems=(*plan.problems, *problems),
+        problems=(*problems, *plan.problems),
         held=plan.held or any(problem.kind not in _REMARKS for problem in problems),
     )
 
@@ -53,6 +59,9 @@ def _limits(
     if not nova.offers_vgpus:
         yield Problem(Kind.NOVA_TOO_OLD, release)
         return
+    assignments = tuple(found for found in assignments if found.framework is Framework.MDEV)
+    if not assignments:
+        return
     for assignment in assignments:
         yield from _option_limits(assignment, len(assignments) == 1, cards, nova)
     first = assignments[0].type_id
@@ -63,6 +72,34 @@ def _limits(
             others = set(card.parents) - set(assignments[0].addresses)
             if others and card.find_type(first):
                 yield Problem(Kind.TAKES_ALL_CARDS, release, first, str(min(others)))
+
+
+def _variant_limits(
+    steps: tuple[TypeStep, ...],
+    cards: tuple[Card, ...],
+    nova: NovaVersion,
+    report_in_placement: bool,
+) -> Iterator[Problem]:
+    """Find what Nova cannot do with functions under the kernel variant driver.
+
+    One class for all functions of a card, or nova-compute refuses to start
+    (PlacementPciMixedResourceClassException); and without placement an alias goes by ids, which
+    all types of a model share.
+    """
+    ids = {card.gpu.address: card.function_id for card in cards}
+    first_on: dict[PciAddress, TypeStep] = {}
+    first_of: dict[PciId | None, TypeStep] = {}
+    for step in steps:
+        if not nova.has_variant_driver:
+            yield Problem(Kind.VENDOR_VFIO, str(step.card), str(nova))
+        if step.resource_class is not None and not report_in_placement:
+            yield Problem(Kind.NEEDS_PLACEMENT, step.type_id)
+        other = first_on.setdefault(step.card, step)
+        if other is not step:
+            yield Problem(Kind.TWO_TYPES_ON_CARD, str(step.card), other.type_id, step.type_id)
+        other = first_of.setdefault(ids[step.card], step)
+        if other.type_id != step.type_id and not report_in_placement:
+            yield Problem(Kind.ALIAS_AMBIGUOUS, other.type_id, step.type_id)
 
 
 def _option_limits(

@@ -8,20 +8,22 @@ gets through here, whatever the layers above have checked. Option names: nova/co
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Iterable
 
 from plan import Assignment
 from releases import NovaVersion
+from vgpu import Framework
 
-__all__ = ["render"]
+__all__ = ["alias", "render"]
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
 def render(
-    assignments: Iterable[Assignment], nova: NovaVersion
+    assignments: Iterable[Assignment], nova: NovaVersion, *, report_in_placement: bool = False
 ) -> dict[str, list[tuple[str, str]]]:
     """Return nova.conf's sections as pairs of option and value; empty if nothing is offered.
 
@@ -32,10 +34,57 @@ def render(
         ValueError: a type or a class is no plain word.
     """
     assignments = tuple(assignments)
-    if not assignments:
-        return {}
     for assignment in assignments:
         _check(_TYPE_ID, assignment.type_id)
+    variant = [found for found in assignments if found.framework is Framework.VENDOR_VFIO]
+    mdev = [found for found in assignments if found.framework is Framework.MDEV]
+    sections = _mdev_sections(mdev, nova) if mdev else {}
+    if variant:
+        sections["pci"] = _pci_section(variant, report_in_placement)
+    return sections
+
+
+def alias(assignment: Assignment, report_in_placement: bool) -> str:
+    """Return the JSON of the alias that flavors ask for; the controllers need the same one."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", (assignment.name or assignment.type_id).split()[-1])
+    found = {"name": name, "device_type": "type-VF"}
+    if report_in_placement:
+        found["resource_class"] = _resource_class(assignment, name)
+    elif assignment.function_id is not None:
+        found["vendor_id"] = f"{assignment.function_id.vendor:04x}"
+        found["product_id"] = f"{assignment.function_id.device:04x}"
+    return json.dumps(found)
+
+
+def _pci_section(variant: list[Assignment], report_in_placement: bool) -> list[tuple[str, str]]:
+    """Name exactly the functions that carry a type; Nova would hand out the others as well.
+
+    `managed` is "no": libvirt must not take them from NVIDIA's driver. Each line is valid JSON,
+    for Nova reads no other, and none is ever empty.
+    """
+    pairs = [("report_in_placement", "true")] if report_in_placement else []
+    for assignment in variant:
+        spec = {"managed": "no"}
+        if report_in_placement:
+            name = (assignment.name or assignment.type_id).split()[-1]
+            spec["resource_class"] = _resource_class(assignment, name)
+        pairs += [
+            ("device_spec", json.dumps({"address": str(address), **spec}))
+            for address in assignment.addresses
+        ]
+        pairs.append(("alias", alias(assignment, report_in_placement)))
+    return pairs
+
+
+def _resource_class(assignment: Assignment, name: str) -> str:
+    """Return the class asked for, or one made of the type's name: CUSTOM_L40S_8Q."""
+    made = "CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+    return _check(_RESOURCE_CLASS, assignment.resource_class or made)
+
+
+def _mdev_sections(
+    assignments: list[Assignment], nova: NovaVersion
+) -> dict[str, list[tuple[str, str]]]:
     types = ", ".join(assignment.type_id for assignment in assignments)
     sections = {"devices": [(f"enabled_{nova.word}_types", types)]}
     if nova.reads_addresses:

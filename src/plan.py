@@ -26,6 +26,10 @@ class Assignment(NamedTuple):
             host they are, so that one value is published 1:1 all over a fleet.
         cards: the cards of this host that offer it.
         name: the people's name, if this host knows it.
+        max_instances: at most so many on this host.
+        resource_class: the class in placement; None for Nova's own, VGPU.
+        framework: how Nova is told of it.
+        function_id: vendor and device id of its virtual functions (vendor VFIO).
     """
 
     type_id: str
@@ -33,6 +37,26 @@ class Assignment(NamedTuple):
     cards: tuple[PciAddress, ...] = ()
     name: str | None = None
     max_instances: int | None = None
+    resource_class: str | None = None
+    framework: Framework = Framework.MDEV
+    function_id: PciId | None = None
+
+
+class TypeStep(NamedTuple):
+    """A vGPU type that virtual functions of a card are to carry (vendor VFIO).
+
+    Attributes:
+        card: its physical function.
+        type_id: `nvidia-1148`.
+        functions: those that may carry it.
+        limit: on how many at the most; None for as many as the card holds.
+        resource_class: the class in placement, if one is asked for.
+    """
+
+    card: PciAddress
+    type_id: str
+    functions: tuple[PciAddress, ...]
+    limit: int | None = None
     resource_class: str | None = None
 
 
@@ -43,6 +67,8 @@ class Plan(NamedTuple):
         assignments: in the order of the option; all of them are published, or, if `held`, none.
         problems: why something is not offered, or not as it is written.
         enable: the cards whose virtual functions are to be enabled before more can be said.
+        steps: the types that virtual functions are to carry (vendor VFIO).
+        is_due: whether the cards are not yet as they are to be.
         elsewhere: requests none of whose devices is a GPU of this host.
         held: what is published stays as it is, since this wish cannot be judged or is wrong.
     """
@@ -50,6 +76,8 @@ class Plan(NamedTuple):
     assignments: tuple[Assignment, ...] = ()
     problems: tuple[Problem, ...] = ()
     enable: tuple[PciAddress, ...] = ()
+    steps: tuple[TypeStep, ...] = ()
+    is_due: bool = False
     elsewhere: tuple[VgpuRequest, ...] = ()
     held: bool = False
 
@@ -79,13 +107,16 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     assignments, problems, told = _assign(requests, matched)
     problems += _clashes(assignments)
     problems += _types_in_use(assignments, cards)
+    enable, steps = _to_enable(matched), tuple(_steps(matched))
     is_plain = all(request.is_plain for request in requests)
     sizes = Kind.SIZES_TOLD if is_plain else Kind.MIXED_SIZES
     (told if is_plain else problems).extend(_mixed_sizes(assignments, cards, sizes))
     return Plan(
         assignments=tuple(assignments),
         problems=tuple(dict.fromkeys([*problems, *told])),
-        enable=_to_enable(matched),
+        enable=enable,
+        steps=steps,
+        is_due=bool(enable) or _differs(steps, cards),
         elsewhere=elsewhere,
         held=bool(problems),
     )
@@ -96,6 +127,43 @@ def _to_enable(matched: dict[VgpuRequest, tuple[_Target, ...]]) -> tuple[PciAddr
         target.card.gpu.address: target.card for found in matched.values() for target in found
     }
     return tuple(address for address, card in sorted(cards.items()) if _is_without_functions(card))
+
+
+def _steps(matched: dict[VgpuRequest, tuple[_Target, ...]]) -> Iterator[TypeStep]:
+    """Share a request's instances out among its cards, those first that come first."""
+    for request, targets in matched.items():
+        room = request.max_instances
+        for target in targets:
+            known = target.card.find_type(request.vgpu_type)
+            if target.card.framework is Framework.VENDOR_VFIO and known is not None:
+                address = target.card.gpu.address
+                yield TypeStep(address, known.id, target.parents, room, request.resource_class)
+                if room is not None:
+                    carried = sum(found == known.id for _, found in target.card.carried)
+                    room -= min(room, carried)
+
+
+def _differs(steps: tuple[TypeStep, ...], cards: tuple[Card, ...]) -> bool:
+    """Whether functions carry what they should not, or could carry more of what they should.
+
+    Only cards that the mapping names count: what others carry is somebody else's.
+    """
+    for card in cards:
+        mine = [step for step in steps if step.card == card.gpu.address]
+        if not mine:
+            continue
+        wanted = {function: step.type_id for step in mine for function in step.functions}
+        if any(wanted.get(function) != found for function, found in card.carried):
+            return True
+        for step in mine:
+            number = sum(found == step.type_id for _, found in card.carried)
+            is_free = any(function not in dict(card.carried) for function in step.functions)
+            has_room = step.limit is None or number < step.limit
+            if is_free and has_room and step.type_id in card.creatable:
+                return True
+            if step.limit is not None and number > step.limit:
+                return True
+    return False
 
 
 def _is_without_functions(card: Card) -> bool:
@@ -156,11 +224,15 @@ def _assign(
                 told.append(found)
             else:
                 problems.append(found)
-        if request.is_plain:
+        if request.is_plain and not _is_vendor_vfio(matched[request]):
             assignments += _as_published(request, matched[request], resolved)
         else:
             assignments += resolved.values()
     return assignments, problems, told
+
+
+def _is_vendor_vfio(targets: tuple[_Target, ...]) -> bool:
+    return any(target.card.framework is Framework.VENDOR_VFIO for target in targets)
 
 
 def _join(resolved: dict[str, Assignment], found: Assignment) -> None:
@@ -186,8 +258,6 @@ def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
     """Say what one card makes of a request."""
     card = target.card
     address = str(card.gpu.address)
-    if card.framework is Framework.VENDOR_VFIO:
-        return Problem(Kind.VENDOR_VFIO, address)
     known: VgpuType | None = None
     if card.types:
         known = card.find_type(request.vgpu_type)
@@ -197,10 +267,19 @@ def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
         return Problem(Kind.VFS_DISABLED, address)
     elif not request.is_plain or card.gpu.total_vfs:
         return Problem(Kind.TYPES_UNKNOWN, address, request.vgpu_type)
+    type_id = known.id if known else request.vgpu_type
+    parents = target.parents
+    if card.framework is Framework.VENDOR_VFIO:
+        carried = dict(card.carried)
+        parents = tuple(parent for parent in parents if carried.get(parent) == type_id)
+        if not parents:
+            return Problem(Kind.TYPE_NOT_SET, address, request.vgpu_type)
     return Assignment(
-        type_id=known.id if known else request.vgpu_type,
-        addresses=target.parents,
+        type_id=type_id,
+        addresses=parents,
         cards=(card.gpu.address,),
+        framework=card.framework or Framework.MDEV,
+        function_id=card.function_id,
         name=known.name if known else None,
         max_instances=request.max_instances,
         resource_class=request.resource_class,

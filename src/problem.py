@@ -26,6 +26,11 @@ class Kind(enum.Enum):
     VFS_FAILED = "virtual-functions-failed"
     BOOT_SERVICE = "boot-service"
     VENDOR_VFIO = "vendor-vfio"
+    TYPE_NOT_SET = "type-not-set"
+    TYPE_REFUSED = "type-refused"
+    TWO_TYPES_ON_CARD = "two-types-on-card"
+    NEEDS_PLACEMENT = "needs-placement"
+    ALIAS_AMBIGUOUS = "alias-ambiguous"
     # the mapping against the installed Nova
     NOVA_MISSING = "nova-missing"
     NOVA_TOO_OLD = "nova-too-old"

@@ -94,3 +94,8 @@ class NovaVersion(NamedTuple):
     def has_max_instances(self) -> bool:
         """Whether `max_instances` exists (2024.1)."""
         return self.major >= 29
+
+    @property
+    def has_variant_driver(self) -> bool:
+        """Whether `[pci] device_spec` takes `managed` (2025.1), for vendor-specific VFIO."""
+        return self.major >= 31

@@ -9,10 +9,11 @@ from typing import Iterable, Mapping, Sequence
 
 from facts import Facts
 from mappings import VgpuRequest
+from nova_conf import alias
 from plan import Assignment, Plan
 from situation import Situation
 from status import sentence
-from vgpu import Card
+from vgpu import Card, Framework
 
 __all__ = ["plan_json", "plan_text", "types_json", "types_text"]
 
@@ -55,9 +56,16 @@ def plan_text(situation: Situation, app: str) -> str:
     else:
         kept = "; what is published now stays" if plan.held else ""
         blocks.append(f"nova.conf: nothing is published{kept}")
-    if plan.enable:
-        lines = "\n".join(f"- enable the virtual functions of {card}" for card in plan.enable)
-        blocks.append("to be done on the cards:\n" + _indented(lines))
+    if plan.is_due:
+        steps = [f"- enable the virtual functions of {card}" for card in plan.enable]
+        steps += [f"- set {step.type_id} on functions of {step.card}" for step in plan.steps]
+        blocks.append("to be done on the cards:\n" + _indented("\n".join(steps)))
+    aliases = _aliases(situation)
+    if aliases:
+        text = f"juju config nova-cloud-controller pci-alias='[{', '.join(aliases)}]'"
+        if situation.report_in_placement:
+            text += "\n[filter_scheduler] pci_in_placement = true, in their nova.conf"
+        blocks.append("on the controllers:\n" + _indented(text))
     if problems:
         lines = "\n".join(f"- {sentence(problem, app)[1]}" for problem in problems)
         blocks.append("in the way:\n" + _indented(lines))
@@ -81,6 +89,8 @@ def plan_json(situation: Situation, app: str) -> str:
             "cards": [_card_json(card, plan) for card in facts.cards],
             "sections": situation.sections,
             "enable": [str(address) for address in plan.enable],
+            "carry": [f"{step.card} {step.type_id}" for step in plan.steps],
+            "aliases": [json.loads(text) for text in _aliases(situation)],
             "held": plan.held,
             "problems": [
                 {"kind": problem.kind.value, "text": sentence(problem, app)[1]}
@@ -89,6 +99,14 @@ def plan_json(situation: Situation, app: str) -> str:
             "elsewhere": [_asked(request) for request in plan.elsewhere],
         }
     )
+
+
+def _aliases(situation: Situation) -> list[str]:
+    return [
+        alias(found, situation.report_in_placement)
+        for found in situation.plan.assignments
+        if found.framework is Framework.VENDOR_VFIO
+    ]
 
 
 def _host(facts: Facts) -> str:

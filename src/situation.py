@@ -31,12 +31,14 @@ class Situation(NamedTuple):
         plan: what it is to offer.
         problems: all that is in the way, the plan's own among them.
         memory: what is to be remembered.
+        report_in_placement: whether virtual functions get a resource class (vendor VFIO).
     """
 
     facts: Facts
     plan: Plan
     problems: tuple[Problem, ...]
     memory: Memory
+    report_in_placement: bool = False
 
     @property
     def is_paused(self) -> bool:
@@ -48,11 +50,21 @@ class Situation(NamedTuple):
         """The sections of nova.conf; empty if the plan is held, too."""
         if self.plan.held or self.facts.nova is None:
             return {}
-        return nova_conf.render(self.plan.assignments, self.facts.nova)
+        return nova_conf.render(
+            self.plan.assignments,
+            self.facts.nova,
+            report_in_placement=self.report_in_placement,
+        )
 
 
 def assess(
-    root: Path, facts: Facts, memory: Memory, text: str, *, needs_software: bool
+    root: Path,
+    facts: Facts,
+    memory: Memory,
+    text: str,
+    *,
+    needs_software: bool,
+    report_in_placement: bool,
 ) -> Situation:
     """Say what holds and what is to be offered; change nothing.
 
@@ -62,6 +74,7 @@ def assess(
         memory: what is remembered; the situation's own knows the value if it is good.
         text: a value of the option.
         needs_software: whether NVIDIA's host software belongs on this host.
+        report_in_placement: see `Situation`.
     """
     problems: list[Problem] = []
     if needs_software:
@@ -75,13 +88,18 @@ def assess(
     if facts.nova is None:
         problems.append(Problem(Kind.NOVA_MISSING))
         return Situation(facts, Plan(held=True), tuple(problems), memory)
-    plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova)
-    if plan.enable:
+    plan = honour(
+        make_plan(requests, facts.cards),
+        facts.cards,
+        facts.nova,
+        report_in_placement=report_in_placement,
+    )
+    if plan.is_due:
         problems += boot.result(root)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
         plan = plan._replace(held=True)
-    return Situation(facts, plan, (*problems, *plan.problems), memory)
+    return Situation(facts, plan, (*problems, *plan.problems), memory, report_in_placement)
 
 
 def _read(memory: Memory, text: str) -> tuple[Memory, tuple[VgpuRequest, ...]]:

@@ -92,7 +92,27 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     ),
     Kind.VENDOR_VFIO: (
         Level.BLOCKED,
-        "{subject} offers vGPUs through vendor-specific VFIO only; use a kernel with mdev",
+        "{subject} needs Nova 31 (kernel variant driver), here is {detail}; upgrade OpenStack",
+    ),
+    Kind.TYPE_NOT_SET: (
+        Level.WAITING,
+        "Waiting for {subject} to carry {detail}: journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.TYPE_REFUSED: (
+        Level.BLOCKED,
+        "{subject} refuses {detail}: {more}; see journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.TWO_TYPES_ON_CARD: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} can carry one type, not {detail} and {more}; choose one",
+    ),
+    Kind.NEEDS_PLACEMENT: (
+        Level.BLOCKED,
+        "resource-class of {subject} needs report-in-placement=true, which is for good",
+    ),
+    Kind.ALIAS_AMBIGUOUS: (
+        Level.BLOCKED,
+        "{subject} and {detail} look alike to Nova; set report-in-placement=true, or offer one",
     ),
     Kind.NOVA_MISSING: (Level.WAITING, "Waiting for nova-compute to install nova-common"),
     Kind.NOVA_TOO_OLD: (

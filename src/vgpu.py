@@ -11,15 +11,28 @@ https://docs.openstack.org/nova/latest/admin/virtual-gpu.html (both).
 from __future__ import annotations
 
 import enum
+import json
 import logging
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pci import Gpu, PciAddress
+from files import ensure_text
+from pci import Gpu, PciAddress, PciId
 
-__all__ = ["Card", "Framework", "VgpuType", "inspect"]
+__all__ = [
+    "Card",
+    "Framework",
+    "VgpuType",
+    "creatable_types",
+    "inspect",
+    "names",
+    "remember_types",
+    "remembered_types",
+]
+
+_REMEMBERED = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)
@@ -87,6 +100,9 @@ class Card(NamedTuple):
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev) or virtual function (vendor VFIO).
         types_in_use: the ids of their types (mdev).
+        carried: functions that carry a type, and its id (vendor VFIO).
+        creatable: ids of the types that a free function can still become (vendor VFIO).
+        function_id: vendor and device of the functions, which Nova's alias goes by.
     """
 
     gpu: Gpu
@@ -95,13 +111,18 @@ class Card(NamedTuple):
     parents: tuple[PciAddress, ...] = ()
     in_use: tuple[str, ...] = ()
     types_in_use: tuple[str, ...] = ()
+    carried: tuple[tuple[PciAddress, str], ...] = ()
+    creatable: frozenset[str] = frozenset()
+    function_id: PciId | None = None
 
     def find_type(self, wanted: str) -> VgpuType | None:
         """Return the type that an operator's word means on this card, or None."""
         return next((known for known in self.types if known.is_called(wanted)), None)
 
 
-def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card:
+def inspect(
+    root: Path, gpu: Gpu, *, count: bool = False, remembered: tuple[VgpuType, ...] = ()
+) -> Card:
     """Read what one card offers.
 
     Args:
@@ -109,6 +130,7 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card:
         gpu: the card.
         count: whether to add up the free instances; that reads one file for each type of each
             virtual function.
+        remembered: types that such a card was seen to offer.
     """
     devices = root / "sys/bus/pci/devices"
     functions = (gpu.address, *gpu.virtual_functions)
@@ -123,13 +145,13 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card:
         mdevs = _mdevs(devices, parents)
         used = tuple(sorted(set(mdevs.values())))
         return Card(gpu, Framework.MDEV, types, parents, tuple(sorted(mdevs)), used)
-    return _vendor_vfio_card(devices, gpu)
+    return _vendor_vfio_card(devices, gpu, remembered)
 
 
 def _mdev_types(folders: list[Path], count: bool) -> tuple[VgpuType, ...]:
     """Read the types of the first parent; the others of a card offer the same ones."""
     types = []
-    known = filter(_TYPE_ID.fullmatch, _names(folders[0]))
+    known = filter(_TYPE_ID.fullmatch, names(folders[0]))
     for type_id in sorted(known, key=lambda name: int(name.rsplit("-", 1)[1])):
         folder = folders[0] / type_id
         description = _read(folder / "description")
@@ -148,10 +170,13 @@ def _mdev_types(folders: list[Path], count: bool) -> tuple[VgpuType, ...]:
     return tuple(types)
 
 
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
+    """List a folder of sysfs; none if it is not there or its card fell off the bus (EIO)."""
     try:
         return os.listdir(folder)
-    except OSError as error:  # a card that fell off its bus answers with EIO
+    except FileNotFoundError:
+        return []
+    except OSError as error:
         logger.warning("%s cannot be read: %s", folder, error)
         return []
 
@@ -179,32 +204,86 @@ def _mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
     found = {}
     for address in parents:
         folder = devices / str(address)
-        for name in _names(folder):
+        for name in names(folder):
             if len(name) == 36 and os.path.lexists(folder / name / "mdev_type"):
                 found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
     return found
 
 
-def _vendor_vfio_card(devices: Path, gpu: Gpu) -> Card:
+def _vendor_vfio_card(devices: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card:
     """Read `nvidia/` of the virtual functions; the card itself has none, or an unused one.
 
-    The list of types shrinks as the card fills, down to its heading, so the functions' lists
-    are joined, and an empty one says nothing.
+    The lists of types shrink as the card fills, down to their heading, so an empty one does not
+    say that there are no types: what was seen once stays known.
     """
-    parents, in_use, types = [], [], {}
+    types = {known.id: known for known in remembered}
+    parents, carried = [], []
+    creatable: set[str] = set()
     for address in gpu.virtual_functions:
         folder = devices / str(address) / "nvidia"
         current = _read(folder / "current_vgpu_type")
-        if not current:
+        if not current.isdigit():
             continue
         parents.append(address)
-        if current != "0":
-            in_use.append(str(address))
-        for line in _read(folder / "creatable_vgpu_types").splitlines():
-            match = _CREATABLE.fullmatch(line)
-            if match is not None:
-                types[int(match[1])] = VgpuType(f"nvidia-{match[1]}", match[2])
+        listed = creatable_types(folder)
+        types.update((known.id, known) for known in listed)
+        if int(current):
+            type_id = f"nvidia-{int(current)}"
+            carried.append((address, type_id))
+            types.setdefault(type_id, VgpuType(type_id, type_id))
+        else:
+            creatable.update(known.id for known in listed)
     if not parents:
         return Card(gpu, None)
-    ordered = tuple(types[number] for number in sorted(types))
-    return Card(gpu, Framework.VENDOR_VFIO, ordered, tuple(parents), tuple(in_use))
+    return Card(
+        gpu=gpu,
+        framework=Framework.VENDOR_VFIO,
+        types=tuple(sorted(types.values(), key=lambda known: int(known.id.rsplit("-", 1)[1]))),
+        parents=tuple(parents),
+        in_use=tuple(str(address) for address, _ in carried),
+        carried=tuple(carried),
+        creatable=frozenset(creatable),
+        function_id=_function_id(devices / str(parents[0])),
+    )
+
+
+def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
+    """Read the types that a virtual function can still become, `ID : NAME` lines below a heading.
+
+    Names hold blanks, and ids are padded with them: the first colon parts the two.
+    """
+    lines = _read(folder / "creatable_vgpu_types").splitlines()
+    found = filter(None, map(_CREATABLE.fullmatch, lines))
+    return tuple(VgpuType(f"nvidia-{int(match[1])}", match[2]) for match in found)
+
+
+def _function_id(path: Path) -> PciId | None:
+    try:
+        return PciId.parse(f"{_read(path / 'vendor')[2:]}:{_read(path / 'device')[2:]}")
+    except ValueError:
+        return None
+
+
+def remembered_types(root: Path) -> dict[PciId, tuple[VgpuType, ...]]:
+    """Return the types that cards were seen to offer, by the card's PCI id."""
+    try:
+        data = json.loads((root / _REMEMBERED).read_text(encoding="utf-8"))
+        return {
+            PciId.parse(card): tuple(VgpuType(str(type_id), str(name)) for type_id, name in rows)
+            for card, rows in data.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def remember_types(root: Path, cards: tuple[Card, ...]) -> None:
+    """Keep what cards with vendor-specific VFIO offer, for the time when they are full.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    known = remembered_types(root)
+    known.update({card.gpu.id: card.types for card in cards if card.creatable})
+    rows = {str(card): [(found.id, found.name) for found in known[card]] for card in sorted(known)}
+    if rows:
+        ensure_text(root / _REMEMBERED, json.dumps(rows, indent=1) + "\n")

@@ -8,11 +8,12 @@ container all read it as they would the real one. Nothing of the charm is used h
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import yaml
 
@@ -100,6 +101,49 @@ def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
     )
 
 
+def write_vgpu_type(board: str) -> Callable[[Path, str], None]:
+    """Return what a board's driver does when a vGPU type is written to a virtual function.
+
+    A type that does not fit gets EIO; the lists of what still fits shrink: to types of the size
+    in use, and, on a function that carries a type or on a full card, to their heading.
+    """
+
+    def write(path: Path, text: str) -> None:
+        function = path.parent.parent.resolve()
+        card = (function / "physfn").resolve()
+        listed = (path.parent / "creatable_vgpu_types").read_text()
+        if int(text) and f"\n{int(text):<6}:" not in listed:
+            raise OSError(errno.EIO, "Input/output error")
+        path.write_text(f"{int(text)}\n")
+        _show_creatable(card, _load("types")[board])
+
+    return write
+
+
+def _show_creatable(card: Path, kinds: list[dict[str, Any]]) -> None:
+    functions = [link.resolve() for link in card.glob("virtfn*")]
+    carried = {
+        function: int((function / "nvidia/current_vgpu_type").read_text())
+        for function in functions
+    }
+    in_use = [number for number in carried.values() if number]
+    maximum = {kind["id"]: kind["max"] for kind in kinds}
+    for function in functions:
+        fitting = [
+            kind
+            for kind in kinds
+            if not carried[function]
+            and len(in_use) < kind["max"]
+            and all(maximum[number] == kind["max"] for number in in_use)
+        ]
+        _write_creatable(function, fitting)
+
+
+def _write_creatable(function: Path, kinds: list[dict[str, Any]]) -> None:
+    rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in kinds]
+    _write(function / "nvidia/creatable_vgpu_types", "ID    : vGPU Name\n" + "".join(rows))
+
+
 def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
     """Create a mediated device, as a guest's start does."""
     parent_folder = (root / "sys/bus/pci/devices" / parent).resolve()
@@ -149,9 +193,7 @@ def _add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> No
         if offers and sriov["framework"] == "mdev":
             _add_mdev_types(sys, virtual_folder, offers, at_most=1)
         elif offers and sriov["framework"] == "vendor-vfio":
-            rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in _load("types")[offers]]
-            text = "ID    : vGPU Name\n" + "".join(rows)
-            _write(virtual_folder / "nvidia/creatable_vgpu_types", text)
+            _write_creatable(virtual_folder, _load("types")[offers])
             _write(virtual_folder / "nvidia/current_vgpu_type", "0\n")
 
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from bed import principal
 
@@ -11,7 +13,9 @@ import mappings
 import nova_conf
 import plan
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
+from pci import PciAddress, PciId
 from releases import NovaVersion
+from vgpu import Framework
 
 PLAIN = "{nvidia-35: ['0000:84:00.0', '85:00.0'], nvidia-36: [0000:86:00.0]}"
 LONG_FORM = (
@@ -66,6 +70,34 @@ def test_the_long_form_limits_and_names_a_class(major):
         "max_instances": 2,
         "mdev_class": "CUSTOM_T4_8Q",
     }
+
+
+def test_functions_under_the_variant_driver_are_read_beside_the_principals_own():
+    """The principal prints its own [pci] first; Nova adds the two up."""
+    assignment = plan.Assignment(
+        type_id="nvidia-1155",
+        addresses=(PciAddress.parse("3d:00.4"), PciAddress.parse("3d:00.5")),
+        name="NVIDIA L40S-24Q",
+        framework=Framework.VENDOR_VFIO,
+        function_id=PciId.parse("10de:26b9"),
+    )
+    text = written([assignment], NovaVersion(34))
+    text = text.replace("[pci]\n", '[pci]\npassthrough_whitelist = {"vendor_id": "8086"}\n', 1)
+    reads = principal.nova_reads_pci(text, 34)
+    assert [json.loads(spec) for spec in reads["device_spec"]] == [
+        {"vendor_id": "8086"},
+        {"address": "0000:3d:00.4", "managed": "no"},
+        {"address": "0000:3d:00.5", "managed": "no"},
+    ]
+    assert [json.loads(found) for found in reads["alias"]] == [
+        {
+            "name": "L40S-24Q",
+            "device_type": "type-VF",
+            "vendor_id": "10de",
+            "product_id": "26b9",
+        }
+    ]
+    assert reads["report_in_placement"] is False
 
 
 def test_nothing_offered_leaves_the_sections_of_other_subordinates_alone():

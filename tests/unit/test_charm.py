@@ -655,6 +655,106 @@ def test_removing_leaves_the_driver_and_nothing_of_ours(unit):
     assert "nvidia-vgpu-ubuntu-535" in on.machine.packages()
 
 
+# Vendor-specific VFIO
+
+L40S_FUNCTIONS = [f"0000:3d:00.{number}" for number in (4, 5)]
+
+
+@pytest.fixture
+def l40s(unit, monkeypatch):
+    """A unit on a host with an L40S, just after a boot."""
+    monkeypatch.setattr("devices.write_attribute", recorded.write_vgpu_type("L40S"))
+    return unit(recorded.without_functions("l40s-vendor-vfio"))
+
+
+def test_exactly_the_functions_that_carry_a_type_are_published(l40s):
+    l40s.configure("{L40S-24Q: ['10de:26b9']}")
+    assert l40s.status == ready("1 NVIDIA GPU, 1 vGPU type")
+    assert l40s.sections == {
+        "pci": [
+            *(
+                ["device_spec", json.dumps({"address": function, "managed": "no"})]
+                for function in L40S_FUNCTIONS
+            ),
+            [
+                "alias",
+                '{"name": "L40S-24Q", "device_type": "type-VF", '
+                '"vendor_id": "10de", "product_id": "26b9"}',
+            ],
+        ]
+    }
+
+
+def test_with_placement_the_functions_have_a_class_of_their_type(l40s):
+    l40s.change(
+        config={"report-in-placement": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}
+    )
+    l40s.hook("config_changed")
+    assert l40s.sections == {
+        "pci": [
+            ["report_in_placement", "true"],
+            [
+                "device_spec",
+                '{"address": "0000:3d:00.4", "managed": "no", '
+                '"resource_class": "CUSTOM_L40S_48Q"}',
+            ],
+            [
+                "alias",
+                '{"name": "L40S-48Q", "device_type": "type-VF", '
+                '"resource_class": "CUSTOM_L40S_48Q"}',
+            ],
+        ]
+    }
+
+
+def test_show_plan_says_what_the_controllers_need(l40s):
+    l40s.configure("{L40S-24Q: ['10de:26b9']}")
+    output = l40s.action("show-plan")["output"]
+    assert (
+        "on the controllers:\n"
+        "  juju config nova-cloud-controller pci-alias="
+        '\'[{"name": "L40S-24Q", "device_type": "type-VF", '
+        '"vendor_id": "10de", "product_id": "26b9"}]\''
+    ) in output
+
+
+def test_types_come_back_after_a_boot_and_the_data_is_the_same(l40s):
+    l40s.configure("{L40S-24Q: ['10de:26b9']}")
+    before = l40s.databag
+    l40s.machine.reboot()
+    l40s.hook("start")
+    assert l40s.databag == before
+    assert l40s.status == ready("1 NVIDIA GPU, 1 vGPU type")
+
+
+def test_before_epoxy_vendor_vfio_is_refused_with_that_reason(unit):
+    on = unit("l40s-vendor-vfio", nova="3:29.2.0-0ubuntu1")
+    on.configure("{L40S-24Q: ['10de:26b9']}")
+    assert on.status == testing.BlockedStatus(
+        "0000:3d:00.0 needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+    )
+    assert "subordinate_configuration" not in on.databag
+
+
+def test_a_class_without_placement_is_refused(l40s):
+    l40s.configure("{L40S-24Q: {devices: ['10de:26b9'], resource-class: CUSTOM_X}}")
+    assert l40s.status == testing.BlockedStatus(
+        "resource-class of nvidia-1155 needs report-in-placement=true, which is for good"
+    )
+
+
+def test_a_type_that_the_driver_refuses_is_said(l40s, monkeypatch):
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("devices.write_attribute", refuse)
+    l40s.configure("{L40S-24Q: ['10de:26b9']}")
+    assert l40s.status == testing.BlockedStatus(
+        "0000:3d:00.4 refuses nvidia-1155: the driver says no; "
+        "see journalctl -u nova-compute-nvidia-vgpu"
+    )
+
+
 # What a hostile reader found
 
 

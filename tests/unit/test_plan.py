@@ -262,10 +262,28 @@ def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
     )
 
 
-def test_vendor_specific_vfio_is_not_published_as_mdev(cards):
-    assert problems_of("{nvidia-1148: ['0000:3d:00.0']}", cards("l40s-vendor-vfio")) == (
-        Problem(Kind.VENDOR_VFIO, "0000:3d:00.0"),
+@pytest.mark.parametrize("wanted", ["nvidia-1148", "L40S-2Q"])
+def test_vendor_specific_vfio_is_never_published_as_mdev(cards, wanted):
+    text = f"{{{wanted}: ['0000:3d:00.0']}}"
+    assert problems_of(text, cards("l40s-vendor-vfio"), "31.0.0") == (
+        Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),
     )
+
+
+def test_vendor_specific_vfio_needs_nova_31(cards):
+    plan = planned("{L40S-2Q: ['0000:3d:00.0']}", cards("l40s-vendor-vfio"), "30.1.0")
+    assert plan.problems[0] == Problem(Kind.VENDOR_VFIO, "0000:3d:00.0", "30.1.0")
+    assert (plan.held, plan.steps, plan.is_due) == (True, (), False)
+
+
+def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
+    text = "{L40S-2Q: ['3d:00.4'], L40S-2A: ['3d:00.5']}"
+    plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
+    assert (
+        Problem(Kind.TWO_TYPES_ON_CARD, "0000:3d:00.0", "nvidia-1148", "nvidia-1158")
+        in plan.problems
+    )
+    assert (plan.held, plan.steps) == (True, ())
 
 
 def test_type_by_id_and_by_name_is_one_type(cards):

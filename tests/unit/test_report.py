@@ -233,6 +233,8 @@ def test_plan_for_machines(assess):
             "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
         },
         "enable": [],
+        "carry": [],
+        "aliases": [],
         "held": False,
         "problems": [
             {

@@ -282,8 +282,8 @@ def test_unit_that_is_ready_says_what_it_offers(host, name, text, message):
         (
             "l40s-vendor-vfio",
             "{L40S-2Q: ['10de:26b9']}",
-            Level.BLOCKED,
-            "0000:3d:00.0 offers vGPUs through vendor-specific VFIO only; use a kernel with mdev",
+            Level.WAITING,
+            "Waiting for 0000:3d:00.0 to carry L40S-2Q: journalctl -u nova-compute-nvidia-vgpu",
         ),
         (
             "t4-fresh",

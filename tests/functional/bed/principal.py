@@ -113,22 +113,33 @@ def wheel(major: int) -> Path:
 
 def nova_reads(text: str, major: int) -> dict[str, dict[str, Any]]:
     """Return what a release of Nova makes of a nova.conf: its vGPU options, by section."""
+    conf = _read_as(text, major, "devices")
+    prefixes = ("devices", "mdev_", "vgpu_")
+    groups = [name for name in conf if name.startswith(prefixes)]
+    return {name: {key: conf[name][key] for key in conf[name]} for name in sorted(groups)}
+
+
+def nova_reads_pci(text: str, major: int) -> dict[str, Any]:
+    """Return what a release of Nova makes of the [pci] sections of a nova.conf."""
+    conf = _read_as(text, major, "pci")
+    return {key: conf.pci[key] for key in conf.pci}
+
+
+def _read_as(text: str, major: int, module: str) -> cfg.ConfigOpts:
+    """Read a nova.conf with one module of a release's own nova.conf package."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "devices.py"
+        source = Path(folder) / f"{module}.py"
         with zipfile.ZipFile(wheel(major)) as archive:
-            source.write_bytes(archive.read("nova/conf/devices.py"))
-        spec = importlib.util.spec_from_file_location(f"nova_{major}_devices", source)
+            source.write_bytes(archive.read(f"nova/conf/{module}.py"))
+        spec = importlib.util.spec_from_file_location(f"nova_{major}_{module}", source)
         assert spec is not None and spec.loader is not None
-        devices = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(devices)
+        options = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(options)
         config_file = Path(folder) / "nova.conf"
         config_file.write_text(text, encoding="utf-8")
         conf = cfg.ConfigOpts()
-        devices.register_opts(conf)
+        options.register_opts(conf)
         conf(["--config-file", str(config_file)], project="nova", default_config_dirs=[])
-        if hasattr(devices, "register_dynamic_opts"):
-            devices.register_dynamic_opts(conf)
-        groups = [
-            name for name in conf if name == "devices" or name.startswith(("mdev_", "vgpu_"))
-        ]
-        return {name: {key: conf[name][key] for key in conf[name]} for name in sorted(groups)}
+        if hasattr(options, "register_dynamic_opts"):
+            options.register_dynamic_opts(conf)
+        return conf

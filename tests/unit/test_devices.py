@@ -1,0 +1,153 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""vGPU types on virtual functions, under a driver that answers as NVIDIA's does."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+import devices
+import mappings
+import recorded
+from facts import gather
+from problem import Kind, Problem
+
+CARD = "0000:3d:00.0"
+
+
+@pytest.fixture
+def l40s(machine, monkeypatch):
+    """A host with an L40S under the vendor-specific VFIO framework."""
+    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
+    return machine("l40s-vendor-vfio")
+
+
+def ensure(host, text, write=None):
+    requests = mappings.requests(mappings.parse(text))
+    return devices.ensure(host.root, host, requests, lambda _: None, write)
+
+
+def carried(host):
+    return [(str(function), found) for function, found in gather(host.root).cards[0].carried]
+
+
+def functions(first, number):
+    return [f"0000:3d:{first // 8:02x}.{first % 8}" for first in range(first, first + number)]
+
+
+def hold_open(host, function):
+    """Let a guest hold the VFIO device of a function."""
+    path = host.root / "sys/bus/pci/devices" / function
+    (path / "iommu_group").symlink_to("../../../../kernel/iommu_groups/77")
+    descriptors = host.root / "proc/4711/fd"
+    descriptors.mkdir(parents=True)
+    (descriptors / "23").symlink_to("/dev/vfio/77")
+
+
+def test_a_type_is_set_on_as_many_functions_as_the_card_holds(l40s):
+    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}") == ()
+    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 6)]
+
+
+def test_max_instances_is_the_limit(l40s):
+    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
+    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 2)]
+
+
+def test_single_functions_are_taken_as_named(l40s):
+    ensure(l40s, "{nvidia-1152: ['3d:00.6', '3d:01.0']}")
+    assert [function for function, _ in carried(l40s)] == ["0000:3d:00.6", "0000:3d:01.0"]
+
+
+def test_what_is_set_is_not_set_again(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+
+    def write(path, text):
+        raise AssertionError(f"{path} {text}")
+
+    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}", write) == ()
+
+
+def test_a_full_card_lists_nothing_and_its_types_stay_known(l40s):
+    ensure(l40s, "{L40S-48Q: ['10de:26b9']}")
+    (card,) = gather(l40s.root).cards
+    assert card.creatable == frozenset()
+    assert card.find_type("L40S-8Q").id == "nvidia-1152"
+    assert len(card.types) == 23
+
+
+def test_another_type_takes_its_place_where_no_guest_has_it(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    assert ensure(l40s, "{L40S-24Q: ['10de:26b9']}") == ()
+    assert carried(l40s) == [(function, "nvidia-1155") for function in functions(4, 2)]
+
+
+def test_a_type_that_a_guest_has_stays(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    hold_open(l40s, "0000:3d:00.5")
+    problems = ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
+    assert carried(l40s) == [("0000:3d:00.5", "nvidia-1152")]
+    assert problems == (Problem(Kind.TYPE_REFUSED, CARD, "nvidia-1155", "no room on the card"),)
+
+
+def test_more_than_the_limit_is_taken_off_where_no_guest_has_it(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    path = l40s.root / "sys/bus/pci/devices/0000:3d:01.1"
+    (path / "vfio-dev/vfio5").mkdir(parents=True)
+    descriptors = l40s.root / "proc/4711/fd"
+    descriptors.mkdir(parents=True)
+    (descriptors / "7").symlink_to("/dev/vfio/devices/vfio5")
+    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    assert [function for function, _ in carried(l40s)] == ["0000:3d:00.4", "0000:3d:01.1"]
+
+
+def test_a_refused_type_is_told_and_the_function_stays_free(l40s):
+    def write(path, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}", write) == (
+        Problem(Kind.TYPE_REFUSED, "0000:3d:00.4", "nvidia-1152", "the driver says no"),
+    )
+    assert carried(l40s) == []
+
+
+def test_a_write_that_is_taken_and_forgotten_is_found_out(l40s):
+    problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}", lambda path, text: None)
+    assert [problem.kind for problem in problems] == [Kind.TYPE_REFUSED]
+
+
+def test_cards_that_are_not_named_keep_what_they_carry(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    before = carried(l40s)
+    assert ensure(l40s, "{L40S-24Q: ['0000:99:00.0']}") == ()
+    assert carried(l40s) == before
+
+
+@pytest.mark.parametrize("nova", ["3:30.1.0-0ubuntu1", None], ids=["too-old", "not-there"])
+def test_no_type_is_set_that_nova_could_not_be_told_of(machine, nova):
+    host = machine("l40s-vendor-vfio", nova=nova)
+    assert ensure(host, "{L40S-8Q: ['10de:26b9']}") == ()
+    assert carried(host) == []
+
+
+def test_after_a_boot_functions_and_types_come_back(machine, monkeypatch):
+    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
+    host = machine(recorded.without_functions("l40s-vendor-vfio"))
+    assert ensure(host, "{L40S-8Q: ['10de:26b9']}") == ()
+    assert len(carried(host)) == 6
+
+
+def test_an_attribute_is_written_in_one_go(tmp_path):
+    path = tmp_path / "current_vgpu_type"
+    path.write_text("")
+    devices.write_attribute(path, "1152")
+    assert path.read_text() == "1152"
+
+
+def test_an_attribute_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(OSError):
+        devices.write_attribute(tmp_path / "missing", "0")
+    assert os.listdir(tmp_path) == []
