@@ -20,13 +20,15 @@ from pathlib import Path
 
 import commands
 import devices
+import facts as host
 import mappings
+import mdevs
 import memory as memories
 from commands import CommandError, Runner
 from files import ensure_text
 from problem import HostError, Kind, Problem
 
-__all__ = ["UNIT", "ensure_unit", "remove_unit", "result", "start"]
+__all__ = ["UNIT", "ensure_unit", "record", "remove_unit", "result", "start"]
 
 UNIT = "nova-compute-nvidia-vgpu"
 _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
@@ -44,8 +46,11 @@ ConditionPathExists={charm}/src/boot.py
 [Service]
 Type=oneshot
 Environment=PYTHONPATH={charm}/lib:{charm}/venv PYTHONDONTWRITEBYTECODE=1
+RemainAfterExit=yes
 ExecStart={python} -W ignore {charm}/src/boot.py
+ExecStop={python} -W ignore {charm}/src/boot.py record
 TimeoutStartSec={timeout}
+TimeoutStopSec=30
 
 [Install]
 WantedBy=multi-user.target
@@ -90,7 +95,7 @@ def start(run: Runner) -> None:
     Raises:
         HostError: BOOT_SERVICE, if it fails; `result` may say more.
     """
-    _systemctl(run, "start", UNIT)
+    _systemctl(run, "restart", UNIT)
 
 
 def result(root: Path) -> tuple[Problem, ...]:
@@ -109,13 +114,21 @@ def _systemctl(run: Runner, *words: str) -> None:
         raise HostError(Problem(Kind.BOOT_SERVICE, f"systemctl {words[0]} failed")) from error
 
 
+def record(root: Path) -> int:
+    """Note guests' devices before the host goes down; return the exit code."""
+    try:
+        mdevs.record(root, host.gather(root))
+    except HostError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
 def main(root: Path, run: Runner) -> int:
     """Do the service's work; return its exit code."""
     memory = memories.load(root)
-    if memory.paused or not memory.wish:
-        logger.info(
-            "nothing to do: %s", "paused" if memory.paused else "no vGPU type is asked for"
-        )
+    if memory.paused:
+        logger.info("nothing to do: paused")
         return 0
     try:
         problems = devices.ensure(root, run, mappings.requests(mappings.parse(memory.wish)))
@@ -132,4 +145,6 @@ def main(root: Path, run: Runner) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if sys.argv[1:] == ["record"]:
+        sys.exit(record(Path("/")))
     sys.exit(main(Path("/"), commands.run))

@@ -17,6 +17,7 @@ import ops
 import boot
 import commands
 import facts as host
+import mdevs
 import memory as memories
 import services
 import software
@@ -251,7 +252,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
-            if not situation.plan.is_due:
+            mdevs.record(self.root, situation.facts)
+            if not situation.plan.is_due and not mdevs.missing(self.root, situation.facts):
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.run)

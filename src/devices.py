@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import facts as host
+import mdevs
 import sriov
 import vgpu
 from commands import CommandError, Runner
@@ -64,6 +65,7 @@ def ensure(
     cards = {card.gpu.address: card for card in found.cards}
     for step in plan.steps:
         problems += _carry(root, step, cards[step.card], write)
+    problems += mdevs.restore(root, found, write)
     return tuple(problems)
 
 

@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     BOOT_SERVICE = "boot-service"
     VENDOR_VFIO = "vendor-vfio"
     TYPE_NOT_SET = "type-not-set"
+    MDEV_LOST = "mdev-lost"
     TYPE_REFUSED = "type-refused"
     TWO_TYPES_ON_CARD = "two-types-on-card"
     NEEDS_PLACEMENT = "needs-placement"

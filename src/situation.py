@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import boot
 import mappings
+import mdevs
 import nova_conf
 import services
 import software
@@ -94,7 +95,7 @@ def assess(
         facts.nova,
         report_in_placement=report_in_placement,
     )
-    if plan.is_due:
+    if plan.is_due or mdevs.missing(root, facts):
         problems += boot.result(root)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))

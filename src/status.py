@@ -98,6 +98,10 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.WAITING,
         "Waiting for {subject} to carry {detail}: journalctl -u nova-compute-nvidia-vgpu",
     ),
+    Kind.MDEV_LOST: (
+        Level.BLOCKED,
+        "vGPU {subject} of a guest did not come back as {detail} on {more}; free the card",
+    ),
     Kind.TYPE_REFUSED: (
         Level.BLOCKED,
         "{subject} refuses {detail}: {more}; see journalctl -u nova-compute-nvidia-vgpu",

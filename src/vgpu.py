@@ -27,6 +27,7 @@ __all__ = [
     "VgpuType",
     "creatable_types",
     "inspect",
+    "mdevs",
     "names",
     "remember_types",
     "remembered_types",
@@ -142,9 +143,9 @@ def inspect(
     if parents:
         folders = [devices / str(address) / "mdev_supported_types" for address in parents]
         types = _mdev_types(folders, count)
-        mdevs = _mdevs(devices, parents)
-        used = tuple(sorted(set(mdevs.values())))
-        return Card(gpu, Framework.MDEV, types, parents, tuple(sorted(mdevs)), used)
+        present = mdevs(devices, parents)
+        used = tuple(sorted(set(present.values())))
+        return Card(gpu, Framework.MDEV, types, parents, tuple(sorted(present)), used)
     return _vendor_vfio_card(devices, gpu, remembered)
 
 
@@ -199,7 +200,7 @@ def _available(folder: Path) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
+def mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
     """Return the types of a card's mediated devices: folders of its parents, by their UUID."""
     found = {}
     for address in parents:

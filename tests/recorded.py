@@ -158,6 +158,29 @@ def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
     (bus / uuid).symlink_to(os.path.relpath(folder, bus))
 
 
+def define_guest(root: Path, name: str, *uuids: str) -> Path:
+    """Define a guest of libvirt with mediated devices."""
+    devices = "".join(
+        "    <hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>\n"
+        f"      <source>\n        <address uuid='{uuid}'/>\n      </source>\n"
+        "    </hostdev>\n"
+        for uuid in uuids
+    )
+    path = root / f"etc/libvirt/qemu/{name}.xml"
+    _write(path, f"<domain type='kvm'>\n  <devices>\n{devices}  </devices>\n</domain>\n")
+    return path
+
+
+def create_mdev(path: Path, text: str) -> None:
+    """Do what the kernel does when a UUID is written to `create` of a type."""
+    kind = path.parent
+    if int((kind / "available_instances").read_text()) < 1:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    parent = kind.parent.parent.resolve()
+    root = next(folder.parent for folder in parent.parents if folder.name == "sys")
+    add_mdev(root, parent.name, kind.name, text)
+
+
 def remove_mdev(root: Path, uuid: str) -> None:
     """Remove a mediated device again."""
     link = root / "sys/bus/mdev/devices" / uuid

@@ -755,6 +755,21 @@ def test_a_type_that_the_driver_refuses_is_said(l40s, monkeypatch):
     )
 
 
+def test_a_guest_s_device_that_did_not_come_back_is_said(unit, monkeypatch):
+    monkeypatch.setattr("devices.write_attribute", recorded.create_mdev)
+    on = unit("t4-pair")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    recorded.define_guest(on.machine.root, "instance-00000001", UUID)
+    on.configure(MAPPING)
+    (on.machine.root / "etc/libvirt/qemu/instance-00000001.xml").unlink()
+    on.machine.reboot()
+    recorded.define_guest(on.machine.root, "instance-00000001", UUID)
+    other = UUID.replace("1111", "2222")
+    recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-232", other)
+    on.hook("update_status")
+    assert on.status.message.startswith(f"vGPU {UUID} of a guest did not come back")
+
+
 # What a hostile reader found
 
 

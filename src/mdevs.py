@@ -1,0 +1,139 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guests' own mediated devices, which a boot takes and their guests cannot start without.
+
+libvirt's definition of a guest names its mediated device by UUID alone, so card and type are
+recorded while the device is there. Nova 30 and later with libvirt 7.3 keep the devices by
+themselves: https://bugs.launchpad.net/nova/+bug/1977933.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import apt
+import vgpu
+from facts import Facts
+from files import ensure_text
+from pci import PciAddress
+from problem import Kind, Problem
+
+__all__ = ["Mdev", "is_kept_by_nova", "missing", "record", "restore"]
+
+_RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
+_DOMAINS = Path("etc/libvirt/qemu")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
+_MAX_DOMAIN = 1024 * 1024  # bytes
+
+logger = logging.getLogger(__name__)
+
+
+class Mdev(NamedTuple):
+    """A mediated device: /sys/bus/mdev/devices/UUID."""
+
+    uuid: str
+    parent: PciAddress
+    type_id: str
+
+
+def is_kept_by_nova(root: Path, facts: Facts) -> bool:
+    """Whether Nova brings the devices back by itself."""
+    if facts.nova is None or facts.nova.major < 30:
+        return False
+    for package in apt.find(root, "libvirt0"):
+        numbers = re.match(r"(?:[0-9]+:)?([0-9]+)\.([0-9]+)", package.version, re.ASCII)
+        if numbers is not None:
+            return (int(numbers[1]), int(numbers[2])) >= (7, 3)
+    return False
+
+
+def record(root: Path, facts: Facts) -> None:
+    """Note the devices that guests are defined with, and forget those of guests that are gone.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    if not any(card.types_in_use for card in facts.cards) and not (root / _RECORD).exists():
+        return
+    defined = _defined(root)
+    known = {mdev.uuid: mdev for mdev in (*_read(root), *_present(root, facts))}
+    rows = sorted(
+        (uuid, str(known[uuid].parent), known[uuid].type_id) for uuid in defined & set(known)
+    )
+    ensure_text(root / _RECORD, json.dumps(rows, indent=1) + "\n", mode=0o600)
+
+
+def restore(root: Path, facts: Facts, write: Callable[[Path, str], None]) -> tuple[Problem, ...]:
+    """Make the missing devices; return those that cannot be made.
+
+    Each on the card and with the type that it had; another card would change what placement
+    knows.
+    """
+    problems = []
+    for mdev in missing(root, facts):
+        types = root / "sys/bus/pci/devices" / str(mdev.parent) / "mdev_supported_types"
+        try:
+            write(types / mdev.type_id / "create", mdev.uuid)
+            logger.info("%s is back as %s on %s", mdev.uuid, mdev.type_id, mdev.parent)
+        except OSError as error:
+            logger.warning("%s cannot be made: %s", mdev.uuid, error)
+            problems.append(Problem(Kind.MDEV_LOST, mdev.uuid, mdev.type_id, str(mdev.parent)))
+    return tuple(problems)
+
+
+def missing(root: Path, facts: Facts) -> list[Mdev]:
+    """Return the recorded devices that a defined guest has and the kernel has not.
+
+    None where Nova brings them back by itself.
+    """
+    recorded = _read(root)
+    if not recorded or is_kept_by_nova(root, facts):
+        return []
+    defined, present = _defined(root), {mdev.uuid for mdev in _present(root, facts)}
+    return [mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in present]
+
+
+def _present(root: Path, facts: Facts) -> list[Mdev]:
+    devices = root / "sys/bus/pci/devices"
+    return [
+        Mdev(uuid, parent, type_id)
+        for card in facts.cards
+        if card.types_in_use
+        for parent in card.parents
+        for uuid, type_id in vgpu.mdevs(devices, (parent,)).items()
+    ]
+
+
+def _defined(root: Path) -> set[str]:
+    """Return the UUIDs that the definitions of guests name, /etc/libvirt/qemu/NAME.xml.
+
+    Only looked for as text: what is not a mediated device of this host's record is of no use.
+    """
+    found: set[str] = set()
+    for path in (root / _DOMAINS).glob("*.xml"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_DOMAIN)
+            for source in re.findall(r"<hostdev\b[^>]*\bmdev\b.*?</hostdev>", text, re.DOTALL):
+                found.update(_UUID.findall(source))
+    return found
+
+
+def _read(root: Path) -> list[Mdev]:
+    """Read the record; what is not of its shape is passed over, since it is written to sysfs."""
+    try:
+        rows = json.loads((root / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        with contextlib.suppress(ValueError, TypeError):
+            uuid, parent, type_id = row
+            if _UUID.fullmatch(uuid) and _TYPE_ID.fullmatch(type_id):
+                found.append(Mdev(uuid, PciAddress.parse(parent), type_id))
+    return found

@@ -1,0 +1,155 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guests' own mediated devices: noted while they are there, back after a boot."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+import boot
+import devices
+import mdevs
+import memory as memories
+import recorded
+from facts import gather
+from memory import Memory
+from problem import Kind, Problem
+
+CARD = "0000:84:00.0"
+FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1, 2))
+RECORD = "var/lib/nova-compute-nvidia-vgpu/mdevs.json"
+
+
+@pytest.fixture
+def t4(machine, monkeypatch):
+    """A host with two T4, one guest on the first, and the guest's device recorded."""
+    monkeypatch.setattr(devices, "write_attribute", recorded.create_mdev)
+    host = machine("t4-pair")
+    recorded.add_mdev(host.root, CARD, "nvidia-233", FIRST)
+    recorded.define_guest(host.root, "instance-00000001", FIRST)
+    mdevs.record(host.root, gather(host.root))
+    return host
+
+
+def present(host):
+    return {card.in_use: card.types_in_use for card in gather(host.root).cards if card.in_use}
+
+
+def boot_now(host, **remembered):
+    """Boot, which takes all devices, and run the service."""
+    host.reboot()
+    memories.save(host.root, Memory(**remembered))
+    return boot.main(host.root, host)
+
+
+def test_a_guest_s_device_is_back_on_its_card_with_its_type(t4):
+    assert boot_now(t4) == 0
+    assert present(t4) == {(FIRST,): ("nvidia-233",)}
+    assert str(gather(t4.root).cards[0].gpu.address) == CARD
+    assert gather(t4.root).cards[0].in_use == (FIRST,)
+
+
+def test_what_is_there_is_left_alone(t4):
+    assert boot_now(t4) == 0
+    assert boot.main(t4.root, t4) == 0
+    assert present(t4) == {(FIRST,): ("nvidia-233",)}
+
+
+def test_leftovers_that_no_guest_names_do_not_come_back(t4):
+    recorded.add_mdev(t4.root, CARD, "nvidia-233", SECOND)
+    mdevs.record(t4.root, gather(t4.root))
+    boot_now(t4)
+    assert present(t4) == {(FIRST,): ("nvidia-233",)}
+
+
+def test_a_guest_that_is_gone_is_forgotten(t4):
+    (t4.root / "etc/libvirt/qemu/instance-00000001.xml").unlink()
+    mdevs.record(t4.root, gather(t4.root))
+    assert json.loads((t4.root / RECORD).read_text()) == []
+    boot_now(t4)
+    assert present(t4) == {}
+
+
+def test_a_guest_that_is_off_is_not_forgotten(t4):
+    recorded.remove_mdev(t4.root, FIRST)
+    mdevs.record(t4.root, gather(t4.root))
+    boot_now(t4)
+    assert present(t4) == {(FIRST,): ("nvidia-233",)}
+
+
+@pytest.mark.parametrize(
+    ("nova", "libvirt", "is_kept"),
+    [
+        ("3:30.0.0-0ubuntu1", "10.0.0-2ubuntu8", True),
+        ("3:30.0.0-0ubuntu1", "7.3.0-1", True),
+        ("3:30.0.0-0ubuntu1", "7.0.0-3", False),
+        ("3:30.0.0-0ubuntu1", "unknown", False),
+        ("3:29.2.0-0ubuntu1", "10.0.0-2ubuntu8", False),
+    ],
+)
+def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
+    recorded.write_dpkg_status(
+        t4.root,
+        [
+            ("nova-common", nova, "installed"),
+            ("libvirt0", libvirt, "installed"),
+            ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
+        ],
+    )
+    assert mdevs.is_kept_by_nova(t4.root, gather(t4.root)) is is_kept
+    boot_now(t4)
+    assert present(t4) == ({} if is_kept else {(FIRST,): ("nvidia-233",)})
+
+
+def test_a_card_that_has_no_room_is_told_and_no_other_is_taken(t4):
+    t4.reboot()
+    recorded.add_mdev(t4.root, CARD, "nvidia-232", SECOND)
+    memories.save(t4.root, Memory())
+    assert boot.main(t4.root, t4) == 1
+    assert boot.result(t4.root) == (Problem(Kind.MDEV_LOST, FIRST, "nvidia-233", CARD),)
+    assert present(t4) == {(SECOND,): ("nvidia-232",)}
+
+
+def test_the_record_is_nobody_else_s(t4):
+    assert stat.S_IMODE((t4.root / RECORD).stat().st_mode) == 0o600
+
+
+def test_it_is_written_at_shutdown_too(t4):
+    recorded.add_mdev(t4.root, "0000:d8:00.0", "nvidia-233", SECOND)
+    recorded.define_guest(t4.root, "instance-00000002", SECOND)
+    assert boot.record(t4.root) == 0
+    boot_now(t4)
+    assert set(present(t4)) == {(FIRST,), (SECOND,)}
+
+
+def test_a_record_that_cannot_be_written_is_no_crash(t4):
+    (t4.root / RECORD).unlink()
+    (t4.root / RECORD).mkdir()
+    assert boot.record(t4.root) == 1
+
+
+def test_a_host_without_guests_gets_no_record(machine):
+    host = machine("t4-pair")
+    mdevs.record(host.root, gather(host.root))
+    assert not (host.root / RECORD).exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[["x", "0000:84:00.0", "nvidia-233"]]',
+        f'[["{FIRST}", "../../..", "nvidia-233"]]',
+        f'[["{FIRST}", "0000:84:00.0", "../../nvidia-233"]]',
+        f'[["{FIRST}\\n", "0000:84:00.0", "nvidia-233"]]',
+    ],
+)
+def test_a_record_of_another_shape_is_never_written_to_sysfs(t4, text):
+    (t4.root / RECORD).write_text(text)
+    assert boot_now(t4) == 0
+    assert present(t4) == {}
