@@ -127,6 +127,8 @@ def record(root: Path) -> int:
 def main(root: Path, run: Runner) -> int:
     """Do the service's work; return its exit code."""
     memory = memories.load(root)
+    with contextlib.suppress(FileNotFoundError):
+        (root / _RESULT).unlink()  # never to be taken for this run's
     if memory.paused:
         logger.info("nothing to do: paused")
         return 0

@@ -19,6 +19,7 @@ import commands
 import facts as host
 import mdevs
 import memory as memories
+import nova_conf
 import services
 import software
 import status
@@ -75,7 +76,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_install(self, _: ops.InstallEvent) -> None:
         """Begin without the memory of a unit that was here before."""
-        self._reconcile(Memory(), ensure=True, look_again=True)
+        has_reported = memories.load(self.root).has_reported
+        self._reconcile(Memory(has_reported=has_reported), ensure=True, look_again=True)
 
     def _on_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
         self._reconcile(memories.load(self.root), ensure=True, look_again=True)
@@ -103,7 +105,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_going(self, _: ops.EventBase) -> None:
         """Take back what nova.conf would otherwise keep: the principal does not see us go."""
-        self.nova_vgpu.withdraw()
+        sections = {"pci": [nova_conf.REPORT]} if memories.load(self.root).has_reported else {}
+        self.nova_vgpu.publish(ProviderData(sections=sections))
         memory = self._save(memories.load(self.root)._replace(published=""))
         self._situation = Situation(host.gather(self.root), Plan(), (), memory)
 
@@ -218,7 +221,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memory = memory._replace(version=facts.driver.loaded)
         memory = software.answer_restart(self.run, facts, memory)
         situation = self._assess(facts, memory)
-        if ensure and facts.cards and facts.driver.installed and not situation.is_paused:
+        is_driven = facts.driver.installed is not None or facts.driver.loaded is not None
+        if ensure and facts.cards and is_driven and not situation.is_paused:
             situation = self._ensure_devices(situation)
         self._situation = situation = self._publish(situation, trust_published)
         self._save(situation.memory)
@@ -272,7 +276,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memory,
             str(text),
             needs_software=needs_software,
-            report_in_placement=self.config.get("report-in-placement") is True,
+            report_in_placement=memory.has_reported
+            or self.config.get("report-in-placement") is True,
         )
         if memory.is_related or self.nova_vgpu.is_related:
             return found._replace(memory=found.memory._replace(is_related=True))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import facts as host
+import guests
 import mdevs
 import sriov
 import vgpu
@@ -49,24 +50,44 @@ def ensure(
     """
     write = write or write_attribute
     found = host.gather(root)
-    plan = _plan(found, requests)
-    problems: list[Problem] = []
+    problems = _carry_all(root, requests, write)  # ready cards first: others may take minutes
+    enable = _plan(found, requests).enable
     for card in found.cards:
-        if card.gpu.address in plan.enable and not card.in_use:
+        if card.gpu.address in enable and not card.in_use:
             try:
                 sriov.enable_virtual_functions(root, run, card.gpu, sleep)
             except HostError as error:
                 problems.append(error.problem)
-    if plan.enable:
+    if enable:
         _await_types(root, run, sleep)
-        found = host.gather(root)
-        plan = _plan(found, requests)
-    vgpu.remember_types(root, found.cards)  # before the lists shrink
-    cards = {card.gpu.address: card for card in found.cards}
-    for step in plan.steps:
-        problems += _carry(root, step, cards[step.card], write)
+        problems += _carry_all(root, requests, write)
+    found = host.gather(root)
     problems += mdevs.restore(root, found, write)
-    return tuple(problems)
+    subjects = [problem.subject for problem in problems]
+    problems += [
+        problem
+        for problem in _plan(found, requests).problems
+        if problem.kind is Kind.TYPES_UNKNOWN and problem.subject not in subjects
+    ]
+    return tuple(dict.fromkeys(problems))
+
+
+def _carry_all(
+    root: Path, requests: tuple[VgpuRequest, ...], write: Callable[[Path, str], None]
+) -> list[Problem]:
+    """Set the types of each card, planning anew after each: what one holds the next need not."""
+    problems: list[Problem] = []
+    found = host.gather(root)
+    try:
+        vgpu.remember_types(root, found.cards)  # before the lists shrink
+    except HostError as error:
+        problems.append(error.problem)
+    for number in range(len(_plan(found, requests).steps)):
+        found = host.gather(root)
+        step = _plan(found, requests).steps[number]
+        card = next(card for card in found.cards if card.gpu.address == step.card)
+        problems += _carry(root, step, card, write)
+    return problems
 
 
 def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan:
@@ -89,7 +110,8 @@ def _carry(
     devices = root / "sys/bus/pci/devices"
     carried = _release(root, step, card, write)
     number = sum(found == step.type_id for found in carried.values())
-    for function in step.functions:
+    defined = guests.defined_functions(root)
+    for function in sorted(step.functions, key=lambda each: (each not in defined, each)):
         folder = devices / str(function) / "nvidia"
         if function in carried or (step.limit is not None and number >= step.limit):
             continue
@@ -100,7 +122,7 @@ def _carry(
             return
         number += 1
     logger.info("%s carries %s on %d functions", step.card, step.type_id, number)
-    if not number:
+    if not number and step.limit != 0:
         yield Problem(Kind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card")
 
 
@@ -116,11 +138,14 @@ def _release(
     kept = [function for function in step.functions if carried.get(function) == step.type_id]
     surplus = [] if step.limit is None else kept[step.limit :]
     others = [function for function in carried if carried[function] != step.type_id]
-    for function in (*surplus, *others):
+    defined = guests.defined_functions(root)
+    held = {function for function in carried if function in defined or _is_open(root, function)}
+    if held & set(others):  # the new type could not come, and the old one would be lost
+        others = []
+        logger.info("%s keeps its types: guests have %d functions", step.card, len(held))
+    for function in sorted(set(surplus + others) - held):
         folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
-        if _is_open(root, function):
-            logger.info("%s keeps %s: a guest has it", function, carried[function])
-        elif _write_type(folder, "0", write):
+        if _write_type(folder, "0", write):
             logger.info("%s no longer carries %s", function, carried.pop(function))
     return carried
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import apt
+import guests
 import vgpu
 from facts import Facts
 from files import ensure_text
@@ -26,10 +27,8 @@ from problem import Kind, Problem
 __all__ = ["Mdev", "is_kept_by_nova", "missing", "record", "restore"]
 
 _RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
-_DOMAINS = Path("etc/libvirt/qemu")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
-_MAX_DOMAIN = 1024 * 1024  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def record(root: Path, facts: Facts) -> None:
     """
     if not any(card.types_in_use for card in facts.cards) and not (root / _RECORD).exists():
         return
-    defined = _defined(root)
+    defined = guests.defined_mdevs(root)
     known = {mdev.uuid: mdev for mdev in (*_read(root), *_present(root, facts))}
     rows = sorted(
         (uuid, str(known[uuid].parent), known[uuid].type_id) for uuid in defined & set(known)
@@ -95,7 +94,7 @@ def missing(root: Path, facts: Facts) -> list[Mdev]:
     recorded = _read(root)
     if not recorded or is_kept_by_nova(root, facts):
         return []
-    defined, present = _defined(root), {mdev.uuid for mdev in _present(root, facts)}
+    defined, present = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, facts)}
     return [mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in present]
 
 
@@ -108,20 +107,6 @@ def _present(root: Path, facts: Facts) -> list[Mdev]:
         for parent in card.parents
         for uuid, type_id in vgpu.mdevs(devices, (parent,)).items()
     ]
-
-
-def _defined(root: Path) -> set[str]:
-    """Return the UUIDs that the definitions of guests name, /etc/libvirt/qemu/NAME.xml.
-
-    Only looked for as text: what is not a mediated device of this host's record is of no use.
-    """
-    found: set[str] = set()
-    for path in (root / _DOMAINS).glob("*.xml"):
-        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read(_MAX_DOMAIN)
-            for source in re.findall(r"<hostdev\b[^>]*\bmdev\b.*?</hostdev>", text, re.DOTALL):
-                found.update(_UUID.findall(source))
-    return found
 
 
 def _read(root: Path) -> list[Mdev]:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the charm must remember because the machine cannot tell it.
 
-One JSON file. `paused`, `answered_trigger` and `wish` carry meaning; the others spare work or
-repeat an earlier answer, and may be lost at any time.
+One JSON file. `paused`, `answered_trigger`, `wish` and `has_reported` carry meaning; the others
+spare work or repeat an earlier answer, and may be lost at any time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Memory(NamedTuple):
         restart_waits: an answer to it waits until no vGPU is in use.
         wish: the option's value that was last found good; the boot service goes by it.
         checked_mapping: digest of the option's value that last passed the schema.
+        has_reported: whether nova.conf has said report_in_placement, which Nova wants for good.
         is_related: whether the relation to nova-compute was there at the last event.
         version: the driver's version that Juju was told.
         published: digest of the data that was last seen in the relation.
@@ -47,6 +48,7 @@ class Memory(NamedTuple):
     restart_waits: bool = False
     wish: str = ""
     checked_mapping: str = ""
+    has_reported: bool = False
     is_related: bool = False
     version: str = ""
     published: str = ""

@@ -16,7 +16,11 @@ from plan import Assignment
 from releases import NovaVersion
 from vgpu import Framework
 
-__all__ = ["alias", "render"]
+__all__ = ["REPORT", "alias", "render"]
+
+# Nova refuses to start without it on a compute node that has said it once:
+# https://docs.openstack.org/nova/latest/admin/pci-passthrough.html
+REPORT = ("report_in_placement", "true")
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
@@ -62,7 +66,7 @@ def _pci_section(variant: list[Assignment], report_in_placement: bool) -> list[t
     `managed` is "no": libvirt must not take them from NVIDIA's driver. Each line is valid JSON,
     for Nova reads no other, and none is ever empty.
     """
-    pairs = [("report_in_placement", "true")] if report_in_placement else []
+    pairs = [REPORT] if report_in_placement else []
     for assignment in variant:
         spec = {"managed": "no"}
         if report_in_placement:

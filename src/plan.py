@@ -108,6 +108,9 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     problems += _clashes(assignments)
     problems += _types_in_use(assignments, cards)
     enable, steps = _to_enable(matched), tuple(_steps(matched))
+    # A card whose share of max-instances is used up by the cards before it waits for nothing.
+    spent = {(Kind.TYPE_NOT_SET, str(step.card)) for step in steps if step.limit == 0}
+    told = [each for each in told if (each.kind, each.subject) not in spent]
     is_plain = all(request.is_plain for request in requests)
     sizes = Kind.SIZES_TOLD if is_plain else Kind.MIXED_SIZES
     (told if is_plain else problems).extend(_mixed_sizes(assignments, cards, sizes))
@@ -153,7 +156,7 @@ def _differs(steps: tuple[TypeStep, ...], cards: tuple[Card, ...]) -> bool:
         if not mine:
             continue
         wanted = {function: step.type_id for step in mine for function in step.functions}
-        if any(wanted.get(function) != found for function, found in card.carried):
+        if any(wanted.get(function, found) != found for function, found in card.carried):
             return True
         for step in mine:
             number = sum(found == step.type_id for _, found in card.carried)
@@ -167,10 +170,12 @@ def _differs(steps: tuple[TypeStep, ...], cards: tuple[Card, ...]) -> bool:
 
 
 def _is_without_functions(card: Card) -> bool:
-    """Whether a card under NVIDIA's driver has SR-IOV and nothing to offer but through it."""
+    """Whether a card that is NVIDIA's driver's has SR-IOV and nothing to offer but through it."""
     gpu = card.gpu
-    is_ready = gpu.driver == "nvidia" and gpu.total_vfs > 0 and not gpu.virtual_functions
-    return is_ready and card.framework is None
+    # sriov-manage may leave a card without a driver when it fails; it is bound again first.
+    is_ours = gpu.driver in ("nvidia", None)
+    is_without = gpu.total_vfs > 0 and not gpu.virtual_functions
+    return is_ours and is_without and card.framework is None
 
 
 def _as_written(request: VgpuRequest) -> Assignment:
@@ -220,6 +225,8 @@ def _assign(
             found = _resolve(request, target)
             if isinstance(found, Assignment):
                 _join(resolved, found)
+            elif found.kind is Kind.TYPE_NOT_SET:
+                told.append(found)  # what carries its type is published all the same
             elif request.is_plain and found.kind is Kind.TYPE_NOT_OFFERED:
                 told.append(found)
             else:

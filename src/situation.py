@@ -24,6 +24,9 @@ from problem import HostError, Kind, Problem
 __all__ = ["Situation", "assess"]
 
 
+_WAITING = frozenset({Kind.VFS_DISABLED, Kind.TYPES_UNKNOWN, Kind.TYPE_NOT_SET})
+
+
 class Situation(NamedTuple):
     """What an event found and decided; what is published and the status follow from it.
 
@@ -51,11 +54,14 @@ class Situation(NamedTuple):
         """The sections of nova.conf; empty if the plan is held, too."""
         if self.plan.held or self.facts.nova is None:
             return {}
-        return nova_conf.render(
+        found = nova_conf.render(
             self.plan.assignments,
             self.facts.nova,
             report_in_placement=self.report_in_placement,
         )
+        if self.memory.has_reported:
+            found.setdefault("pci", [nova_conf.REPORT])
+        return found
 
 
 def assess(
@@ -100,7 +106,12 @@ def assess(
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
         plan = plan._replace(held=True)
-    return Situation(facts, plan, (*problems, *plan.problems), memory, report_in_placement)
+    # A wish that waits for the cards is for the boot service to fulfil; one that cannot be is not.
+    if not plan.held or all(problem.kind in _WAITING for problem in plan.problems):
+        memory = memory._replace(wish=text)
+    found = Situation(facts, plan, (*problems, *plan.problems), memory, report_in_placement)
+    has_reported = memory.has_reported or (report_in_placement and "pci" in found.sections)
+    return found._replace(memory=memory._replace(has_reported=has_reported))
 
 
 def _read(memory: Memory, text: str) -> tuple[Memory, tuple[VgpuRequest, ...]]:
@@ -112,4 +123,4 @@ def _read(memory: Memory, text: str) -> tuple[Memory, tuple[VgpuRequest, ...]]:
             mappings.check(data)
             memory = memory._replace(checked_mapping=digest)
     requests = mappings.requests(data)
-    return memory._replace(wish=text), requests
+    return memory, requests

@@ -47,8 +47,7 @@ def enable_virtual_functions(
     path = root / "sys/bus/pci/devices" / str(gpu.address)
     if _count(path):
         return False
-    if not (root / SRIOV_MANAGE).is_file():
-        raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), "sriov-manage is missing"))
+    _check(root, gpu)
     reason = ""
     for number in range(_TRIES):
         if number:
@@ -59,10 +58,22 @@ def enable_virtual_functions(
             logger.info("%s has %d virtual functions", gpu.address, _count(path))
             return True
         logger.warning("%s has no virtual functions yet: %s", gpu.address, reason)
+        if "did not end" in reason:  # a card that hangs must not hold up the boot
+            break
     _bind(root, path, gpu)
     if "unbindLock" not in reason and not _has_stub(root, run):
         reason = "no module pci-pf-stub; install linux-modules-extra"
     raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
+
+
+def _check(root: Path, gpu: Gpu) -> None:
+    """Make sure of what every try would need."""
+    for needed, reason in (
+        (SRIOV_MANAGE, "sriov-manage is missing"),
+        ("sys/module/nvidia/version", "the driver is not loaded"),
+    ):
+        if not (root / needed).is_file():
+            raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
 
 
 def _try(run: Runner, gpu: Gpu) -> str:

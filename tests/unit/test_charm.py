@@ -707,6 +707,63 @@ def test_with_placement_the_functions_have_a_class_of_their_type(l40s):
     }
 
 
+def test_report_in_placement_is_for_good(l40s):
+    """Nova refuses to start without it on a node that has said it once."""
+    options = {"report-in-placement": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}
+    l40s.change(config=options)
+    l40s.hook("config_changed")
+    l40s.change(config={**options, "report-in-placement": False})
+    l40s.hook("config_changed")
+    assert l40s.sections["pci"][0] == ["report_in_placement", "true"]
+    l40s.configure("")
+    assert l40s.sections == {"pci": [["report_in_placement", "true"]]}
+    l40s.relation_hook("departed")
+    assert l40s.sections == {"pci": [["report_in_placement", "true"]]}
+
+
+def test_a_wish_that_is_refused_is_not_carried_out_at_the_next_boot(l40s):
+    l40s.configure("{L40S-8Q: ['10de:26b9']}")
+    before = l40s.databag
+    l40s.configure("{L40S-9Q: ['10de:26b9']}")
+    l40s.machine.reboot()
+    l40s.hook("start")
+    assert l40s.databag == before
+    assert l40s.status == testing.BlockedStatus(
+        "0000:3d:00.0 does not offer L40S-9Q; choose from the action list-vgpu-types"
+    )
+
+
+def test_functions_without_a_type_are_never_published(l40s, monkeypatch):
+    l40s.configure("{L40S-8Q: ['10de:26b9']}")
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("devices.write_attribute", refuse)
+    l40s.machine.reboot()
+    l40s.hook("start")
+    assert l40s.sections == {}
+
+
+def test_a_card_that_lost_its_driver_is_bound_again(unit, monkeypatch):
+    data = recorded.without_functions("a40-mdev")
+    on = unit({**data, "functions": [{**card, "driver": None} for card in data["functions"]]})
+    bind = on.machine.root / "sys/bus/pci/drivers/nvidia/bind"
+    bind.parent.mkdir(parents=True)
+    bind.touch()
+    monkeypatch.setattr("sriov._PAUSE", 0)
+    on.machine.fail("/usr/lib/nvidia/sriov-manage", output="x\n")
+    on.configure("{nvidia-562: ['0000:41:00.0']}")
+    assert bind.read_text() == "0000:41:00.0\n"
+
+
+def test_a_driver_that_no_package_brought_is_served_as_well(unit):
+    on = unit(recorded.without_functions("a40-mdev"), driver={"loaded": "550.163.02"})
+    on.machine.provide(recorded.SRIOV_MANAGE)
+    on.configure("{A40-8Q: ['10de:2235']}")
+    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 32
+
+
 def test_show_plan_says_what_the_controllers_need(l40s):
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     output = l40s.action("show-plan")["output"]

@@ -89,8 +89,52 @@ def test_a_type_that_a_guest_has_stays(l40s):
     ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
     hold_open(l40s, "0000:3d:00.5")
     problems = ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
-    assert carried(l40s) == [("0000:3d:00.5", "nvidia-1152")]
+    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 6)]
     assert problems == (Problem(Kind.TYPE_REFUSED, CARD, "nvidia-1155", "no room on the card"),)
+
+
+def define(host, name, *addresses):
+    """Define a guest with PCI functions, running or not."""
+    devices = "".join(
+        "<hostdev mode='subsystem' type='pci' managed='no'><source>"
+        f"<address domain='0x0000' bus='0x{address[5:7]}' slot='0x{address[8:10]}' "
+        f"function='0x{address[11:]}'/></source></hostdev>\n"
+        for address in addresses
+    )
+    path = host.root / f"etc/libvirt/qemu/{name}.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<domain>{devices}</domain>")
+
+
+def test_a_guest_that_is_off_keeps_its_type_too(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    define(l40s, "instance-00000001", "0000:3d:00.5")
+    ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
+    assert dict(carried(l40s))["0000:3d:00.5"] == "nvidia-1152"
+
+
+def test_functions_that_guests_are_defined_with_come_first_after_a_boot(l40s):
+    define(l40s, "instance-00000001", "0000:3d:01.1")
+    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    assert carried(l40s) == [("0000:3d:01.1", "nvidia-1152")]
+
+
+def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
+    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
+    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
+    host = machine("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    for _ in range(2):
+        assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
+        assert [len(found.carried) for found in gather(host.root).cards] == [6, 2]
+    assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}") == ()
+    assert [len(found.carried) for found in gather(host.root).cards] == [6, 0]
+
+
+def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
+    (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
+    problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    assert [problem.kind for problem in problems] == [Kind.DISK]
+    assert len(carried(l40s)) == 6
 
 
 def test_more_than_the_limit_is_taken_off_where_no_guest_has_it(l40s):

@@ -16,6 +16,7 @@ FULL = Memory(
     restart_waits=True,
     wish="{T4-8Q: ['10de:1eb8']}",
     checked_mapping="ab12",
+    has_reported=True,
     is_related=True,
     version="570.172.07",
     published="cd34",

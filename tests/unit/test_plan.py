@@ -265,9 +265,9 @@ def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
 @pytest.mark.parametrize("wanted", ["nvidia-1148", "L40S-2Q"])
 def test_vendor_specific_vfio_is_never_published_as_mdev(cards, wanted):
     text = f"{{{wanted}: ['0000:3d:00.0']}}"
-    assert problems_of(text, cards("l40s-vendor-vfio"), "31.0.0") == (
-        Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),
-    )
+    plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
+    assert plan.problems == (Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
+    assert (plan.assignments, plan.is_due) == ((), True)
 
 
 def test_vendor_specific_vfio_needs_nova_31(cards):

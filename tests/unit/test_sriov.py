@@ -9,6 +9,7 @@ import pytest
 import pci
 import recorded
 import sriov
+from commands import CommandError
 from problem import HostError, Kind, Problem
 
 CARD = "0000:41:00.0"
@@ -115,6 +116,24 @@ def test_a_missing_sriov_manage_is_named(a40):
     (a40.root / recorded.SRIOV_MANAGE).unlink()
     assert failure_of(a40).detail == "sriov-manage is missing"
     assert a40.commands == []
+
+
+def test_a_driver_that_is_not_loaded_is_named(a40):
+    (a40.root / "sys/module/nvidia/version").unlink()
+    assert failure_of(a40).detail == "the driver is not loaded"
+
+
+def test_a_card_that_hangs_does_not_hold_up_the_boot_six_times(a40):
+    def hanging(*argv, **options):
+        a40.commands.append(argv)
+        if argv[0] == COMMAND[0]:
+            raise CommandError(argv, "did not end within 60 s")
+        return a40(*argv, **options)
+
+    with pytest.raises(HostError) as error:
+        sriov.enable_virtual_functions(a40.root, hanging, card_of(a40), lambda _: None)
+    assert error.value.problem.detail == "did not end within 60 s"
+    assert len(a40.did(COMMAND[0])) == 1
 
 
 def test_a_sriov_manage_that_hangs_or_cannot_start_is_a_failure(a40):

@@ -1,0 +1,51 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The devices that guests of this host are defined with, running or not.
+
+libvirt keeps a definition in /etc/libvirt/qemu/NAME.xml:
+https://libvirt.org/formatdomain.html#host-device-assignment
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Iterator
+
+from pci import PciAddress
+
+__all__ = ["defined_functions", "defined_mdevs"]
+
+_DOMAINS = Path("etc/libvirt/qemu")
+_MAX_BYTES = 1024 * 1024  # of one definition
+_HOST_DEVICE = re.compile(r"<hostdev\b([^>]*)>(.*?)</hostdev>", re.DOTALL)
+_SOURCE = re.compile(r"<source\b[^>]*>(.*?)</source>", re.DOTALL)
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_NUMBER = re.compile(r"\b(domain|bus|slot|function)=['\"]0x([0-9a-fA-F]{1,8})['\"]")
+
+
+def defined_mdevs(root: Path) -> frozenset[str]:
+    """Return the UUIDs of mediated devices."""
+    sources = (text for kind, text in _sources(root) if "mdev" in kind)
+    return frozenset(uuid for text in sources for uuid in _UUID.findall(text))
+
+
+def defined_functions(root: Path) -> frozenset[PciAddress]:
+    """Return the addresses of PCI functions."""
+    found = set()
+    for kind, text in _sources(root):
+        numbers = {name: int(number, 16) for name, number in _NUMBER.findall(text)}
+        if "pci" in kind and numbers.keys() >= {"bus", "slot", "function"}:
+            parts = (numbers["bus"], numbers["slot"], numbers["function"])
+            found.add(PciAddress(numbers.get("domain", 0), *parts))
+    return frozenset(found)
+
+
+def _sources(root: Path) -> Iterator[tuple[str, str]]:
+    """Return what each device of each guest is, and where on the host; only looked for as text."""
+    for path in sorted((root / _DOMAINS).glob("*.xml")):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            for kind, device in _HOST_DEVICE.findall(file.read(_MAX_BYTES)):
+                for source in _SOURCE.findall(device):
+                    yield kind, source
