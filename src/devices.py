@@ -8,7 +8,6 @@ plan changes. It does nothing where all is as it should be, and nothing to a car
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -82,11 +81,16 @@ def _carry_all(
         vgpu.remember_types(root, found.cards)  # before the lists shrink
     except HostError as error:
         problems.append(error.problem)
+    requested = {step.card for step in _plan(found, requests).steps}
     for number in range(len(_plan(found, requests).steps)):
         found = host.gather(root)
         step = _plan(found, requests).steps[number]
         card = next(card for card in found.cards if card.gpu.address == step.card)
         problems += _carry(root, step, card, write)
+    try:
+        vgpu.remember_carried(root, host.gather(root).cards, requested)
+    except HostError as error:
+        problems.append(error.problem)
     return problems
 
 
@@ -138,8 +142,7 @@ def _release(
     kept = [function for function in step.functions if carried.get(function) == step.type_id]
     surplus = [] if step.limit is None else kept[step.limit :]
     others = [function for function in carried if carried[function] != step.type_id]
-    defined = guests.defined_functions(root)
-    held = {function for function in carried if function in defined or _is_open(root, function)}
+    held = carried.keys() & (guests.defined_functions(root) | guests.open_functions(root, carried))
     if held & set(others):  # the new type could not come, and the old one would be lost
         others = []
         logger.info("%s keeps its types: guests have %d functions", step.card, len(held))
@@ -171,19 +174,6 @@ def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -
     except OSError as error:
         logger.warning("%s refuses %s: %s", path, number, error)
         return False
-
-
-def _is_open(root: Path, function: PciAddress) -> bool:
-    """Whether a process, that is a guest, holds the VFIO device of a function."""
-    path = root / "sys/bus/pci/devices" / str(function)
-    nodes = {f"/dev/vfio/devices/{name}" for name in vgpu.names(path / "vfio-dev")}
-    with contextlib.suppress(OSError):
-        nodes.add(f"/dev/vfio/{os.path.basename(os.readlink(path / 'iommu_group'))}")
-    for link in (root / "proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) in nodes:
-                return True
-    return False
 
 
 def _await_types(root: Path, run: Runner, sleep: Callable[[float], None]) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The devices that guests of this host are defined with, running or not.
+"""The devices that guests of this host have: defined with them, running or not, or open.
 
 libvirt keeps a definition in /etc/libvirt/qemu/NAME.xml:
 https://libvirt.org/formatdomain.html#host-device-assignment
@@ -9,13 +9,14 @@ https://libvirt.org/formatdomain.html#host-device-assignment
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator
 
 from pci import PciAddress
 
-__all__ = ["defined_functions", "defined_mdevs"]
+__all__ = ["defined_functions", "defined_mdevs", "open_functions"]
 
 _DOMAINS = Path("etc/libvirt/qemu")
 _MAX_BYTES = 1024 * 1024  # of one definition
@@ -40,6 +41,37 @@ def defined_functions(root: Path) -> frozenset[PciAddress]:
             parts = (numbers["bus"], numbers["slot"], numbers["function"])
             found.add(PciAddress(numbers.get("domain", 0), *parts))
     return frozenset(found)
+
+
+def open_functions(root: Path, functions: Iterable[PciAddress]) -> frozenset[PciAddress]:
+    """Return those PCI functions whose VFIO device a process, that is a guest, holds open.
+
+    /dev/vfio/GROUP, or /dev/vfio/devices/NAME with iommufd; every process is looked at once.
+    """
+    nodes: dict[str, PciAddress] = {}
+    for function in functions:
+        path = root / "sys/bus/pci/devices" / str(function)
+        for name in _names(path / "vfio-dev"):
+            nodes[f"/dev/vfio/devices/{name}"] = function
+        with contextlib.suppress(OSError):
+            group = os.path.basename(os.readlink(path / "iommu_group"))
+            nodes[f"/dev/vfio/{group}"] = function
+    return frozenset(nodes[target] for target in _open_files(root) if target in nodes)
+
+
+def _open_files(root: Path) -> Iterator[str]:
+    for process in filter(str.isdigit, _names(root / "proc")):
+        folder = root / "proc" / process / "fd"
+        for name in _names(folder):
+            with contextlib.suppress(OSError):
+                yield os.readlink(folder / name)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # a process may end while it is looked at
+        return []
 
 
 def _sources(root: Path) -> Iterator[tuple[str, str]]:

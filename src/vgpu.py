@@ -16,8 +16,9 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import AbstractSet, Iterable, NamedTuple
 
+import guests
 from files import ensure_text
 from pci import Gpu, PciAddress, PciId
 
@@ -29,11 +30,13 @@ __all__ = [
     "inspect",
     "mdevs",
     "names",
+    "remember_carried",
     "remember_types",
     "remembered_types",
 ]
 
 _REMEMBERED = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
+_CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)
@@ -99,7 +102,8 @@ class Card(NamedTuple):
             the card's virtual functions are not enabled yet.
         types: in the order of their ids; of a card in use maybe not all (vendor VFIO).
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
-        in_use: the vGPUs that exist now, by UUID (mdev) or virtual function (vendor VFIO).
+        in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest has
+            or somebody else gave a type (vendor VFIO).
         types_in_use: the ids of their types (mdev).
         carried: functions that carry a type, and its id (vendor VFIO).
         creatable: ids of the types that a free function can still become (vendor VFIO).
@@ -146,7 +150,7 @@ def inspect(
         present = mdevs(devices, parents)
         used = tuple(sorted(set(present.values())))
         return Card(gpu, Framework.MDEV, types, parents, tuple(sorted(present)), used)
-    return _vendor_vfio_card(devices, gpu, remembered)
+    return _vendor_vfio_card(root, gpu, remembered)
 
 
 def _mdev_types(folders: list[Path], count: bool) -> tuple[VgpuType, ...]:
@@ -211,12 +215,13 @@ def mdevs(devices: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
     return found
 
 
-def _vendor_vfio_card(devices: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card:
+def _vendor_vfio_card(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card:
     """Read `nvidia/` of the virtual functions; the card itself has none, or an unused one.
 
     The lists of types shrink as the card fills, down to their heading, so an empty one does not
     say that there are no types: what was seen once stays known.
     """
+    devices = root / "sys/bus/pci/devices"
     types = {known.id: known for known in remembered}
     parents, carried = [], []
     creatable: set[str] = set()
@@ -241,7 +246,7 @@ def _vendor_vfio_card(devices: Path, gpu: Gpu, remembered: tuple[VgpuType, ...])
         framework=Framework.VENDOR_VFIO,
         types=tuple(sorted(types.values(), key=lambda known: int(known.id.rsplit("-", 1)[1]))),
         parents=tuple(parents),
-        in_use=tuple(str(address) for address, _ in carried),
+        in_use=_held(root, carried) if carried else (),
         carried=tuple(carried),
         creatable=frozenset(creatable),
         function_id=_function_id(devices / str(parents[0])),
@@ -275,6 +280,40 @@ def remembered_types(root: Path) -> dict[PciId, tuple[VgpuType, ...]]:
         }
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def remember_carried(
+    root: Path, cards: tuple[Card, ...], set_by_us: AbstractSet[PciAddress]
+) -> None:
+    """Keep which functions carry a type that we set: such a type alone is no sign of a guest.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    rows = {
+        str(function): type_id
+        for card in cards
+        if card.gpu.address in set_by_us
+        for function, type_id in card.carried
+    }
+    if rows or (root / _CARRIED).exists():
+        ensure_text(root / _CARRIED, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+
+
+def _set_by_us(root: Path) -> AbstractSet[tuple[str, str]]:
+    try:
+        return set(json.loads((root / _CARRIED).read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+
+
+def _held(root: Path, carried: Iterable[tuple[PciAddress, str]]) -> tuple[str, ...]:
+    """Return the functions that a guest has, or whose type somebody else set."""
+    ours = _set_by_us(root)
+    known = dict(carried)
+    held = known.keys() & (guests.defined_functions(root) | guests.open_functions(root, known))
+    foreign = {function for function in known if (str(function), known[function]) not in ours}
+    return tuple(str(function) for function in sorted(held | foreign))
 
 
 def remember_types(root: Path, cards: tuple[Card, ...]) -> None:

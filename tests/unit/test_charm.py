@@ -707,6 +707,14 @@ def test_with_placement_the_functions_have_a_class_of_their_type(l40s):
     }
 
 
+def test_types_of_ours_do_not_stand_in_the_way_of_a_pause(l40s):
+    l40s.configure("{L40S-48Q: ['10de:26b9']}")
+    l40s.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
+    assert l40s.status == ready("1 NVIDIA GPU, 1 vGPU type")
+    l40s.action("pause")
+    assert l40s.status == PAUSED
+
+
 def test_report_in_placement_is_for_good(l40s):
     """Nova refuses to start without it on a node that has said it once."""
     options = {"report-in-placement": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}

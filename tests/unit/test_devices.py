@@ -106,6 +106,31 @@ def define(host, name, *addresses):
     path.write_text(f"<domain>{devices}</domain>")
 
 
+def in_use(host):
+    return gather(host.root).in_use
+
+
+def test_a_type_that_we_set_is_no_guest(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    assert in_use(l40s) == ()
+    hold_open(l40s, "0000:3d:00.5")
+    define(l40s, "instance-00000001", "0000:3d:00.7")
+    assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.7")
+
+
+def test_a_type_that_somebody_else_set_is_taken_for_a_guest_s(l40s):
+    path = l40s.root / "sys/bus/pci/devices/0000:3d:00.6/nvidia/current_vgpu_type"
+    path.write_text("1152\n")
+    assert in_use(l40s) == ("0000:3d:00.6",)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[1]", "{"])
+def test_a_record_of_another_shape_is_no_crash(l40s, text):
+    ensure(l40s, "{L40S-48Q: ['10de:26b9']}")
+    (l40s.root / "var/lib/nova-compute-nvidia-vgpu/carried.json").write_text(text)
+    assert in_use(l40s) == ("0000:3d:00.4",)
+
+
 def test_a_guest_that_is_off_keeps_its_type_too(l40s):
     ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
     define(l40s, "instance-00000001", "0000:3d:00.5")
@@ -133,7 +158,7 @@ def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
 def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
     problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    assert [problem.kind for problem in problems] == [Kind.DISK]
+    assert {problem.kind for problem in problems} == {Kind.DISK}
     assert len(carried(l40s)) == 6
 
 
