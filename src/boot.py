@@ -82,7 +82,7 @@ def remove_unit(root: Path, run: Runner) -> None:
     """Remove the service and what it left; what it made on the cards stays until the next boot."""
     if not (root / _UNIT_PATH).exists():
         return
-    for words in (("disable", UNIT), ("daemon-reload",)):
+    for words in (("disable", "--now", UNIT), ("daemon-reload",)):
         with contextlib.suppress(CommandError):
             run("systemctl", *words, check=False)
         (root / _UNIT_PATH).unlink(missing_ok=True)
