@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from commands import CommandError, Runner
@@ -18,6 +19,7 @@ from problem import HostError, Kind, Problem
 
 __all__ = [
     "DAEMON",
+    "SETTLE",
     "is_active",
     "is_masked",
     "is_principal_paused",
@@ -32,6 +34,7 @@ __all__ = [
 DAEMON = "nvidia-vgpu-mgr"
 _REGISTRAR = "nvidia-vgpud"
 _NOVA = "nova-compute"
+SETTLE = 0.5  # seconds in which a daemon that gives up at its start has done so
 _TIMEOUT = 120.0  # seconds; nvidia-vgpu-mgr waits for the cards
 
 
@@ -80,6 +83,7 @@ def start(root: Path, run: Runner) -> None:
     """
     _systemctl(run, "start", _REGISTRAR)
     _systemctl(run, "start", DAEMON)
+    time.sleep(SETTLE)
     if not is_active(root, run):  # it may start and give up at once
         raise HostError(Problem(Kind.SERVICE_DOWN, DAEMON))
 

@@ -12,7 +12,14 @@ from simulated import Machine
 
 import pci
 import recorded
+import services
 import vgpu
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated daemon gives up at once."""
+    monkeypatch.setattr(services, "SETTLE", 0)
 
 
 @pytest.fixture
