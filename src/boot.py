@@ -21,8 +21,8 @@ from pathlib import Path
 import commands
 import devices
 import facts as host
+import guest_mdevs
 import mappings
-import mdevs
 import memory as memories
 from commands import CommandError, Runner
 from files import ensure_text
@@ -117,7 +117,7 @@ def _systemctl(run: Runner, *words: str) -> None:
 def record(root: Path) -> int:
     """Note guests' devices before the host goes down; return the exit code."""
     try:
-        mdevs.record(root, host.gather(root))
+        guest_mdevs.record(root, host.gather(root))
     except HostError as error:
         logger.error("%s", error)
         return 1

@@ -17,7 +17,7 @@ import ops
 import boot
 import commands
 import facts as host
-import mdevs
+import guest_mdevs
 import memory as memories
 import nova_conf
 import services
@@ -27,7 +27,7 @@ from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, Provi
 from facts import Facts
 from memory import Memory
 from plan import Plan
-from problem import HostError, Kind, Problem
+from problem import REBOOT, HostError, Kind, Problem
 from situation import Situation, assess
 
 RESOURCE = "nvidia-vgpu-software"
@@ -161,7 +161,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             event.fail(status.sentence(refusal, self.app.name)[1])
             return
         situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
-        is_due = situation.facts.driver.reboot_reason() is not None
+        is_due = any(problem.kind in REBOOT for problem in situation.problems)
         wording = status.REBOOT_NEEDED if is_due else status.REBOOT_NOT_NEEDED
         is_asked = event.params.get("i-really-mean-it") is True
         if is_due and is_asked and not software.is_wanting(situation.problems):
@@ -256,8 +256,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
-            mdevs.record(self.root, situation.facts)
-            if not situation.plan.is_due and not mdevs.missing(self.root, situation.facts):
+            guest_mdevs.record(self.root, situation.facts)
+            if not situation.plan.work.is_due and not guest_mdevs.missing(
+                self.root, situation.facts
+            ):
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.run)
@@ -276,8 +278,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memory,
             str(text),
             needs_software=needs_software,
-            report_in_placement=memory.has_reported
-            or self.config.get("report-in-placement") is True,
+            options=nova_conf.PciOptions(
+                report_in_placement=memory.has_reported
+                or self.config.get("report-in-placement") is True,
+                live_migratable=self.config.get("live-migratable") is True,
+            ),
         )
         if memory.is_related or self.nova_vgpu.is_related:
             return found._replace(memory=found.memory._replace(is_related=True))

@@ -9,27 +9,34 @@ plan changes. It does nothing where all is as it should be, and nothing to a car
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import AbstractSet, Callable, Container, Iterator
 
 import facts as host
+import guest_mdevs
 import guests
-import mdevs
+import modes
+import seen
 import sriov
-import vgpu
+import sysfs
+import vendor_vfio
 from commands import CommandError, Runner
 from facts import Facts
 from limits import honour
 from mappings import VgpuRequest
+from nova_conf import PciOptions
 from pci import PciAddress
-from plan import Plan, TypeStep, make_plan
+from plan import Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
+from work import ModeStep, TypeStep, Work
 
-__all__ = ["ensure", "write_attribute"]
+__all__ = ["ensure"]
 
+# What the driver still owes when all was done.
+_LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING})
+_ROUNDS = 3  # new functions tell types, and types the sizes that a card is to mix
 _PATIENCE = 20  # seconds that the driver gets to tell the types of new virtual functions
 
 logger = logging.getLogger(__name__)
@@ -47,48 +54,89 @@ def ensure(
     Cards are dealt with one after the other, since sriov-manage does not bear company, and one
     that fails stops no other.
     """
-    write = write or write_attribute
+    write = write or sysfs.write
+    problems: list[Problem] = []
+    done: set[object] = set()
+    for _ in range(_ROUNDS):
+        found = host.gather(root)
+        steps = {
+            address: step
+            for address, step in _steps(_plan(found, requests).work).items()
+            if (address, step) not in done
+        }
+        problems += _carry_all(root, requests, write, steps)  # the others may take minutes
+        if not steps:
+            break
+        done.update(steps.items())
+        for card in found.cards:
+            if card.gpu.address in steps and not card.in_use:
+                try:
+                    problems += _part(root, run, card, steps[card.gpu.address], sleep, write)
+                except HostError as error:
+                    problems.append(error.problem)
+        _await_types(root, run, requests, {problem.subject for problem in problems}, sleep)
     found = host.gather(root)
-    problems = _carry_all(root, requests, write)  # ready cards first: others may take minutes
-    enable = _plan(found, requests).enable
-    for card in found.cards:
-        if card.gpu.address in enable and not card.in_use:
-            try:
-                sriov.enable_virtual_functions(root, run, card.gpu, sleep)
-            except HostError as error:
-                problems.append(error.problem)
-    if enable:
-        _await_types(root, run, sleep)
-        problems += _carry_all(root, requests, write)
-    found = host.gather(root)
-    problems += mdevs.restore(root, found, write)
+    problems += guest_mdevs.restore(root, found, write)
     subjects = [problem.subject for problem in problems]
     problems += [
         problem
         for problem in _plan(found, requests).problems
-        if problem.kind is Kind.TYPES_UNKNOWN and problem.subject not in subjects
+        if problem.kind in _LATE and problem.subject not in subjects
     ]
     return tuple(dict.fromkeys(problems))
 
 
-def _carry_all(
-    root: Path, requests: tuple[VgpuRequest, ...], write: Callable[[Path, str], None]
+def _steps(work: Work) -> dict[PciAddress, ModeStep | None]:
+    """Return the cards that are not ready to carry types, each with how it is to be parted."""
+    steps: dict[PciAddress, ModeStep | None] = dict.fromkeys(work.enable)
+    steps.update((step.card, step) for step in work.modes)
+    return steps
+
+
+def _part(
+    root: Path,
+    run: Runner,
+    card: Card,
+    step: ModeStep | None,
+    sleep: Callable[[float], None],
+    write: Callable[[Path, str], None],
 ) -> list[Problem]:
-    """Set the types of each card, planning anew after each: what one holds the next need not."""
+    """Give a card its mode and its virtual functions, in the order that works."""
+    has_instances = card.mode is not None and bool(card.mode.instances)
+    if step is not None and bool(step.instances) is not has_instances:
+        for function, _ in card.carried:  # no guest has one, and they would hold the mode
+            _write_type(root / "sys/bus/pci/devices" / str(function) / "nvidia", "0", write)
+    modes.ensure_mig_mode(root, run, card, step, sleep)
+    if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
+        seen.remember_mode(root, card.gpu.address, None)
+    return modes.part(root, run, card, step) if step is not None else []
+
+
+def _carry_all(
+    root: Path,
+    requests: tuple[VgpuRequest, ...],
+    write: Callable[[Path, str], None],
+    waiting: Container[PciAddress] = (),
+) -> list[Problem]:
+    """Set the types of each ready card; planned anew after each, as they share what is asked."""
     problems: list[Problem] = []
     found = host.gather(root)
     try:
-        vgpu.remember_types(root, found.cards)  # before the lists shrink
+        for card in found.cards:
+            if card.creatable:  # before the lists shrink
+                seen.remember_types(root, card.gpu.id, card.types)
     except HostError as error:
         problems.append(error.problem)
-    requested = {step.card for step in _plan(found, requests).steps}
-    for number in range(len(_plan(found, requests).steps)):
+    requested = {step.card for step in _plan(found, requests).work.types}
+    for number in range(len(_plan(found, requests).work.types)):
         found = host.gather(root)
-        step = _plan(found, requests).steps[number]
+        step = _plan(found, requests).work.types[number]
+        if step.card in waiting:
+            continue
         card = next(card for card in found.cards if card.gpu.address == step.card)
         problems += _carry(root, step, card, write)
     try:
-        vgpu.remember_carried(root, host.gather(root).cards, requested)
+        vendor_vfio.remember_carried(root, host.gather(root).cards, requested)
     except HostError as error:
         problems.append(error.problem)
     return problems
@@ -98,9 +146,9 @@ def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan:
     """Return the plan, without types where there is no Nova yet to be told of them."""
     plan = make_plan(requests, found.cards)
     if found.nova is None:
-        return plan._replace(steps=())
+        return plan._replace(work=plan.work._replace(types=()))
     # Which class the functions get is the charm's matter; it holds back what Nova cannot take.
-    return honour(plan, found.cards, found.nova, report_in_placement=True)
+    return honour(plan, found.cards, found.nova, PciOptions(report_in_placement=True))
 
 
 def _carry(
@@ -119,7 +167,7 @@ def _carry(
         folder = devices / str(function) / "nvidia"
         if function in carried or (step.limit is not None and number >= step.limit):
             continue
-        if step.type_id not in [known.id for known in vgpu.creatable_types(folder)]:
+        if step.type_id not in [known.id for known in vendor_vfio.creatable_types(folder)]:
             continue  # the card is full, or holds another size
         if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
             yield Problem(Kind.TYPE_REFUSED, str(function), step.type_id, "the driver says no")
@@ -153,19 +201,6 @@ def _release(
     return carried
 
 
-def write_attribute(path: Path, text: str) -> None:
-    """Write an attribute of sysfs in one go, as the kernel wants it.
-
-    Raises:
-        OSError: the driver refuses the value; mostly EIO.
-    """
-    handle = os.open(path, os.O_WRONLY)
-    try:
-        os.write(handle, text.encode("ascii"))
-    finally:
-        os.close(handle)
-
-
 def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -> bool:
     path = folder / "current_vgpu_type"
     try:
@@ -176,20 +211,31 @@ def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -
         return False
 
 
-def _await_types(root: Path, run: Runner, sleep: Callable[[float], None]) -> None:
-    """Wait until the driver tells what the new virtual functions offer.
+def _await_types(
+    root: Path,
+    run: Runner,
+    requests: tuple[VgpuRequest, ...],
+    failed: AbstractSet[str],
+    sleep: Callable[[float], None],
+) -> None:
+    """Wait until the driver tells what new virtual functions and GPU instances offer.
 
     nvidia-vgpud registers the types of what is there when it runs, which was before.
     """
     for second in range(_PATIENCE):
         found = host.gather(root)
-        silent = [
-            card for card in found.cards if card.gpu.virtual_functions and card.framework is None
-        ]
-        if not silent:
+        silent = {
+            problem.subject for problem in _plan(found, requests).problems if problem.kind in _LATE
+        }
+        silent &= {
+            str(card.gpu.address)
+            for card in found.cards
+            if card.gpu.virtual_functions and not card.in_use
+        }
+        if not silent - failed:
             return
         if second == 1:
-            logger.info("%s tells no types yet, running nvidia-vgpud again", silent[0].gpu.address)
+            logger.info("%s tells no types yet, running nvidia-vgpud again", min(silent - failed))
             try:
                 run("systemctl", "restart", "nvidia-vgpud", timeout=60)
             except CommandError as error:

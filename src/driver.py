@@ -46,12 +46,14 @@ class DriverState(NamedTuple):
         loaded: version of the module in the kernel, /sys/module/nvidia/version; None: none.
         nouveau: the cards that the kernel's own driver holds.
         kernel: the running kernel's release, /proc/sys/kernel/osrelease.
+        is_open: whether the loaded module is the open flavour, /proc/driver/nvidia/version.
     """
 
     packages: tuple[apt.Package, ...] = ()
     loaded: str | None = None
     nouveau: tuple[PciAddress, ...] = ()
     kernel: str = ""
+    is_open: bool = False
 
     @property
     def installed(self) -> apt.Package | None:
@@ -84,6 +86,7 @@ def query(root: Path, gpus: Iterable[Gpu]) -> DriverState:
         loaded=_text(root / "sys/module/nvidia/version"),
         nouveau=tuple(gpu.address for gpu in gpus if gpu.driver == "nouveau"),
         kernel=_text(root / "proc/sys/kernel/osrelease") or os.uname().release,
+        is_open="Open Kernel Module" in (_text(root / "proc/driver/nvidia/version") or ""),
     )
 
 

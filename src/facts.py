@@ -4,22 +4,26 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import apt
 import driver
+import mdev
 import pci
+import seen
 import services
-import vgpu
+import vendor_vfio
 from commands import Runner
 from driver import DriverState
-from pci import PciAddress
+from pci import Gpu, PciAddress
 from releases import NovaVersion
-from vgpu import Card
+from vgpu import Card, VgpuType
 
-__all__ = ["Facts", "gather"]
+__all__ = ["Facts", "gather", "inspect"]
+
+_VERSION = re.compile(r"(?:[0-9]+:)?([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", re.ASCII)
 
 
 class Facts(NamedTuple):
@@ -33,6 +37,8 @@ class Facts(NamedTuple):
         is_masked: whether it, or nova-compute itself, is masked: by us or by the principal.
         is_principal_paused: whether nova-compute is masked; None if it is not installed.
         unreadable: functions of NVIDIA's that do not tell what they are.
+        libvirt: version of the installed libvirt0.
+        qemu: version of the installed QEMU for x86.
     """
 
     cards: tuple[Card, ...]
@@ -42,11 +48,33 @@ class Facts(NamedTuple):
     is_masked: bool
     is_principal_paused: bool | None = None
     unreadable: tuple[PciAddress, ...] = ()
+    libvirt: tuple[int, ...] | None = None
+    qemu: tuple[int, ...] | None = None
 
     @property
     def in_use(self) -> tuple[str, ...]:
         """The vGPUs that exist on any card."""
         return tuple(name for card in self.cards for name in card.in_use)
+
+    @property
+    def keeps_mdevs(self) -> bool:
+        """Whether Nova brings guests' mediated devices back after a boot: 30 with libvirt 7.3."""
+        is_nova_able = self.nova is not None and self.nova.major >= 30
+        return is_nova_able and self.has_mdevctl_libvirt
+
+    @property
+    def has_mdevctl_libvirt(self) -> bool:
+        """Whether libvirt keeps mediated devices, which it does through the program mdevctl."""
+        return self.libvirt is not None and self.libvirt >= (7, 3)
+
+    @property
+    def can_migrate_functions(self) -> bool:
+        """Whether guests can be migrated with functions under the kernel variant driver.
+
+        Nova asks for the same: MIN_VFIO_PCI_VARIANT_LIBVIRT_VERSION in nova/virt/libvirt/driver.py
+        """
+        libvirt, qemu = self.libvirt or (), self.qemu or ()
+        return libvirt >= (10, 0, 0) and qemu >= (8, 2, 2)
 
 
 def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Facts:
@@ -55,28 +83,53 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
     Args:
         root: the root of its file system.
         run: if given, lspci is asked as a second witness.
-        count: whether to add up free instances; see `vgpu.inspect`.
+        count: whether to add up free instances; see `mdev.inspect`.
     """
     inventory = pci.list_gpus(root, run)
     gpus = inventory.gpus
-    known = vgpu.remembered_types(root) if any(gpu.virtual_functions for gpu in gpus) else {}
+    is_sriov = any(gpu.total_vfs for gpu in gpus)
+    known, modes = (seen.types(root), seen.modes(root)) if is_sriov else ({}, {})
     is_principal_paused = services.is_principal_paused(root)
+    versions = _versions(root)
     return Facts(
         cards=tuple(
-            vgpu.inspect(root, gpu, count=count, remembered=known.get(gpu.id, ())) for gpu in gpus
+            inspect(root, gpu, known.get(gpu.id, ()), count=count)._replace(
+                mode=modes.get(gpu.address)
+            )
+            for gpu in gpus
         ),
         driver=driver.query(root, gpus),
-        nova=_nova(root),
+        nova=_nova(versions),
         is_shipped=services.is_shipped(root),
         is_masked=services.is_masked(root) or is_principal_paused is True,
         is_principal_paused=is_principal_paused,
         unreadable=inventory.unreadable,
+        libvirt=_numbers(versions.get("libvirt0", "")),
+        qemu=_numbers(versions.get("qemu-system-x86", "")),
     )
 
 
-def _nova(root: Path) -> NovaVersion | None:
-    for package in apt.find(root, "nova-common"):
-        if package.is_installed:
-            with contextlib.suppress(ValueError):
-                return NovaVersion.parse(package.version)
-    return None
+def inspect(
+    root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...] = (), *, count: bool = False
+) -> Card:
+    """Read what a card offers, by whichever way it does; see `mdev` and `vendor_vfio`."""
+    found = mdev.inspect(root, gpu, count=count) or vendor_vfio.inspect(root, gpu, remembered)
+    mig_types = tuple(known for known in remembered if known.is_mig_backed)
+    return (found or Card(gpu, None))._replace(mig_types=mig_types)
+
+
+def _versions(root: Path) -> dict[str, str]:
+    packages = apt.find(root, "(?:nova-common|libvirt0|qemu-system-x86)")
+    return {package.name: package.version for package in packages if package.is_installed}
+
+
+def _nova(versions: dict[str, str]) -> NovaVersion | None:
+    try:
+        return NovaVersion.parse(versions["nova-common"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...] | None:
+    match = _VERSION.match(version)
+    return None if match is None else tuple(int(part or 0) for part in match.groups())

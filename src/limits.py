@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from nova_conf import DEFAULTS, PciOptions
 from pci import PciAddress, PciId
-from plan import Assignment, Plan, TypeStep
+from plan import Assignment, Plan
 from problem import Kind, Problem
 from releases import NovaVersion
 from vgpu import Card, Framework
+from work import TypeStep
 
 __all__ = ["honour"]
 
@@ -22,19 +24,20 @@ _REMARKS = frozenset({Kind.FIRST_TYPE_ONLY, Kind.TAKES_ALL_CARDS})
 
 
 def honour(
-    plan: Plan, cards: tuple[Card, ...], nova: NovaVersion, *, report_in_placement: bool = False
+    plan: Plan, cards: tuple[Card, ...], nova: NovaVersion, options: PciOptions = DEFAULTS
 ) -> Plan:
     """Add to a plan what the operator should know of this Nova; hold it if it cannot be honoured.
 
     On a host whose cards no request names there is nothing to honour.
     """
-    if not cards or not (plan.assignments or plan.steps):
+    if not cards or not (plan.assignments or plan.work.types):
         return plan
-    refused = tuple(_variant_limits(plan.steps, cards, nova, report_in_placement))
+    refused = tuple(_variant_limits(plan.work.types, cards, nova, options))
     assignments = _first_for_this_host(plan.assignments, nova)
     problems = tuple(dict.fromkeys([*refused, *_limits(assignments, cards, nova)]))
     if refused:  # no function is to carry what Nova could not be told of
-        plan = plan._replace(steps=(), is_due=bool(plan.enable))
+        work = plan.work._replace(modes=(), types=(), is_due=bool(plan.work.enable))
+        plan = plan._replace(work=work)
     return plan._replace(
         assignments=assignments,
         problems=(*problems, *plan.problems),
@@ -70,7 +73,10 @@ def _limits(
     elif len(assignments) == 1 and not nova.honours_one_type_alone:
         for card in cards:
             others = set(card.parents) - set(assignments[0].addresses)
-            if others and card.find_type(first):
+            known = card.find_type(first)
+            # What Nova counts beyond what the card holds goes once the card is full.
+            number = len(card.parents) - len(others)
+            if others and known and not (number and number == known.maximum):
                 yield Problem(Kind.TAKES_ALL_CARDS, release, first, str(min(others)))
 
 
@@ -78,7 +84,7 @@ def _variant_limits(
     steps: tuple[TypeStep, ...],
     cards: tuple[Card, ...],
     nova: NovaVersion,
-    report_in_placement: bool,
+    options: PciOptions,
 ) -> Iterator[Problem]:
     """Find what Nova cannot do with functions under the kernel variant driver.
 
@@ -92,13 +98,13 @@ def _variant_limits(
     for step in steps:
         if not nova.has_variant_driver:
             yield Problem(Kind.VENDOR_VFIO, str(step.card), str(nova))
-        if step.resource_class is not None and not report_in_placement:
+        if step.resource_class is not None and not options.report_in_placement:
             yield Problem(Kind.NEEDS_PLACEMENT, step.type_id)
         other = first_on.setdefault(step.card, step)
         if other is not step:
             yield Problem(Kind.TWO_TYPES_ON_CARD, str(step.card), other.type_id, step.type_id)
         other = first_of.setdefault(ids[step.card], step)
-        if other.type_id != step.type_id and not report_in_placement:
+        if other.type_id != step.type_id and not options.report_in_placement:
             yield Problem(Kind.ALIAS_AMBIGUOUS, other.type_id, step.type_id)
 
 
@@ -112,9 +118,15 @@ def _option_limits(
             yield Problem(Kind.OPTION_IGNORED, "resource-class", "29", str(nova))
     if assignment.max_instances is None:
         return
+    on_functions = all(
+        card.parents != (card.gpu.address,)
+        for card in cards
+        if card.gpu.address in assignment.cards
+    )
     if nova.has_max_instances:
         yield from _dropped_cards(assignment, assignment.max_instances, cards)
-    else:
+    elif not on_functions or is_alone or not nova.honours_several_types:
+        # Else so many virtual functions are published, each of which Nova counts as one.
         yield Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", str(nova))
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Iterable
+from typing import Iterable, NamedTuple
 
 from plan import Assignment
 from releases import NovaVersion
 from vgpu import Framework
 
-__all__ = ["REPORT", "alias", "render"]
+__all__ = ["DEFAULTS", "REPORT", "PciOptions", "alias", "render"]
 
 # Nova refuses to start without it on a compute node that has said it once:
 # https://docs.openstack.org/nova/latest/admin/pci-passthrough.html
@@ -26,8 +26,23 @@ _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
+class PciOptions(NamedTuple):
+    """What the operator wants of functions under the kernel variant driver.
+
+    Attributes:
+        report_in_placement: whether each is reported to placement, under a class of its type.
+        live_migratable: whether guests may be migrated with them.
+    """
+
+    report_in_placement: bool = False
+    live_migratable: bool = False
+
+
+DEFAULTS = PciOptions()
+
+
 def render(
-    assignments: Iterable[Assignment], nova: NovaVersion, *, report_in_placement: bool = False
+    assignments: Iterable[Assignment], nova: NovaVersion, options: PciOptions = DEFAULTS
 ) -> dict[str, list[tuple[str, str]]]:
     """Return nova.conf's sections as pairs of option and value; empty if nothing is offered.
 
@@ -44,39 +59,43 @@ def render(
     mdev = [found for found in assignments if found.framework is Framework.MDEV]
     sections = _mdev_sections(mdev, nova) if mdev else {}
     if variant:
-        sections["pci"] = _pci_section(variant, report_in_placement)
+        sections["pci"] = _pci_section(variant, options)
     return sections
 
 
-def alias(assignment: Assignment, report_in_placement: bool) -> str:
+def alias(assignment: Assignment, options: PciOptions) -> str:
     """Return the JSON of the alias that flavors ask for; the controllers need the same one."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", (assignment.name or assignment.type_id).split()[-1])
     found = {"name": name, "device_type": "type-VF"}
-    if report_in_placement:
+    if options.report_in_placement:
         found["resource_class"] = _resource_class(assignment, name)
     elif assignment.function_id is not None:
         found["vendor_id"] = f"{assignment.function_id.vendor:04x}"
         found["product_id"] = f"{assignment.function_id.device:04x}"
+    if options.live_migratable:
+        found["live_migratable"] = "yes"
     return json.dumps(found)
 
 
-def _pci_section(variant: list[Assignment], report_in_placement: bool) -> list[tuple[str, str]]:
+def _pci_section(variant: list[Assignment], options: PciOptions) -> list[tuple[str, str]]:
     """Name exactly the functions that carry a type; Nova would hand out the others as well.
 
     `managed` is "no": libvirt must not take them from NVIDIA's driver. Each line is valid JSON,
     for Nova reads no other, and none is ever empty.
     """
-    pairs = [REPORT] if report_in_placement else []
+    pairs = [REPORT] if options.report_in_placement else []
     for assignment in variant:
         spec = {"managed": "no"}
-        if report_in_placement:
+        if options.live_migratable:
+            spec["live_migratable"] = "yes"
+        if options.report_in_placement:
             name = (assignment.name or assignment.type_id).split()[-1]
             spec["resource_class"] = _resource_class(assignment, name)
         pairs += [
             ("device_spec", json.dumps({"address": str(address), **spec}))
             for address in assignment.addresses
         ]
-        pairs.append(("alias", alias(assignment, report_in_placement)))
+        pairs.append(("alias", alias(assignment, options)))
     return pairs
 
 
@@ -93,15 +112,16 @@ def _mdev_sections(
     sections = {"devices": [(f"enabled_{nova.word}_types", types)]}
     if nova.reads_addresses:
         for assignment in assignments:
-            sections[f"{nova.word}_{assignment.type_id}"] = _section(assignment)
+            sections[f"{nova.word}_{assignment.type_id}"] = _section(assignment, nova)
     return sections
 
 
-def _section(assignment: Assignment) -> list[tuple[str, str]]:
+def _section(assignment: Assignment, nova: NovaVersion) -> list[tuple[str, str]]:
     pairs = [("device_addresses", ",".join(str(address) for address in assignment.addresses))]
     if assignment.resource_class is not None:
         pairs.append(("mdev_class", _check(_RESOURCE_CLASS, assignment.resource_class)))
-    if assignment.max_instances is not None:
+    # Before, the addresses alone are the limit: as many virtual functions.
+    if assignment.max_instances is not None and nova.has_max_instances:
         pairs.append(("max_instances", str(int(assignment.max_instances))))
     return pairs
 

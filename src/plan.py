@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
+from typing import Iterator, NamedTuple
 
-from mappings import Device, VgpuRequest
+import work
+from mappings import VgpuRequest
 from pci import PciAddress, PciId
 from problem import Kind, Problem
-from vgpu import Card, Framework, VgpuType
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
+from targets import Share, Target, find_targets, share_out
+from vgpu import Card, Framework
+from work import Work
 
 __all__ = ["Assignment", "Plan", "make_plan"]
 
@@ -42,52 +42,22 @@ class Assignment(NamedTuple):
     function_id: PciId | None = None
 
 
-class TypeStep(NamedTuple):
-    """A vGPU type that virtual functions of a card are to carry (vendor VFIO).
-
-    Attributes:
-        card: its physical function.
-        type_id: `nvidia-1148`.
-        functions: those that may carry it.
-        limit: on how many at the most; None for as many as the card holds.
-        resource_class: the class in placement, if one is asked for.
-    """
-
-    card: PciAddress
-    type_id: str
-    functions: tuple[PciAddress, ...]
-    limit: int | None = None
-    resource_class: str | None = None
-
-
 class Plan(NamedTuple):
     """What this host is to offer.
 
     Attributes:
         assignments: in the order of the option; all of them are published, or, if `held`, none.
         problems: why something is not offered, or not as it is written.
-        enable: the cards whose virtual functions are to be enabled before more can be said.
-        steps: the types that virtual functions are to carry (vendor VFIO).
-        is_due: whether the cards are not yet as they are to be.
+        work: what is to be true of the cards first.
         elsewhere: requests none of whose devices is a GPU of this host.
         held: what is published stays as it is, since this wish cannot be judged or is wrong.
     """
 
     assignments: tuple[Assignment, ...] = ()
     problems: tuple[Problem, ...] = ()
-    enable: tuple[PciAddress, ...] = ()
-    steps: tuple[TypeStep, ...] = ()
-    is_due: bool = False
+    work: Work = Work()
     elsewhere: tuple[VgpuRequest, ...] = ()
     held: bool = False
-
-
-class _Target(NamedTuple):
-    """A card that a request names, and through which of its parents."""
-
-    card: Card
-    parents: tuple[PciAddress, ...]
-    whole: bool  # named as a card, not by single virtual functions
 
 
 def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Plan:
@@ -100,82 +70,24 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         plain = tuple(_as_written(request) for request in requests if request.is_plain)
         rest = tuple(request for request in requests if not request.is_plain)
         return Plan(plain, elsewhere=rest)
-    matched = {request: tuple(_targets(request, cards)) for request in requests}
-    elsewhere = tuple(request for request in requests if not matched[request])
+    targets = {request: find_targets(request, cards) for request in requests}
+    elsewhere = tuple(request for request in requests if not targets[request])
     if len(elsewhere) == len(requests):
         return Plan(elsewhere=elsewhere)
-    assignments, problems, told = _assign(requests, matched)
+    shares = [share for request in requests for share in share_out(request, targets[request])]
+    assignments, problems, told = _assign(requests, targets, shares)
     problems += _clashes(assignments)
     problems += _types_in_use(assignments, cards)
-    enable, steps = _to_enable(matched), tuple(_steps(matched))
-    # A card whose share of max-instances is used up by the cards before it waits for nothing.
-    spent = {(Kind.TYPE_NOT_SET, str(step.card)) for step in steps if step.limit == 0}
-    told = [each for each in told if (each.kind, each.subject) not in spent]
+    problems += _two_kinds(shares)
     is_plain = all(request.is_plain for request in requests)
-    sizes = Kind.SIZES_TOLD if is_plain else Kind.MIXED_SIZES
-    (told if is_plain else problems).extend(_mixed_sizes(assignments, cards, sizes))
+    (told if is_plain else problems).extend(_mixed_sizes(shares, is_plain))
     return Plan(
         assignments=tuple(assignments),
         problems=tuple(dict.fromkeys([*problems, *told])),
-        enable=enable,
-        steps=steps,
-        is_due=bool(enable) or _differs(steps, cards),
+        work=work.make_work(shares, cards),
         elsewhere=elsewhere,
         held=bool(problems),
     )
-
-
-def _to_enable(matched: dict[VgpuRequest, tuple[_Target, ...]]) -> tuple[PciAddress, ...]:
-    cards = {
-        target.card.gpu.address: target.card for found in matched.values() for target in found
-    }
-    return tuple(address for address, card in sorted(cards.items()) if _is_without_functions(card))
-
-
-def _steps(matched: dict[VgpuRequest, tuple[_Target, ...]]) -> Iterator[TypeStep]:
-    """Share a request's instances out among its cards, those first that come first."""
-    for request, targets in matched.items():
-        room = request.max_instances
-        for target in targets:
-            known = target.card.find_type(request.vgpu_type)
-            if target.card.framework is Framework.VENDOR_VFIO and known is not None:
-                address = target.card.gpu.address
-                yield TypeStep(address, known.id, target.parents, room, request.resource_class)
-                if room is not None:
-                    carried = sum(found == known.id for _, found in target.card.carried)
-                    room -= min(room, carried)
-
-
-def _differs(steps: tuple[TypeStep, ...], cards: tuple[Card, ...]) -> bool:
-    """Whether functions carry what they should not, or could carry more of what they should.
-
-    Only cards that the mapping names count: what others carry is somebody else's.
-    """
-    for card in cards:
-        mine = [step for step in steps if step.card == card.gpu.address]
-        if not mine:
-            continue
-        wanted = {function: step.type_id for step in mine for function in step.functions}
-        if any(wanted.get(function, found) != found for function, found in card.carried):
-            return True
-        for step in mine:
-            number = sum(found == step.type_id for _, found in card.carried)
-            is_free = any(function not in dict(card.carried) for function in step.functions)
-            has_room = step.limit is None or number < step.limit
-            if is_free and has_room and step.type_id in card.creatable:
-                return True
-            if step.limit is not None and number > step.limit:
-                return True
-    return False
-
-
-def _is_without_functions(card: Card) -> bool:
-    """Whether a card that is NVIDIA's driver's has SR-IOV and nothing to offer but through it."""
-    gpu = card.gpu
-    # sriov-manage may leave a card without a driver when it fails; it is bound again first.
-    is_ours = gpu.driver in ("nvidia", None)
-    is_without = gpu.total_vfs > 0 and not gpu.virtual_functions
-    return is_ours and is_without and card.framework is None
 
 
 def _as_written(request: VgpuRequest) -> Assignment:
@@ -183,33 +95,10 @@ def _as_written(request: VgpuRequest) -> Assignment:
     return Assignment(request.vgpu_type, addresses)
 
 
-def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[_Target]:
-    for card in cards:
-        named: Iterable[Device] = (card.gpu.address, card.gpu.id)
-        if any(device in request.devices for device in named):
-            yield _Target(card, card.parents or (card.gpu.address,), whole=True)
-            continue
-        functions = [device for device in request.devices if _is_function(device, card)]
-        if functions:
-            yield _Target(card, tuple(sorted(functions)), whole=False)
-
-
-def _is_function(device: Device, card: Card) -> TypeGuard[PciAddress]:
-    """Whether a device is a virtual function of a card, or was one before the last boot.
-
-    Where the card would have it cannot be computed; but it shares the card's bus, as no device
-    beside the card does that could carry vGPUs.
-    """
-    gpu = card.gpu
-    if isinstance(device, PciId):
-        return False
-    if gpu.virtual_functions or not gpu.total_vfs or card.framework is not None:
-        return device in gpu.virtual_functions
-    return device != gpu.address and device[:2] == gpu.address[:2]
-
-
 def _assign(
-    requests: tuple[VgpuRequest, ...], matched: dict[VgpuRequest, tuple[_Target, ...]]
+    requests: tuple[VgpuRequest, ...],
+    targets: dict[VgpuRequest, tuple[Target, ...]],
+    shares: list[Share],
 ) -> tuple[list[Assignment], list[Problem], list[Problem]]:
     """Return assignments, what speaks against them, and what is only to be told.
 
@@ -221,8 +110,10 @@ def _assign(
     told: list[Problem] = []
     for request in requests:
         resolved: dict[str, Assignment] = {}
-        for target in matched[request]:
-            found = _resolve(request, target)
+        for share in shares:
+            found = _resolve(share) if share.request is request else None
+            if found is None:
+                continue
             if isinstance(found, Assignment):
                 _join(resolved, found)
             elif found.kind is Kind.TYPE_NOT_SET:
@@ -231,14 +122,14 @@ def _assign(
                 told.append(found)
             else:
                 problems.append(found)
-        if request.is_plain and not _is_vendor_vfio(matched[request]):
-            assignments += _as_published(request, matched[request], resolved)
+        if request.is_plain and not _is_vendor_vfio(targets[request]):
+            assignments += _as_published(request, targets[request], resolved)
         else:
             assignments += resolved.values()
     return assignments, problems, told
 
 
-def _is_vendor_vfio(targets: tuple[_Target, ...]) -> bool:
+def _is_vendor_vfio(targets: tuple[Target, ...]) -> bool:
     return any(target.card.framework is Framework.VENDOR_VFIO for target in targets)
 
 
@@ -252,7 +143,7 @@ def _join(resolved: dict[str, Assignment], found: Assignment) -> None:
 
 
 def _as_published(
-    request: VgpuRequest, targets: tuple[_Target, ...], resolved: dict[str, Assignment]
+    request: VgpuRequest, targets: tuple[Target, ...], resolved: dict[str, Assignment]
 ) -> Iterator[Assignment]:
     """Publish a plain request 1:1; Nova passes over the addresses that are some other host's."""
     if not resolved:
@@ -261,26 +152,22 @@ def _as_published(
         yield found._replace(addresses=_as_ordered(request, targets, found))
 
 
-def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
-    """Say what one card makes of a request."""
-    card = target.card
-    address = str(card.gpu.address)
-    known: VgpuType | None = None
-    if card.types:
-        known = card.find_type(request.vgpu_type)
-        if known is None:
-            return Problem(Kind.TYPE_NOT_OFFERED, address, request.vgpu_type)
-    elif card.gpu.total_vfs and not card.gpu.virtual_functions:
-        return Problem(Kind.VFS_DISABLED, address)
-    elif not request.is_plain or card.gpu.total_vfs:
-        return Problem(Kind.TYPES_UNKNOWN, address, request.vgpu_type)
+def _resolve(share: Share) -> Assignment | Problem | None:
+    """Say what one card makes of a request; None if other cards have all that is asked for."""
+    request, card, known = share.request, share.card, share.vgpu_type
+    if not share.is_offered:
+        reason = _why_not(share)
+        if reason is not None:
+            detail = "" if reason is Kind.VFS_DISABLED else request.vgpu_type
+            return Problem(reason, str(card.gpu.address), detail)
     type_id = known.id if known else request.vgpu_type
-    parents = target.parents
+    parents = share.parents
     if card.framework is Framework.VENDOR_VFIO:
-        carried = dict(card.carried)
-        parents = tuple(parent for parent in parents if carried.get(parent) == type_id)
-        if not parents:
-            return Problem(Kind.TYPE_NOT_SET, address, request.vgpu_type)
+        parents = share.carrying
+        if not parents and share.limit != 0:
+            return Problem(Kind.TYPE_NOT_SET, str(card.gpu.address), request.vgpu_type)
+    if not parents:
+        return None
     return Assignment(
         type_id=type_id,
         addresses=parents,
@@ -293,8 +180,22 @@ def _resolve(request: VgpuRequest, target: _Target) -> Assignment | Problem:
     )
 
 
+def _why_not(share: Share) -> Kind | None:
+    """Return why a card does not offer a type; None if nobody can tell that it does not."""
+    card = share.card
+    if share.is_mig_backed and card.gpu.total_vfs:
+        return Kind.INSTANCES_MISSING
+    if card.types:
+        return Kind.TYPE_NOT_OFFERED
+    if card.gpu.total_vfs and not card.gpu.virtual_functions:
+        return Kind.VFS_DISABLED
+    if not share.request.is_plain or card.gpu.total_vfs:
+        return Kind.TYPES_UNKNOWN
+    return None
+
+
 def _as_ordered(
-    request: VgpuRequest, targets: tuple[_Target, ...], found: Assignment
+    request: VgpuRequest, targets: tuple[Target, ...], found: Assignment
 ) -> tuple[PciAddress, ...]:
     """Return a plain request's addresses in its order, those of other hosts among them.
 
@@ -302,10 +203,11 @@ def _as_ordered(
     """
     parents: dict[PciAddress, tuple[PciAddress, ...]] = {}
     for target in targets:
-        named = (target.card.gpu.address,) if target.whole else target.parents
-        for address in named:
-            mine = target.card.gpu.address in found.cards
-            parents[address] = (target.parents if target.whole else (address,)) if mine else ()
+        mine = tuple(parent for parent in target.parents if parent in found.addresses)
+        if target.whole:
+            parents[target.card.gpu.address] = mine
+        else:
+            parents.update((address, (address,) if mine else ()) for address in target.parents)
     ordered: list[PciAddress] = []
     for address in _as_written(request).addresses:
         ordered += parents.get(address, (address,))
@@ -339,15 +241,38 @@ def _types_in_use(assignments: list[Assignment], cards: tuple[Card, ...]) -> Ite
                 yield Problem(Kind.TYPE_IN_USE, str(card.gpu.address), type_id)
 
 
-def _mixed_sizes(
-    assignments: list[Assignment], cards: tuple[Card, ...], kind: Kind
-) -> Iterator[Problem]:
-    """Find cards whose functions would offer types of different framebuffer sizes.
+def _two_kinds(shares: list[Share]) -> Iterator[Problem]:
+    """Find cards that are asked to be time-sliced and MIG-backed at once."""
+    for card, mine in _by_card(shares):
+        for share in mine:
+            if share.is_mig_backed is not mine[0].is_mig_backed:
+                words = (mine[0].request.vgpu_type, share.request.vgpu_type)
+                yield Problem(Kind.TWO_KINDS, str(card.gpu.address), *words)
+                break
 
-    The driver refuses the second size once a vGPU of the first exists.
+
+def _mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
+    """Find cards whose functions would offer time-sliced types of different framebuffer sizes.
+
+    Unless it is in mixed-size mode, the driver refuses the second size once a vGPU of the first
+    exists.
     """
-    for card in cards:
-        here = [found.type_id for found in assignments if card.gpu.address in found.cards]
-        sizes = {known.framebuffer for known in card.types if known.id in here}
-        if len(sizes) > 1:
-            yield Problem(kind, str(card.gpu.address), " and ".join(here))
+    for card, mine in _by_card(shares):
+        time_sliced = [share for share in mine if share.is_offered and not share.is_mig_backed]
+        if len({share.vgpu_type and share.vgpu_type.framebuffer for share in time_sliced}) < 2:
+            continue
+        words = " and ".join(share.request.vgpu_type for share in time_sliced)
+        can_be = card.gpu.total_vfs and (card.mode is None or card.mode.mixed_size is not None)
+        if can_be and card.mode is not None and card.mode.mixed_size:
+            continue
+        if is_plain:
+            yield Problem(Kind.SIZES_TOLD, str(card.gpu.address), words)
+        elif can_be and card.framework is Framework.MDEV:
+            yield Problem(Kind.MIXED_SIZE_WAITS, str(card.gpu.address), words)
+        else:
+            yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), words)
+
+
+def _by_card(shares: list[Share]) -> Iterator[tuple[Card, list[Share]]]:
+    for card in {share.card.gpu.address: share.card for share in shares}.values():
+        yield card, [share for share in shares if share.card is card]

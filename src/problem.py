@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-__all__ = ["HostError", "Kind", "Problem"]
+__all__ = ["REBOOT", "HostError", "Kind", "Problem"]
 
 
 class Kind(enum.Enum):
@@ -27,11 +27,19 @@ class Kind(enum.Enum):
     BOOT_SERVICE = "boot-service"
     VENDOR_VFIO = "vendor-vfio"
     TYPE_NOT_SET = "type-not-set"
+    INSTANCES_MISSING = "gpu-instances-missing"
+    MIG_FAILED = "mig-failed"
+    MIG_PENDING = "mig-pending"
+    TWO_KINDS = "time-sliced-and-mig-backed"
+    MIXED_SIZE_WAITS = "mixed-size-waits"
+    MIXED_SIZE_FAILED = "mixed-size-failed"
     MDEV_LOST = "mdev-lost"
     TYPE_REFUSED = "type-refused"
     TWO_TYPES_ON_CARD = "two-types-on-card"
     NEEDS_PLACEMENT = "needs-placement"
     ALIAS_AMBIGUOUS = "alias-ambiguous"
+    NO_MIGRATION = "no-live-migration"
+    WRONG_FLAVOUR = "wrong-package-flavour"
     # the mapping against the installed Nova
     NOVA_MISSING = "nova-missing"
     NOVA_TOO_OLD = "nova-too-old"
@@ -49,6 +57,8 @@ class Kind(enum.Enum):
     NOT_INSTALLED = "not-installed"
     IN_USE = "in-use"
     NOT_LOADED = "not-loaded"
+    SECURE_BOOT = "secure-boot"
+    OPEN_MODULE = "open-module"
     NOUVEAU = "nouveau-bound"
     OTHER_VERSION_LOADED = "other-version-loaded"
     SERVICE_DOWN = "service-down"
@@ -63,10 +73,19 @@ class Kind(enum.Enum):
     # the host itself
     DISK = "disk"
     CARD_UNREADABLE = "card-unreadable"
+    # why a card offers nothing, as show-plan tells it
+    OTHER_DRIVER = "other-driver"
+    VFS_OFF = "virtual-functions-off"
+    SILENT = "silent"
+    # guests
     TYPE_IN_USE = "type-in-use"
     SIZES_TOLD = "mixed-sizes-told"
     # the relation
     NOT_RELATED = "not-related"
+
+
+# What only a reboot of the host mends.
+REBOOT = frozenset({Kind.NOUVEAU, Kind.OTHER_VERSION_LOADED, Kind.MIG_PENDING})
 
 
 class Problem(NamedTuple):

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import json
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
+from evidence import silence
 from facts import Facts
 from mappings import VgpuRequest
 from nova_conf import alias
 from plan import Assignment, Plan
+from problem import Problem
 from situation import Situation
 from status import sentence
 from vgpu import Card, Framework
+from work import Work
 
 __all__ = ["plan_json", "plan_text", "types_json", "types_text"]
 
@@ -56,14 +59,16 @@ def plan_text(situation: Situation, app: str) -> str:
     else:
         kept = "; what is published now stays" if plan.held else ""
         blocks.append(f"nova.conf: nothing is published{kept}")
-    if plan.is_due:
-        steps = [f"- enable the virtual functions of {card}" for card in plan.enable]
-        steps += [f"- set {step.type_id} on functions of {step.card}" for step in plan.steps]
+    notes = [sentence(found, app)[1] for found in _silences(facts, plan)]
+    if notes:
+        blocks.insert(2, "\n".join(f"- {note}" for note in notes))
+    if plan.work.is_due:
+        steps = [f"- {step}" for step in _steps(plan.work)]
         blocks.append("to be done on the cards:\n" + _indented("\n".join(steps)))
     aliases = _aliases(situation)
     if aliases:
         text = f"juju config nova-cloud-controller pci-alias='[{', '.join(aliases)}]'"
-        if situation.report_in_placement:
+        if situation.options.report_in_placement:
             text += "\n[filter_scheduler] pci_in_placement = true, in their nova.conf"
         blocks.append("on the controllers:\n" + _indented(text))
     if problems:
@@ -88,8 +93,7 @@ def plan_json(situation: Situation, app: str) -> str:
             },
             "cards": [_card_json(card, plan) for card in facts.cards],
             "sections": situation.sections,
-            "enable": [str(address) for address in plan.enable],
-            "carry": [f"{step.card} {step.type_id}" for step in plan.steps],
+            "steps": _steps(plan.work) if plan.work.is_due else [],
             "aliases": [json.loads(text) for text in _aliases(situation)],
             "held": plan.held,
             "problems": [
@@ -103,10 +107,27 @@ def plan_json(situation: Situation, app: str) -> str:
 
 def _aliases(situation: Situation) -> list[str]:
     return [
-        alias(found, situation.report_in_placement)
+        alias(found, situation.options)
         for found in situation.plan.assignments
         if found.framework is Framework.VENDOR_VFIO
     ]
+
+
+def _silences(facts: Facts, plan: Plan) -> Iterator[Problem]:
+    cards = (card for card in facts.cards if card.gpu.address not in plan.work.enable)
+    return filter(None, (silence(card, facts) for card in cards))
+
+
+def _steps(work: Work) -> list[str]:
+    steps = []
+    for mode in work.modes:
+        types = ", ".join(wish.vgpu_type for wish in mode.instances)
+        way = f"in GPU instances for {types}" if types else "by time, without GPU instances"
+        steps.append(f"part {mode.card} {way}")
+    steps += [f"enable the virtual functions of {card}" for card in work.enable]
+    steps += [f"let {mode.card} mix sizes" for mode in work.modes if mode.mixed_size]
+    steps += [f"set {step.type_id} on functions of {step.card}" for step in work.types]
+    return steps
 
 
 def _host(facts: Facts) -> str:

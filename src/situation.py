@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import boot
+import evidence
+import guest_mdevs
 import mappings
-import mdevs
 import nova_conf
 import services
 import software
@@ -18,13 +19,23 @@ from facts import Facts
 from limits import honour
 from mappings import VgpuRequest
 from memory import Memory
+from nova_conf import DEFAULTS, PciOptions
 from plan import Plan, make_plan
 from problem import HostError, Kind, Problem
+from vgpu import Framework
 
 __all__ = ["Situation", "assess"]
 
 
-_WAITING = frozenset({Kind.VFS_DISABLED, Kind.TYPES_UNKNOWN, Kind.TYPE_NOT_SET})
+_WAITING = frozenset(
+    {
+        Kind.VFS_DISABLED,
+        Kind.TYPES_UNKNOWN,
+        Kind.TYPE_NOT_SET,
+        Kind.INSTANCES_MISSING,
+        Kind.MIXED_SIZE_WAITS,
+    }
+)
 
 
 class Situation(NamedTuple):
@@ -35,14 +46,14 @@ class Situation(NamedTuple):
         plan: what it is to offer.
         problems: all that is in the way, the plan's own among them.
         memory: what is to be remembered.
-        report_in_placement: whether virtual functions get a resource class (vendor VFIO).
+        options: what is wanted of functions under the kernel variant driver.
     """
 
     facts: Facts
     plan: Plan
     problems: tuple[Problem, ...]
     memory: Memory
-    report_in_placement: bool = False
+    options: PciOptions = DEFAULTS
 
     @property
     def is_paused(self) -> bool:
@@ -57,7 +68,7 @@ class Situation(NamedTuple):
         found = nova_conf.render(
             self.plan.assignments,
             self.facts.nova,
-            report_in_placement=self.report_in_placement,
+            self.options,
         )
         if self.memory.has_reported:
             found.setdefault("pci", [nova_conf.REPORT])
@@ -71,7 +82,7 @@ def assess(
     text: str,
     *,
     needs_software: bool,
-    report_in_placement: bool,
+    options: PciOptions,
 ) -> Situation:
     """Say what holds and what is to be offered; change nothing.
 
@@ -81,7 +92,7 @@ def assess(
         memory: what is remembered; the situation's own knows the value if it is good.
         text: a value of the option.
         needs_software: whether NVIDIA's host software belongs on this host.
-        report_in_placement: see `Situation`.
+        options: see `Situation`.
     """
     problems: list[Problem] = []
     if needs_software:
@@ -99,9 +110,9 @@ def assess(
         make_plan(requests, facts.cards),
         facts.cards,
         facts.nova,
-        report_in_placement=report_in_placement,
+        options,
     )
-    if plan.is_due or mdevs.missing(root, facts):
+    if plan.work.is_due or guest_mdevs.missing(root, facts):
         problems += boot.result(root)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
@@ -109,9 +120,27 @@ def assess(
     # A wish that waits for the cards is for the boot service to fulfil; one that cannot be is not.
     if not plan.held or all(problem.kind in _WAITING for problem in plan.problems):
         memory = memory._replace(wish=text)
-    found = Situation(facts, plan, (*problems, *plan.problems), memory, report_in_placement)
-    has_reported = memory.has_reported or (report_in_placement and "pci" in found.sections)
+    options, remarks = _allowed(options, plan, facts)
+    problems += remarks
+    problems += evidence.silent_cards(plan, facts)
+    told = tuple(evidence.explain(problem, facts) for problem in (*problems, *plan.problems))
+    found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options)
+    has_reported = memory.has_reported or (options.report_in_placement and "pci" in found.sections)
     return found._replace(memory=memory._replace(has_reported=has_reported))
+
+
+def _allowed(options: PciOptions, plan: Plan, facts: Facts) -> tuple[PciOptions, list[Problem]]:
+    """Return the options that this host can fulfil, and a remark on those it cannot."""
+    if not options.live_migratable or facts.can_migrate_functions:
+        return options, []
+    is_variant = any(found.framework is Framework.VENDOR_VFIO for found in plan.assignments)
+    versions = (_dotted(facts.libvirt), _dotted(facts.qemu))
+    remarks = [Problem(Kind.NO_MIGRATION, *versions)] if is_variant else []
+    return options._replace(live_migratable=False), remarks
+
+
+def _dotted(version: tuple[int, ...] | None) -> str:
+    return ".".join(map(str, version)) if version else "none"
 
 
 def _read(memory: Memory, text: str) -> tuple[Memory, tuple[VgpuRequest, ...]]:

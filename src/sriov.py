@@ -19,7 +19,7 @@ from commands import CommandError, Result, Runner
 from pci import Gpu
 from problem import HostError, Kind, Problem
 
-__all__ = ["SRIOV_MANAGE", "enable_virtual_functions"]
+__all__ = ["SRIOV_MANAGE", "disable_virtual_functions", "enable_virtual_functions"]
 
 SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
 _TRIES = 6
@@ -53,7 +53,7 @@ def enable_virtual_functions(
         if number:
             sleep(_PAUSE)
         _bind(root, path, gpu)
-        reason = _try(run, gpu)
+        reason = _try(run, gpu, "-e")
         if _count(path):
             logger.info("%s has %d virtual functions", gpu.address, _count(path))
             return True
@@ -63,6 +63,33 @@ def enable_virtual_functions(
     _bind(root, path, gpu)
     if "unbindLock" not in reason and not _has_stub(root, run):
         reason = "no module pci-pf-stub; install linux-modules-extra"
+    raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
+
+
+def disable_virtual_functions(
+    root: Path, run: Runner, gpu: Gpu, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Disable the virtual functions of a card, as a change of its MIG mode needs.
+
+    It is the caller's to make sure that no vGPU of the card is in use.
+
+    Raises:
+        HostError: VFS_FAILED, if some are left.
+    """
+    path = root / "sys/bus/pci/devices" / str(gpu.address)
+    _check(root, gpu)
+    reason = ""
+    for number in range(_TRIES):
+        if number:
+            sleep(_PAUSE)
+        reason = _try(run, gpu, "-d")
+        if not _count(path):
+            _bind(root, path, gpu)
+            logger.info("%s has no virtual functions any more", gpu.address)
+            return
+        logger.warning("%s still has virtual functions: %s", gpu.address, reason)
+        if "did not end" in reason:
+            break
     raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
 
 
@@ -76,11 +103,11 @@ def _check(root: Path, gpu: Gpu) -> None:
             raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
 
 
-def _try(run: Runner, gpu: Gpu) -> str:
+def _try(run: Runner, gpu: Gpu, verb: str) -> str:
     """Start sriov-manage once; return the last line it left."""
     result: Result | None
     try:
-        result = run(f"/{SRIOV_MANAGE}", "-e", str(gpu.address), timeout=_TIMEOUT, check=False)
+        result = run(f"/{SRIOV_MANAGE}", verb, str(gpu.address), timeout=_TIMEOUT, check=False)
     except CommandError as error:
         return str(error).rsplit(": ", 1)[-1]
     lines = f"{result.stdout}\n{result.stderr}".split("\n")

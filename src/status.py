@@ -98,6 +98,31 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.WAITING,
         "Waiting for {subject} to carry {detail}: journalctl -u nova-compute-nvidia-vgpu",
     ),
+    Kind.INSTANCES_MISSING: (
+        Level.WAITING,
+        "Waiting for {subject} to be parted for {detail}: journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.MIG_FAILED: (
+        Level.BLOCKED,
+        "No GPU instances on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.MIG_PENDING: (
+        Level.BLOCKED,
+        "Reboot needed: MIG mode of {subject} changes; run reboot-install i-really-mean-it=true",
+    ),
+    Kind.TWO_KINDS: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} is time-sliced ({detail}) or MIG-backed ({more}); "
+        "choose one",
+    ),
+    Kind.MIXED_SIZE_WAITS: (
+        Level.WAITING,
+        "Waiting for mixed-size mode of {subject}: journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.MIXED_SIZE_FAILED: (
+        Level.BLOCKED,
+        "No mixed-size mode on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",
+    ),
     Kind.MDEV_LOST: (
         Level.BLOCKED,
         "vGPU {subject} of a guest did not come back as {detail} on {more}; free the card",
@@ -117,6 +142,15 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     Kind.ALIAS_AMBIGUOUS: (
         Level.BLOCKED,
         "{subject} and {detail} look alike to Nova; set report-in-placement=true, or offer one",
+    ),
+    Kind.NO_MIGRATION: (
+        Level.ACTIVE,
+        "live-migratable needs libvirt 10.0 and QEMU 8.2.2, here {subject} and {detail}",
+    ),
+    Kind.WRONG_FLAVOUR: (
+        Level.BLOCKED,
+        "{subject} lacks {detail}: such types come with NVIDIA's package nvidia-vgpu-ubuntu-aie; "
+        "attach it",
     ),
     Kind.NOVA_MISSING: (Level.WAITING, "Waiting for nova-compute to install nova-common"),
     Kind.NOVA_TOO_OLD: (
@@ -167,6 +201,16 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.BLOCKED,
         "Driver not loaded: {subject}; mend, then run reboot-install",
     ),
+    Kind.SECURE_BOOT: (
+        Level.BLOCKED,
+        "Secure Boot refuses the driver: "
+        "mokutil --import /var/lib/shim-signed/mok/MOK.der, then reboot",
+    ),
+    Kind.OPEN_MODULE: (
+        Level.BLOCKED,
+        "{subject} needs NVIDIA's closed module: dkms remove nvidia/{detail}-open --all, "
+        "install nvidia/{detail}, reboot",
+    ),
     Kind.NOUVEAU: (
         Level.BLOCKED,
         "Reboot needed: nouveau holds {subject}; run reboot-install i-really-mean-it=true",
@@ -203,6 +247,18 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     Kind.CARD_UNREADABLE: (
         Level.BLOCKED,
         "{subject} cannot be read, its mapping is kept; see dmesg, then reboot the host",
+    ),
+    Kind.OTHER_DRIVER: (
+        Level.ACTIVE,
+        "{subject} is held by the driver {detail}; unbind it to offer vGPUs",
+    ),
+    Kind.VFS_OFF: (
+        Level.ACTIVE,
+        "{subject} has its virtual functions off; the mapping that names it enables them",
+    ),
+    Kind.SILENT: (
+        Level.ACTIVE,
+        "{subject} tells no types; see journalctl -u nvidia-vgpud",
     ),
     Kind.TYPE_IN_USE: (
         Level.WAITING,

@@ -8,12 +8,12 @@ container all read it as they would the real one. Nothing of the charm is used h
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import yaml
 
@@ -84,7 +84,7 @@ def build_sys(root: Path, recorded: dict[str, Any]) -> None:
     (root / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
     (root / "sys/class/mdev_bus").mkdir(parents=True, exist_ok=True)
     for function in recorded["functions"]:
-        _add_function(root / "sys", function, is_loaded=bool(loaded))
+        add_function(root / "sys", function, is_loaded=bool(loaded))
 
 
 def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
@@ -101,47 +101,54 @@ def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
     )
 
 
-def write_vgpu_type(board: str) -> Callable[[Path, str], None]:
-    """Return what a board's driver does when a vGPU type is written to a virtual function.
-
-    A type that does not fit gets EIO; the lists of what still fits shrink: to types of the size
-    in use, and, on a function that carries a type or on a full card, to their heading.
-    """
-
-    def write(path: Path, text: str) -> None:
-        function = path.parent.parent.resolve()
-        card = (function / "physfn").resolve()
-        listed = (path.parent / "creatable_vgpu_types").read_text()
-        if int(text) and f"\n{int(text):<6}:" not in listed:
-            raise OSError(errno.EIO, "Input/output error")
-        path.write_text(f"{int(text)}\n")
-        _show_creatable(card, _load("types")[board])
-
-    return write
+def all_kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all vGPU types of a card, as `hosts/types.yaml` has them."""
+    found: list[dict[str, Any]] = _load("types")[function["types"]]
+    return found
 
 
-def _show_creatable(card: Path, kinds: list[dict[str, Any]]) -> None:
-    functions = [link.resolve() for link in card.glob("virtfn*")]
-    carried = {
-        function: int((function / "nvidia/current_vgpu_type").read_text())
-        for function in functions
-    }
-    in_use = [number for number in carried.values() if number]
-    maximum = {kind["id"]: kind["max"] for kind in kinds}
-    for function in functions:
-        fitting = [
-            kind
-            for kind in kinds
-            if not carried[function]
-            and len(in_use) < kind["max"]
-            and all(maximum[number] == kind["max"] for number in in_use)
-        ]
-        _write_creatable(function, fitting)
+def kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the types that a card offers: time-sliced ones, or those of its GPU instances."""
+    mig = function.get("mig", {})
+    if mig.get("enabled"):
+        return [k for k in all_kinds(function) if k.get("profile") in mig.get("instances", [])]
+    return [kind for kind in all_kinds(function) if "profile" not in kind]
 
 
-def _write_creatable(function: Path, kinds: list[dict[str, Any]]) -> None:
-    rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in kinds]
+def framebuffer(kind: dict[str, Any]) -> int:
+    """Return a type's memory, MiB."""
+    found = re.search(r"-([0-9]+)[ABCQ]", kind["name"])
+    assert found is not None
+    return int(found[1]) * 1024 or 512
+
+
+def write_creatable(function: Path, fitting: list[dict[str, Any]]) -> None:
+    """Write what a virtual function can still become (vendor-specific VFIO)."""
+    rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in fitting]
     _write(function / "nvidia/creatable_vgpu_types", "ID    : vGPU Name\n" + "".join(rows))
+
+
+def show_mdev_types(root: Path, parent: Path, offered: list[dict[str, Any]]) -> None:
+    """Show on a parent of mediated devices exactly these types."""
+    folder = parent / "mdev_supported_types"
+    for path in list(folder.iterdir()):
+        if path.name not in [f"nvidia-{kind['id']}" for kind in offered]:
+            shutil.rmtree(path)
+    missing = [kind for kind in offered if not (folder / f"nvidia-{kind['id']}").exists()]
+    _add_mdev_types(root / "sys", parent, missing)
+
+
+def remove_function(root: Path, function: dict[str, Any]) -> None:
+    """Take a card and its virtual functions out of a tree."""
+    devices = root / "sys/bus/pci/devices"
+    card = (devices / function["address"]).resolve()
+    for path in [*(link.resolve() for link in card.glob("virtfn*")), card]:
+        for folder in (devices, root / "sys/class/mdev_bus"):
+            if (folder / path.name).is_symlink():
+                (folder / path.name).unlink()
+        for mdev in path.glob("*/mdev_type"):
+            (root / "sys/bus/mdev/devices" / mdev.parent.name).unlink(missing_ok=True)
+        shutil.rmtree(path)
 
 
 def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
@@ -171,16 +178,6 @@ def define_guest(root: Path, name: str, *uuids: str) -> Path:
     return path
 
 
-def create_mdev(path: Path, text: str) -> None:
-    """Do what the kernel does when a UUID is written to `create` of a type."""
-    kind = path.parent
-    if int((kind / "available_instances").read_text()) < 1:
-        raise OSError(errno.ENOSPC, "No space left on device")
-    parent = kind.parent.parent.resolve()
-    root = next(folder.parent for folder in parent.parents if folder.name == "sys")
-    add_mdev(root, parent.name, kind.name, text)
-
-
 def remove_mdev(root: Path, uuid: str) -> None:
     """Remove a mediated device again."""
     link = root / "sys/bus/mdev/devices" / uuid
@@ -190,14 +187,15 @@ def remove_mdev(root: Path, uuid: str) -> None:
     link.unlink()
 
 
-def _add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> None:
+def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> None:
+    """Write a card, and its virtual functions if they are enabled, into a tree."""
     address = function["address"]
     folder = _device(sys, address, function)
-    offers = function.get("types") if is_loaded and function.get("driver") == "nvidia" else None
+    is_driven = function.get("types") and is_loaded and function.get("driver") == "nvidia"
     sriov = function.get("sriov")
     if sriov is None:
-        if offers:
-            _add_mdev_types(sys, folder, offers)
+        if is_driven:
+            _offer_mdevs(sys, folder, kinds(function))
         return
     enabled = sriov["enabled"] if is_loaded else 0
     for name, value in (
@@ -213,10 +211,10 @@ def _add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> No
         virtual_folder = sys / "devices" / _bus(address) / virtual
         (virtual_folder / "physfn").symlink_to(f"../{address}")
         (folder / f"virtfn{number}").symlink_to(f"../{virtual}")
-        if offers and sriov["framework"] == "mdev":
-            _add_mdev_types(sys, virtual_folder, offers, at_most=1)
-        elif offers and sriov["framework"] == "vendor-vfio":
-            _write_creatable(virtual_folder, _load("types")[offers])
+        if is_driven and sriov["framework"] == "mdev":
+            _offer_mdevs(sys, virtual_folder, kinds(function), at_most=1)
+        elif is_driven and sriov["framework"] == "vendor-vfio":
+            write_creatable(virtual_folder, kinds(function))
             _write(virtual_folder / "nvidia/current_vgpu_type", "0\n")
 
 
@@ -258,24 +256,30 @@ def _moved(address: str, offset: int) -> str:
     return f"{domain}:{bus}:{number // 8:02x}.{number % 8}"
 
 
-def _add_mdev_types(sys: Path, folder: Path, board: str, at_most: int | None = None) -> None:
-    for kind in _load("types")[board]:
+def _offer_mdevs(
+    sys: Path, folder: Path, offered: list[dict[str, Any]], at_most: int | None = None
+) -> None:
+    (folder / "mdev_supported_types").mkdir()
+    _add_mdev_types(sys, folder, offered, at_most)
+    parents = sys / "class/mdev_bus"
+    (parents / folder.name).symlink_to(os.path.relpath(folder, parents))
+
+
+def _add_mdev_types(
+    sys: Path, folder: Path, offered: list[dict[str, Any]], at_most: int | None = None
+) -> None:
+    for kind in offered:
         path = folder / "mdev_supported_types" / f"nvidia-{kind['id']}"
-        found = re.search(r"-([0-9]+)([ABCQ])", kind["name"])
-        assert found is not None
-        size = int(found[1]) * 1024 or 512
-        heads = 4 if found[2] in "BQ" else 1
+        heads = 4 if re.search(r"-[0-9]+[BQ]", kind["name"]) else 1
         _write(path / "name", f"{kind['name']}\n")
         _write(
             path / "description",
-            f"num_heads={heads}, frl_config=60, framebuffer={size}M, "
+            f"num_heads={heads}, frl_config=60, framebuffer={framebuffer(kind)}M, "
             f"max_resolution=7680x4320, max_instance={kind['max']}\n",
         )
         _write(path / "available_instances", f"{min(at_most or kind['max'], kind['max'])}\n")
         _write(path / "device_api", "vfio-pci\n")
         (path / "devices").mkdir()
-    parents = sys / "class/mdev_bus"
-    (parents / folder.name).symlink_to(os.path.relpath(folder, parents))
 
 
 def _write(path: Path, text: str) -> None:

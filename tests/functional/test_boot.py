@@ -48,7 +48,7 @@ def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
     assert count(host) == 32
     assert unit.status == READY
     sections, _ = principal.read(unit.databag)
-    assert len(sections["mdev_nvidia-562"][0][1].split(",")) == 32
+    assert len(sections["mdev_nvidia-562"][0][1].split(",")) == 6
 
     before = unit.databag
     for _ in range(2):

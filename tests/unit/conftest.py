@@ -10,9 +10,11 @@ from typing import Any, Callable, Iterator
 import pytest
 from simulated import Machine
 
+import facts
 import pci
 import recorded
 import services
+import sysfs
 import vgpu
 
 
@@ -40,7 +42,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.
     def inspected(recorded_host: dict[str, Any], count: bool) -> Iterator[vgpu.Card]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
         for gpu in pci.list_gpus(root).gpus:
-            yield vgpu.inspect(root, gpu, count=count)
+            yield facts.inspect(root, gpu, count=count)
 
     def read(name: str, *, count: bool = False, **changes: Any) -> tuple[vgpu.Card, ...]:
         key = f"{name} {count} {changes}"
@@ -52,11 +54,13 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Callable[..., Machine]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
     """Build a recorded host, by its name or from its data, whose programs are simulated."""
 
     def start(name: str | dict[str, Any], **changes: Any) -> Machine:
         data = recorded.host(name, **changes) if isinstance(name, str) else {**name, **changes}
-        return Machine(recorded.build(tmp_path / "machine", data), data)
+        started = Machine(recorded.build(tmp_path / "machine", data), data)
+        monkeypatch.setattr(sysfs, "write", started.driver.write)
+        return started
 
     return start

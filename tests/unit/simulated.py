@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import boot
+import nvidia
 import recorded
 from commands import CommandError, Result
 
@@ -47,6 +48,7 @@ class Machine:
             loaded, and the host can be rebooted.
 
     Attributes:
+        driver: NVIDIA's driver, which `sysfs.write` is to reach.
         commands: all that was started, in its order, each as a tuple of words.
         architecture: what dpkg says it is.
         archive: what apt-get can install by name.
@@ -60,7 +62,7 @@ class Machine:
 
     def __init__(self, root: Path, host: dict[str, Any] | None = None) -> None:
         self.root = root
-        self.host = host
+        self.driver = nvidia.Driver(root, host or {"functions": []})
         self.commands: list[tuple[str, ...]] = []
         self.architecture = "amd64"
         kernel = (root / "proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
@@ -80,6 +82,15 @@ class Machine:
         if self._is_loaded:
             self._run_unit(DAEMON)
         self.provide("usr/bin/lspci", "usr/sbin/update-initramfs")
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The data of the host as it has become."""
+        return self.driver.host
+
+    @host.setter
+    def host(self, host: dict[str, Any]) -> None:
+        self.driver.host = host
 
     def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
         assert timeout > 0
@@ -172,12 +183,10 @@ class Machine:
 
     def reboot(self) -> None:
         """Boot the host anew: the cards get the driver that is installed, or nouveau."""
-        assert self.host is not None
         package = self._driver_package()
         self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
         driver = "nvidia" if package else None if self._keeps_nouveau_away else "nouveau"
-        functions = [recorded.without_its_functions(card) for card in self.host["functions"]]
-        self.host = {**self.host, "functions": functions}
+        self.driver.boot()
         self._rebuild_sys(driver)
         self._running.clear()
         if package is not None and not self._is_masked(DAEMON):
@@ -359,20 +368,18 @@ class Machine:
     # sriov-manage
 
     def _sriov_manage(self, argv: tuple[str, ...]) -> Result:
-        assert argv[1] == "-e" and self.host is not None
-        said = f"Enabling VFs on {argv[2]}\n"
+        verb, address = argv[1:]
         if self.deaf:  # some releases end with 0 although nothing came of it
             self.deaf -= 1
-            return Result(0, said, "")
-        functions = []
-        for function in self.host["functions"]:
-            if function["address"] == argv[2] and function.get("driver") == "nvidia":
-                sriov = function["sriov"]
-                function = {**function, "sriov": {**sriov, "enabled": sriov["total"]}}
-            functions.append(function)
-        self.host = {**self.host, "functions": functions}
-        self._rebuild_sys("nvidia")
-        return Result(0, said, "")
+            return Result(0, f"Enabling VFs on {address}\n", "")
+        code, said = self.driver.sriov_manage(verb, address)
+        return Result(code, said, "")
+
+    def _nvidia_smi(self, argv: tuple[str, ...]) -> Result | None:
+        if not self._is_loaded:
+            return Result(9, "NVIDIA-SMI has failed\n", "")
+        code, said = self.driver.nvidia_smi(*argv[1:])
+        return Result(code, said, "")
 
     # modprobe, update-initramfs, dracut
 
@@ -445,7 +452,7 @@ class Machine:
         if not (self.root / f"lib/systemd/system/{unit}.service").exists():
             text = f"Failed to start {unit}.service: Unit {unit}.service not found.\n"
             return Result(5, "", text)
-        if unit == REGISTRAR and self._is_loaded and self.host is not None:
+        if unit == REGISTRAR and self._is_loaded:
             self.host = {**self.host, "driver": {"loaded": self._loaded()}}
             self._rebuild_sys("nvidia")
         self.crash(unit)
@@ -511,7 +518,6 @@ class Machine:
 
     def _rebuild_sys(self, driver: str | None) -> None:
         """Show the cards as they are with another driver on them, or with none."""
-        assert self.host is not None
         functions = [
             {**found, "driver": driver} if found.get("types") else found
             for found in self.host["functions"]

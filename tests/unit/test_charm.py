@@ -246,9 +246,9 @@ def test_queens_reads_no_addresses(unit):
 
 def test_a_card_stands_for_its_virtual_functions(unit):
     on = unit("a40-mdev")
-    on.configure("{A40-8Q: ['41:00.0']}")
-    addresses = on.sections["mdev_nvidia-562"][0][1].split(",")
-    assert (len(addresses), addresses[0], addresses[-1]) == (32, "0000:41:00.4", "0000:41:04.3")
+    on.configure("{A40-2Q: ['41:00.0']}")
+    addresses = on.sections["mdev_nvidia-558"][0][1].split(",")
+    assert (len(addresses), addresses[0], addresses[-1]) == (24, "0000:41:00.4", "0000:41:03.3")
 
 
 def test_an_upgrade_of_openstack_changes_the_words(unit):
@@ -588,7 +588,7 @@ def test_virtual_functions_are_enabled_on_the_cards_that_are_named(unit):
     on = unit(recorded.without_functions("a40-mdev"))
     on.configure("{A40-8Q: ['10de:2235']}")
     assert on.status == ready("1 NVIDIA GPU, 1 vGPU type")
-    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 32
+    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 6
     history = [status.message for status in on.context.unit_status_history]
     assert "Preparing the cards; this may take minutes" in history
 
@@ -663,7 +663,6 @@ L40S_FUNCTIONS = [f"0000:3d:00.{number}" for number in (4, 5)]
 @pytest.fixture
 def l40s(unit, monkeypatch):
     """A unit on a host with an L40S, just after a boot."""
-    monkeypatch.setattr("devices.write_attribute", recorded.write_vgpu_type("L40S"))
     return unit(recorded.without_functions("l40s-vendor-vfio"))
 
 
@@ -747,7 +746,7 @@ def test_functions_without_a_type_are_never_published(l40s, monkeypatch):
     def refuse(path: Path, text: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("devices.write_attribute", refuse)
+    monkeypatch.setattr("sysfs.write", refuse)
     l40s.machine.reboot()
     l40s.hook("start")
     assert l40s.sections == {}
@@ -769,7 +768,7 @@ def test_a_driver_that_no_package_brought_is_served_as_well(unit):
     on = unit(recorded.without_functions("a40-mdev"), driver={"loaded": "550.163.02"})
     on.machine.provide(recorded.SRIOV_MANAGE)
     on.configure("{A40-8Q: ['10de:2235']}")
-    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 32
+    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 6
 
 
 def test_show_plan_says_what_the_controllers_need(l40s):
@@ -812,7 +811,7 @@ def test_a_type_that_the_driver_refuses_is_said(l40s, monkeypatch):
     def refuse(path: Path, text: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("devices.write_attribute", refuse)
+    monkeypatch.setattr("sysfs.write", refuse)
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     assert l40s.status == testing.BlockedStatus(
         "0000:3d:00.4 refuses nvidia-1155: the driver says no; "
@@ -821,7 +820,6 @@ def test_a_type_that_the_driver_refuses_is_said(l40s, monkeypatch):
 
 
 def test_a_guest_s_device_that_did_not_come_back_is_said(unit, monkeypatch):
-    monkeypatch.setattr("devices.write_attribute", recorded.create_mdev)
     on = unit("t4-pair")
     recorded.add_mdev(on.machine.root, "0000:84:00.0", "nvidia-233", UUID)
     recorded.define_guest(on.machine.root, "instance-00000001", UUID)
@@ -868,8 +866,8 @@ def test_one_broken_link_costs_one_virtual_function(unit):
     link = on.machine.root / "sys/bus/pci/devices/0000:41:00.0/virtfn7"
     link.unlink()
     link.write_text("")
-    on.configure("{A40-8Q: ['10de:2235']}")
-    assert len(on.sections["mdev_nvidia-562"][0][1].split(",")) == 31
+    on.configure("{A40-1Q: ['10de:2235']}")
+    assert len(on.sections["mdev_nvidia-557"][0][1].split(",")) == 31
 
 
 def test_a_card_that_does_not_tell_its_class_keeps_what_was_published(unit):

@@ -12,6 +12,7 @@ import pytest
 import devices
 import mappings
 import recorded
+import sysfs
 from facts import gather
 from problem import Kind, Problem
 
@@ -21,7 +22,6 @@ CARD = "0000:3d:00.0"
 @pytest.fixture
 def l40s(machine, monkeypatch):
     """A host with an L40S under the vendor-specific VFIO framework."""
-    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
     return machine("l40s-vendor-vfio")
 
 
@@ -145,7 +145,6 @@ def test_functions_that_guests_are_defined_with_come_first_after_a_boot(l40s):
 
 
 def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
-    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
     (card,) = recorded.host("l40s-vendor-vfio")["functions"]
     host = machine("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     for _ in range(2):
@@ -203,7 +202,6 @@ def test_no_type_is_set_that_nova_could_not_be_told_of(machine, nova):
 
 
 def test_after_a_boot_functions_and_types_come_back(machine, monkeypatch):
-    monkeypatch.setattr(devices, "write_attribute", recorded.write_vgpu_type("L40S"))
     host = machine(recorded.without_functions("l40s-vendor-vfio"))
     assert ensure(host, "{L40S-8Q: ['10de:26b9']}") == ()
     assert len(carried(host)) == 6
@@ -212,11 +210,11 @@ def test_after_a_boot_functions_and_types_come_back(machine, monkeypatch):
 def test_an_attribute_is_written_in_one_go(tmp_path):
     path = tmp_path / "current_vgpu_type"
     path.write_text("")
-    devices.write_attribute(path, "1152")
+    sysfs.write(path, "1152")
     assert path.read_text() == "1152"
 
 
 def test_an_attribute_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(OSError):
-        devices.write_attribute(tmp_path / "missing", "0")
+        sysfs.write(tmp_path / "missing", "0")
     assert os.listdir(tmp_path) == []

@@ -12,14 +12,20 @@ from releases import NovaVersion
 
 # name: cards, parents, package, loaded, Nova, NVIDIA's daemon is there
 HOSTS = [
+    ("a10-vendor-vfio", 1, 32, "nvidia-vgpu-ubuntu-570", "570.172.07", (31, 1, 0)),
+    ("a100-80-pair", 2, 40, "nvidia-vgpu-ubuntu-aie-550", "550.144.02", (29, 2, 0)),
     ("a100-sriov-off", 1, 0, "nvidia-vgpu-ubuntu-aie-550", "550.144.02", (25, 2, 1)),
+    ("a16-board", 4, 64, "nvidia-vgpu-ubuntu-535", "535.161.05", (27, 5, 1)),
     ("a40-mdev", 1, 32, "nvidia-vgpu-ubuntu-550", "550.163.02", (29, 2, 0)),
+    ("h200", 1, 16, "nvidia-vgpu-ubuntu-aie-580", "580.105.06", (32, 0, 0)),
     ("l40s-vendor-vfio", 1, 32, "nvidia-vgpu-ubuntu-570", "570.172.07", (31, 1, 0)),
     ("m10-board", 4, 4, "nvidia-vgpu-ubuntu-470", "470.68", (17, 0, 13)),
     ("mixed", 3, 34, "nvidia-vgpu-ubuntu-550", "550.163.02", (29, 2, 0)),
     ("no-gpu", 0, 0, None, None, (25, 2, 1)),
+    ("rtx-pro-6000", 1, 48, "nvidia-vgpu-ubuntu-aie-580", "580.159.01", (33, 0, 0)),
     ("t4-fresh", 2, 0, None, None, (25, 2, 1)),
     ("t4-pair", 2, 2, "nvidia-vgpu-ubuntu-535", "535.161.05", (25, 2, 1)),
+    ("v100-pair", 2, 2, "nvidia-vgpu-ubuntu-510", "510.47.03", (21, 2, 4)),
 ]
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
 

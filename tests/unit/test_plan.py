@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 import mappings
+import nova_conf
 import recorded
 from limits import honour
 from plan import Plan, make_plan
 from problem import Kind, Problem
 from releases import NovaVersion
+from vgpu import Mode, VgpuType
+from work import InstanceWish, ModeStep
 
 CARACAL = "29.2.0"  # the first that honours all that is written
 YOGA = "25.2.1"
@@ -68,7 +71,7 @@ def test_card_named_by_address_and_by_pci_id_is_there_once(cards):
 @pytest.mark.parametrize("word", ["nvidia-558", "A40-2Q"])
 def test_physical_function_stands_for_its_virtual_functions(cards, device, word):
     plan = planned(f"{{{word}: ['{device}']}}", cards("a40-mdev"))
-    assert offered(plan) == [("nvidia-558", A40_FUNCTIONS)]
+    assert offered(plan) == [("nvidia-558", A40_FUNCTIONS[:24])]
     assert cards_of(plan) == [["0000:41:00.0"]]
 
 
@@ -83,7 +86,7 @@ def test_one_value_serves_three_kinds_of_cards(cards):
     plan = planned(text, cards("mixed"))
     assert offered(plan) == [
         ("nvidia-233", ["0000:3b:00.0"]),
-        ("nvidia-563", A40_FUNCTIONS),
+        ("nvidia-563", A40_FUNCTIONS[:4]),
         ("nvidia-108", ["0000:c1:00.0"]),
     ]
     assert (plan.problems, plan.elsewhere, plan.held) == ((), (), False)
@@ -147,7 +150,7 @@ def test_addresses_of_other_hosts_stay_beside_this_one_s(cards):
 
 def test_physical_function_of_another_host_stays_beside_the_virtual_ones_of_this(cards):
     plan = planned("{nvidia-558: ['0000:99:00.0', '0000:41:00.0']}", cards("a40-mdev"))
-    assert offered(plan) == [("nvidia-558", ["0000:99:00.0", *A40_FUNCTIONS])]
+    assert offered(plan) == [("nvidia-558", ["0000:99:00.0", *A40_FUNCTIONS[:24]])]
 
 
 def test_plain_form_is_published_in_the_order_in_which_it_is_written(cards):
@@ -214,13 +217,13 @@ def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
         "{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}", cards("a40-mdev", functions=gone)
     )
     assert plan.held
-    assert [str(address) for address in plan.enable] == ["0000:41:00.0"]
+    assert [str(address) for address in plan.work.enable] == ["0000:41:00.0"]
 
 
 def test_functions_of_another_bus_are_some_other_host_s(cards):
     gone = recorded.without_functions("a40-mdev")["functions"]
     plan = planned("{nvidia-558: ['0000:42:00.4']}", cards("a40-mdev", functions=gone))
-    assert (plan.held, plan.enable, plan.assignments) == (False, (), ())
+    assert (plan.held, plan.work.enable, plan.assignments) == (False, (), ())
 
 
 def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
@@ -267,13 +270,13 @@ def test_vendor_specific_vfio_is_never_published_as_mdev(cards, wanted):
     text = f"{{{wanted}: ['0000:3d:00.0']}}"
     plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
     assert plan.problems == (Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
-    assert (plan.assignments, plan.is_due) == ((), True)
+    assert (plan.assignments, plan.work.is_due) == ((), True)
 
 
 def test_vendor_specific_vfio_needs_nova_31(cards):
     plan = planned("{L40S-2Q: ['0000:3d:00.0']}", cards("l40s-vendor-vfio"), "30.1.0")
     assert plan.problems[0] == Problem(Kind.VENDOR_VFIO, "0000:3d:00.0", "30.1.0")
-    assert (plan.held, plan.steps, plan.is_due) == (True, (), False)
+    assert (plan.held, plan.work.types, plan.work.is_due) == (True, (), False)
 
 
 def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
@@ -283,7 +286,7 @@ def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
         Problem(Kind.TWO_TYPES_ON_CARD, "0000:3d:00.0", "nvidia-1148", "nvidia-1158")
         in plan.problems
     )
-    assert (plan.held, plan.steps) == (True, ())
+    assert (plan.held, plan.work.types) == (True, ())
 
 
 def test_type_by_id_and_by_name_is_one_type(cards):
@@ -307,11 +310,160 @@ def test_virtual_function_of_a_card_in_another_type_since_nova_would_not_start(c
     )
 
 
-def test_functions_of_one_card_do_not_mix_sizes(cards):
-    text = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
-    assert problems_of(text, cards("a40-mdev")) == (
-        Problem(Kind.MIXED_SIZES, "0000:41:00.0", "nvidia-558 and nvidia-560"),
+TWO_SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
+
+
+def with_mode(cards, mode):
+    return tuple(card._replace(mode=mode) for card in cards)
+
+
+def test_functions_of_one_card_mix_sizes_in_mixed_size_mode_alone(cards):
+    """The driver refuses the second size once a vGPU of the first exists."""
+    plan = planned(TWO_SIZES, cards("a40-mdev"))
+    assert plan.problems == (Problem(Kind.MIXED_SIZE_WAITS, "0000:41:00.0", "A40-2Q and A40-4Q"),)
+    assert plan.work.modes == (ModeStep(cards("a40-mdev")[0].gpu.address, mixed_size=True),)
+    assert (plan.held, plan.work.is_due) == (True, True)
+
+    mixed = planned(TWO_SIZES, with_mode(cards("a40-mdev"), Mode(mixed_size=True)))
+    assert (mixed.problems, mixed.held, mixed.work.is_due) == ((), False, False)
+
+
+def test_card_that_cannot_mix_sizes_is_refused_with_that_reason(cards):
+    plan = planned(TWO_SIZES, with_mode(cards("a40-mdev"), Mode(mixed_size=None)))
+    assert plan.problems == (Problem(Kind.MIXED_SIZES, "0000:41:00.0", "A40-2Q and A40-4Q"),)
+    assert (plan.held, plan.work.is_due) == (True, False)
+
+
+def test_plain_sizes_are_published_1_to_1_and_told(cards):
+    text = "{nvidia-558: ['0000:41:00.4'], nvidia-560: ['0000:41:00.5']}"
+    plan = planned(text, cards("a40-mdev"))
+    assert plan.problems == (
+        Problem(Kind.SIZES_TOLD, "0000:41:00.0", "nvidia-558 and nvidia-560"),
     )
+    assert (plan.held, plan.work.is_due) == (False, True)
+
+
+def test_mixed_size_mode_goes_with_the_wish_for_it(cards):
+    mixed = with_mode(cards("a40-mdev"), Mode(mixed_size=True))
+    plan = planned("{A40-2Q: ['10de:2235']}", mixed)
+    assert (plan.work.modes, plan.work.is_due) == ((ModeStep(mixed[0].gpu.address),), True)
+
+
+# MIG-backed types
+
+MIG_TYPES = (
+    VgpuType("nvidia-474", "GRID A100-1-5C", maximum=7, profile=19),
+    VgpuType("nvidia-476", "GRID A100-3-20C", maximum=2, profile=9),
+    VgpuType("nvidia-706", "GRID A100-1-5CME", maximum=1, profile=20),
+)
+
+
+def a100(cards, instances, enabled=16):
+    """An A100 with so many GPU instances by profile, as the boot service left it."""
+    (data,) = recorded.host("a100-sriov-off")["functions"]
+    mig = {"enabled": bool(instances), "instances": instances}
+    changed = {**data, "mig": mig, "sriov": {**data["sriov"], "enabled": enabled}}
+    (card,) = cards("a100-sriov-off", functions=[changed])
+    return (card._replace(mig_types=MIG_TYPES, mode=Mode(tuple(sorted(instances)))),)
+
+
+@pytest.mark.parametrize("word", ["A100-1-5C", "GRID A100-1-5C", "nvidia-474"])
+def test_naming_a_mig_backed_type_is_enough(cards, word):
+    plan = planned(f"{{{word}: {{devices: ['10de:20f1']}}}}", a100(cards, []))
+    (step,) = plan.work.modes
+    assert step.instances == (InstanceWish(word),)
+    assert (plan.held, plan.work.is_due) == (True, True)
+    assert plan.problems == (Problem(Kind.INSTANCES_MISSING, "0000:41:00.0", word),)
+
+
+def test_mig_backed_type_is_known_by_its_name_before_the_driver_told_a_thing(cards):
+    (card,) = cards("a100-sriov-off")
+    plan = planned("{A100-1-5C: ['10de:20f1']}", (card,))
+    assert plan.work.modes == (ModeStep(card.gpu.address, (InstanceWish("A100-1-5C"),)),)
+    assert plan.work.enable == (card.gpu.address,)
+
+
+def test_no_more_functions_are_published_than_there_are_gpu_instances(cards):
+    """Each of the 16 virtual functions says that it has room for one."""
+    plan = planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 7))
+    ((type_id, addresses),) = offered(plan)
+    assert (type_id, len(addresses)) == ("nvidia-474", 7)
+    assert (plan.problems, plan.work.is_due) == ((), False)
+
+
+def test_fewer_gpu_instances_than_asked_for_are_work(cards):
+    assert planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 3)).work.is_due
+    text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
+    plan = planned(text, a100(cards, [19] * 3))
+    assert not plan.work.is_due
+    assert len(offered(plan)[0][1]) == 3
+
+
+def test_card_in_use_keeps_its_gpu_instances(cards):
+    (card,) = a100(cards, [19] * 7)
+    used = card._replace(in_use=("a-uuid",), types_in_use=("nvidia-474",))
+    plan = planned("{A100-20C: ['10de:20f1']}", (used,))
+    assert not plan.work.is_due
+    assert Problem(Kind.TYPE_IN_USE, "0000:41:00.0", "nvidia-474") in plan.problems
+
+
+def test_time_sliced_type_takes_the_gpu_instances_away(cards):
+    plan = planned("{A100-20C: ['10de:20f1']}", a100(cards, [19] * 7))
+    assert (plan.work.modes[0].instances, plan.work.is_due) == ((), True)
+
+
+def test_one_card_is_never_time_sliced_and_mig_backed(cards):
+    functions = [str(each) for each in a100(cards, [])[0].gpu.virtual_functions]
+    text = f"{{A100-20C: ['{functions[0]}'], A100-1-5C: ['{functions[1]}']}}"
+    plan = planned(text, a100(cards, []))
+    assert plan.problems[-1] == Problem(Kind.TWO_KINDS, "0000:41:00.0", "A100-20C", "A100-1-5C")
+    assert (plan.held, plan.work.modes) == (True, ())
+
+
+def test_mig_backed_type_of_a_card_without_sriov_is_not_offered(cards):
+    assert problems_of("{T4-1-5C: ['10de:1eb8']}", cards("t4-pair"))[0] == Problem(
+        Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "T4-1-5C"
+    )
+
+
+# No more than the card holds
+
+
+def test_functions_that_have_a_vgpu_stay_among_the_published(cards):
+    (card,) = cards("a40-mdev")
+    last = card.gpu.virtual_functions[-1]
+    used = card._replace(
+        in_use=("a-uuid",), occupied=frozenset({last}), types_in_use=("nvidia-562",)
+    )
+    plan = planned("{A40-8Q: ['10de:2235']}", (used,))
+    assert offered(plan) == [("nvidia-562", [*A40_FUNCTIONS[:5], str(last)])]
+
+
+def test_limit_is_met_by_so_many_functions_where_nova_knows_no_limit(cards):
+    """Nova before 29 has no max_instances, but goes by the addresses of several types."""
+    text = "{A40-2Q: {devices: ['10de:2235'], max-instances: 3}, T4-8Q: ['10de:1eb8']}"
+    plan = planned(text, cards("mixed"), YOGA)
+    assert offered(plan)[0] == ("nvidia-558", A40_FUNCTIONS[:3])
+    assert plan.problems == ()
+    sections = nova_conf.render(plan.assignments, NovaVersion.parse(YOGA))
+    assert sections["mdev_nvidia-558"] == [("device_addresses", ",".join(A40_FUNCTIONS[:3]))]
+
+
+def test_limit_is_shared_out_among_the_cards(cards):
+    text = "{A16-8Q: {devices: ['10de:25b6'], max-instances: 5}}"
+    plan = planned(text, cards("a16-board"), CARACAL)
+    assert [address[5:7] for address in offered(plan)[0][1]] == ["ce", "ce", "cf", "cf", "d0"]
+
+
+def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
+    """Blackwell's graphics types: the driver lists DC-1-24Q, NVIDIA's tools say DC-1-24QGFX."""
+    (card,) = cards("rtx-pro-6000")
+    told = VgpuType("nvidia-1561", "NVIDIA RTX Pro 6000 Blackwell DC-1-24Q", profile=47)
+    card = card._replace(mig_types=(told,))
+    assert card.find_mig_type("DC-1-24QGFX") == told
+    (mig,) = a100(cards, [])
+    assert mig.find_mig_type("A100-1-5CME").id == "nvidia-706"
+    assert mig.find_mig_type("A100-3-20CME").id == "nvidia-476"
 
 
 def test_functions_of_one_card_may_mix_series_of_one_size(cards):

@@ -232,8 +232,7 @@ def test_plan_for_machines(assess):
             "devices": [["enabled_mdev_types", "nvidia-233"]],
             "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
         },
-        "enable": [],
-        "carry": [],
+        "steps": [],
         "aliases": [],
         "held": False,
         "problems": [

@@ -16,15 +16,14 @@ import re
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-import apt
 import guests
-import vgpu
 from facts import Facts
 from files import ensure_text
+from mdev import present
 from pci import PciAddress
 from problem import Kind, Problem
 
-__all__ = ["Mdev", "is_kept_by_nova", "missing", "record", "restore"]
+__all__ = ["Mdev", "missing", "record", "restore"]
 
 _RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -39,17 +38,6 @@ class Mdev(NamedTuple):
     uuid: str
     parent: PciAddress
     type_id: str
-
-
-def is_kept_by_nova(root: Path, facts: Facts) -> bool:
-    """Whether Nova brings the devices back by itself."""
-    if facts.nova is None or facts.nova.major < 30:
-        return False
-    for package in apt.find(root, "libvirt0"):
-        numbers = re.match(r"(?:[0-9]+:)?([0-9]+)\.([0-9]+)", package.version, re.ASCII)
-        if numbers is not None:
-            return (int(numbers[1]), int(numbers[2])) >= (7, 3)
-    return False
 
 
 def record(root: Path, facts: Facts) -> None:
@@ -92,20 +80,19 @@ def missing(root: Path, facts: Facts) -> list[Mdev]:
     None where Nova brings them back by itself.
     """
     recorded = _read(root)
-    if not recorded or is_kept_by_nova(root, facts):
+    if not recorded or facts.keeps_mdevs:
         return []
-    defined, present = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, facts)}
-    return [mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in present]
+    defined, there = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, facts)}
+    return [mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in there]
 
 
 def _present(root: Path, facts: Facts) -> list[Mdev]:
-    devices = root / "sys/bus/pci/devices"
     return [
         Mdev(uuid, parent, type_id)
         for card in facts.cards
         if card.types_in_use
         for parent in card.parents
-        for uuid, type_id in vgpu.mdevs(devices, (parent,)).items()
+        for uuid, type_id in present(root, (parent,)).items()
     ]
 
 

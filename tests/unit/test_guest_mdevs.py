@@ -10,8 +10,7 @@ import stat
 import pytest
 
 import boot
-import devices
-import mdevs
+import guest_mdevs
 import memory as memories
 import recorded
 from facts import gather
@@ -26,11 +25,10 @@ RECORD = "var/lib/nova-compute-nvidia-vgpu/mdevs.json"
 @pytest.fixture
 def t4(machine, monkeypatch):
     """A host with two T4, one guest on the first, and the guest's device recorded."""
-    monkeypatch.setattr(devices, "write_attribute", recorded.create_mdev)
     host = machine("t4-pair")
     recorded.add_mdev(host.root, CARD, "nvidia-233", FIRST)
     recorded.define_guest(host.root, "instance-00000001", FIRST)
-    mdevs.record(host.root, gather(host.root))
+    guest_mdevs.record(host.root, gather(host.root))
     return host
 
 
@@ -60,14 +58,14 @@ def test_what_is_there_is_left_alone(t4):
 
 def test_leftovers_that_no_guest_names_do_not_come_back(t4):
     recorded.add_mdev(t4.root, CARD, "nvidia-233", SECOND)
-    mdevs.record(t4.root, gather(t4.root))
+    guest_mdevs.record(t4.root, gather(t4.root))
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
 def test_a_guest_that_is_gone_is_forgotten(t4):
     (t4.root / "etc/libvirt/qemu/instance-00000001.xml").unlink()
-    mdevs.record(t4.root, gather(t4.root))
+    guest_mdevs.record(t4.root, gather(t4.root))
     assert json.loads((t4.root / RECORD).read_text()) == []
     boot_now(t4)
     assert present(t4) == {}
@@ -75,7 +73,7 @@ def test_a_guest_that_is_gone_is_forgotten(t4):
 
 def test_a_guest_that_is_off_is_not_forgotten(t4):
     recorded.remove_mdev(t4.root, FIRST)
-    mdevs.record(t4.root, gather(t4.root))
+    guest_mdevs.record(t4.root, gather(t4.root))
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
@@ -99,7 +97,7 @@ def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
             ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
         ],
     )
-    assert mdevs.is_kept_by_nova(t4.root, gather(t4.root)) is is_kept
+    assert gather(t4.root).keeps_mdevs is is_kept
     boot_now(t4)
     assert present(t4) == ({} if is_kept else {(FIRST,): ("nvidia-233",)})
 
@@ -133,7 +131,7 @@ def test_a_record_that_cannot_be_written_is_no_crash(t4):
 
 def test_a_host_without_guests_gets_no_record(machine):
     host = machine("t4-pair")
-    mdevs.record(host.root, gather(host.root))
+    guest_mdevs.record(host.root, gather(host.root))
     assert not (host.root / RECORD).exists()
 
 

@@ -1,0 +1,89 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cards that offer vGPUs as mediated devices, on themselves or on their virtual functions.
+
+https://docs.kernel.org/driver-api/vfio-mediated-device.html
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pci import Gpu, PciAddress
+from sysfs import names, read
+from vgpu import Card, Framework, VgpuType, stated, type_number
+
+__all__ = ["inspect", "present"]
+
+
+def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card | None:
+    """Read what a card offers; None if that is no mediated device.
+
+    Args:
+        root: the root of the host's file system.
+        gpu: the card.
+        count: whether to add up the free instances; that reads one file for each type of each
+            virtual function.
+    """
+    devices = root / "sys/bus/pci/devices"
+    parents = tuple(
+        address
+        for address in (gpu.address, *gpu.virtual_functions)
+        if os.path.isdir(devices / str(address) / "mdev_supported_types")
+    )
+    if not parents:
+        return None
+    folders = [devices / str(address) / "mdev_supported_types" for address in parents]
+    found = {address: present(root, (address,)) for address in parents}
+    used = {uuid: type_id for mdevs in found.values() for uuid, type_id in mdevs.items()}
+    return Card(
+        gpu=gpu,
+        framework=Framework.MDEV,
+        types=_types(folders, count, list(used.values())),
+        parents=parents,
+        in_use=tuple(sorted(used)),
+        occupied=frozenset(address for address, mdevs in found.items() if mdevs),
+        types_in_use=tuple(sorted(set(used.values()))),
+    )
+
+
+def present(root: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
+    """Return the types of the mediated devices on some parents, by their UUID."""
+    found = {}
+    for address in parents:
+        folder = root / "sys/bus/pci/devices" / str(address)
+        for name in names(folder):
+            if len(name) == 36 and os.path.lexists(folder / name / "mdev_type"):
+                found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
+    return found
+
+
+def _types(folders: list[Path], count: bool, used: list[str]) -> tuple[VgpuType, ...]:
+    """Read the types of the first parent; the others of a card offer the same ones."""
+    numbers = ((type_number(name), name) for name in names(folders[0]))
+    types = []
+    for _, type_id in sorted((number, name) for number, name in numbers if number is not None):
+        folder = folders[0] / type_id
+        description = read(folder / "description")
+        maximum = stated(description, "max_instance")
+        available = None
+        if count:  # each virtual function says 1, also where the card does not hold so many
+            available = sum(_available(parent / type_id) for parent in folders)
+            if maximum is not None:
+                available = min(available, max(maximum - used.count(type_id), 0))
+        types.append(
+            VgpuType(
+                id=type_id,
+                name=read(folder / "name") or type_id,
+                description=description,
+                maximum=maximum,
+                available=available,
+            )
+        )
+    return tuple(types)
+
+
+def _available(folder: Path) -> int:
+    text = read(folder / "available_instances")
+    return int(text) if text.isascii() and text.isdigit() else 0

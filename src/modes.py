@@ -1,0 +1,153 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a card is parted: GPU instances for MIG-backed types, or mixed-size mode.
+
+The order matters. MIG mode changes only while the card has no virtual functions; enabling them
+binds the driver anew, which wipes GPU instances and leaves mixed-size mode; so the functions come
+between the two, and instances before the first vGPU.
+https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Callable
+
+import nvidia_smi
+import seen
+import sriov
+from commands import CommandError, Runner
+from pci import PciAddress
+from problem import HostError, Kind, Problem
+from vgpu import Card, Mode
+from work import ModeStep, profiles
+
+__all__ = ["ensure_mig_mode", "part"]
+
+logger = logging.getLogger(__name__)
+
+
+def ensure_mig_mode(
+    root: Path,
+    run: Runner,
+    card: Card,
+    step: ModeStep | None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Switch MIG mode on for a card that needs GPU instances, off for one that does not.
+
+    It is the caller's to make sure that no vGPU of the card is in use.
+
+    Raises:
+        HostError: MIG_FAILED; MIG_PENDING, if only a reboot brings the change.
+    """
+    address, wanted = card.gpu.address, step is not None and bool(step.instances)
+    try:
+        current, pending = nvidia_smi.mig_mode(run, address)
+    except CommandError as error:
+        if wanted:
+            raise _failed(address, nvidia_smi.reason(error)) from error
+        # Time-sliced types need nothing of nvidia-smi; it may not even be there.
+        logger.warning("%s", error)
+        return
+    if current is None and wanted:
+        raise _failed(address, "the card has no MIG")
+    if current in (None, wanted):
+        return
+    seen.remember_mode(root, address, None)
+    if card.gpu.virtual_functions:
+        sriov.disable_virtual_functions(root, run, card.gpu, sleep)
+    try:
+        if current:
+            nvidia_smi.destroy_instances(run, address)
+        _switch(run, address, wanted, is_pending=pending == wanted)
+    except CommandError as error:
+        raise _failed(address, nvidia_smi.reason(error)) from error
+
+
+def _failed(card: PciAddress, reason: str) -> HostError:
+    return HostError(Problem(Kind.MIG_FAILED, str(card), reason))
+
+
+def _switch(run: Runner, card: PciAddress, wanted: bool, *, is_pending: bool) -> None:
+    logger.info("%s: switching MIG mode %s", card, "on" if wanted else "off")
+    if not is_pending:
+        nvidia_smi.set_mig_mode(run, card, wanted)
+    if nvidia_smi.mig_mode(run, card)[0] == wanted:
+        return
+    try:  # it waits for a reset, which a client of the card may prevent
+        nvidia_smi.reset(run, card)
+    except CommandError as error:
+        logger.warning("%s cannot be reset: %s", card, nvidia_smi.reason(error))
+    if nvidia_smi.mig_mode(run, card)[0] != wanted:
+        raise HostError(Problem(Kind.MIG_PENDING, str(card)))
+
+
+def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
+    """Make the GPU instances of a card, or switch mixed-size mode; return what could not be done.
+
+    The card has its virtual functions, and no vGPU of it is in use.
+
+    Raises:
+        HostError: MIG_FAILED or MIXED_SIZE_FAILED; DISK.
+    """
+    address = card.gpu.address
+    is_mixed: bool | None = False
+    try:
+        if step.instances:
+            return _make_instances(root, run, card, step)
+        is_mixed = _switch_sizes(run, address, step.mixed_size)
+    except CommandError as error:
+        if step.instances:
+            raise _failed(address, nvidia_smi.reason(error)) from error
+        if step.mixed_size:
+            reason = nvidia_smi.reason(error)
+            raise HostError(Problem(Kind.MIXED_SIZE_FAILED, str(address), reason)) from error
+        logger.warning("%s", error)  # nobody asked for what it cannot tell
+    seen.remember_mode(root, address, Mode((), is_mixed))
+    return []
+
+
+def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
+    """Make the instances that are missing, the driver's choice of place; larger ones first."""
+    address = card.gpu.address
+    told = nvidia_smi.supported_types(run, address)
+    seen.remember_types(root, card.gpu.id, told)
+    card = card._replace(mig_types=tuple(known for known in told if known.is_mig_backed))
+    problems = [
+        Problem(Kind.TYPE_NOT_OFFERED, str(address), wish.vgpu_type)
+        for wish in step.instances
+        if card.find_mig_type(wish.vgpu_type) is None
+    ]
+    wanted = profiles(step, card)
+    if wanted is None:
+        return problems or [_failed(address, "its types tell no profile").problem]
+    there = nvidia_smi.instances(run, address)
+    if Counter(there) - Counter(wanted):
+        logger.info("%s: destroying GPU instances of the profiles %s", address, there)
+        nvidia_smi.destroy_instances(run, address)
+        there = ()
+    missing = Counter(wanted) - Counter(there)
+    for profile in sorted(missing, key=lambda each: -_size(card, each)):
+        for _ in range(missing[profile]):
+            nvidia_smi.create_instance(run, address, profile)
+    seen.remember_mode(root, address, Mode(nvidia_smi.instances(run, address)))
+    logger.info("%s has GPU instances of the profiles %s", address, wanted)
+    return problems
+
+
+def _size(card: Card, profile: int) -> int:
+    """Return how much memory the largest type of a profile has, in MiB."""
+    return max(known.framebuffer or 0 for known in card.mig_types if known.profile == profile)
+
+
+def _switch_sizes(run: Runner, card: PciAddress, wanted: bool) -> bool | None:
+    current = nvidia_smi.mixed_size(run, card)
+    if current is None or current == wanted:
+        return current
+    nvidia_smi.set_mixed_size(run, card, wanted)
+    logger.info("%s: mixed-size mode is %s", card, "on" if wanted else "off")
+    return nvidia_smi.mixed_size(run, card)

@@ -1,0 +1,164 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What only nvidia-smi tells of a card, or does to it; the only place that starts it.
+
+Cards are named by their PCI address, which all its commands take for an index.
+https://docs.nvidia.com/datacenter/tesla/mig-user-guide/ and
+https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable
+
+from commands import CommandError, Result, Runner
+from pci import PciAddress
+from vgpu import VgpuType
+
+__all__ = [
+    "create_instance",
+    "destroy_instances",
+    "instances",
+    "mig_mode",
+    "mixed_size",
+    "reason",
+    "reset",
+    "set_mig_mode",
+    "set_mixed_size",
+    "supported_types",
+]
+
+_TIMEOUT = 60.0  # seconds; a card that fell off the bus answers late
+_FIELD = re.compile(
+    r"^[ \t]*([A-Za-z][A-Za-z ]*?)[ \t]*:[ \t]*(.*?)[ \t]*$", re.ASCII | re.MULTILINE
+)
+# |   0  MIG 1g.5gb          19        7          4:1     |: name, profile, instance, placement
+_INSTANCE = re.compile(
+    r"^\|\s+[0-9]+\s+MIG\s+\S+\s+([0-9]+)\s+[0-9]+\s+[0-9]+:[0-9]+\s+\|", re.ASCII | re.MULTILINE
+)
+
+
+def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
+    """Return all vGPU types of a card, whatever it carries now; their ids are hexadecimal here.
+
+    Raises:
+        CommandError: the driver does not answer.
+    """
+    found = []
+    text = _smi(run, card, "vgpu", "-s", "-v").stdout
+    for block in re.split(r"(?=vGPU Type ID)", text)[1:]:
+        fields = dict(_FIELD.findall(block))
+        number = _number(fields.get("vGPU Type ID", ""), 16)
+        name = fields.get("Name", "")
+        if number is not None and name:
+            found.append(
+                VgpuType(
+                    id=f"nvidia-{number}",
+                    name=name,
+                    maximum=_number(fields.get("Max Instances", "")),
+                    profile=_number(fields.get("GPU Instance Profile ID", "")),
+                    per_instance=_number(fields.get("Max Instances Per GI", "")) or 1,
+                )
+            )
+    return tuple(found)
+
+
+def mig_mode(run: Runner, card: PciAddress) -> tuple[bool | None, bool | None]:
+    """Return whether MIG mode is on, and whether it will be after a reset; None: has no MIG.
+
+    Raises:
+        CommandError: the driver does not answer.
+    """
+    query = "--query-gpu=mig.mode.current,mig.mode.pending"
+    text = _smi(run, card, query, "--format=csv,noheader").stdout
+    words = [{"Enabled": True, "Disabled": False}.get(word.strip()) for word in text.split(",")]
+    return (words[0], words[1]) if len(words) == 2 else (None, None)
+
+
+def set_mig_mode(run: Runner, card: PciAddress, on: bool) -> None:
+    """Switch MIG mode; it may be pending afterwards.
+
+    Raises:
+        CommandError: the driver refuses, as it does while the card has virtual functions.
+    """
+    _smi(run, card, "-mig", "1" if on else "0")
+
+
+def reset(run: Runner, card: PciAddress) -> None:
+    """Reset a card; only while nothing uses it.
+
+    Raises:
+        CommandError: something does, or the card cannot be reset alone.
+    """
+    _smi(run, card, "--gpu-reset")
+
+
+def instances(run: Runner, card: PciAddress) -> tuple[int, ...]:
+    """Return the profiles of a card's GPU instances, sorted.
+
+    Raises:
+        CommandError: the driver does not answer.
+    """
+    # With none there it says "No MIG-enabled devices found" or the like, and some releases fail.
+    text = _smi(run, card, "mig", "-lgi", check=False).stdout
+    return tuple(sorted(int(profile) for profile in _INSTANCE.findall(text)))
+
+
+def create_instance(run: Runner, card: PciAddress, profile: int) -> None:
+    """Create a GPU instance and the compute instance that fills it.
+
+    Raises:
+        CommandError: there is no room for it, or MIG mode is off.
+    """
+    _smi(run, card, "mig", "-cgi", str(profile), "-C")
+
+
+def destroy_instances(run: Runner, card: PciAddress) -> None:
+    """Destroy all GPU instances of a card and the compute instances in them.
+
+    Raises:
+        CommandError: one is in use.
+    """
+    if instances(run, card):  # the command fails where there is none
+        _smi(run, card, "mig", "-dci", check=False)
+        _smi(run, card, "mig", "-dgi")
+
+
+def mixed_size(run: Runner, card: PciAddress) -> bool | None:
+    """Return whether a card is in mixed-size mode; None: it has none.
+
+    Raises:
+        CommandError: the driver does not answer.
+    """
+    fields = dict(_FIELD.findall(_smi(run, card, "-q").stdout))
+    return {"Enabled": True, "Disabled": False}.get(fields.get("vGPU Heterogeneous Mode", ""))
+
+
+def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:
+    """Switch mixed-size mode.
+
+    Raises:
+        CommandError: the card carries vGPUs (19, "In use by another client"), or cannot do that.
+    """
+    _smi(run, card, "vgpu", "-shm", "1" if on else "0")
+
+
+def reason(error: CommandError) -> str:
+    """Return the last line that a failed command left, without its exit code."""
+    lines = [line.strip() for line in error.output.splitlines() if line.strip()]
+    return lines[-1] if lines else str(error).rsplit(": ", 1)[-1]
+
+
+def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Result:
+    # A command of its own, `vgpu` or `mig`, comes before the card.
+    command = [word for word in words[:1] if not word.startswith("-")]
+    options: Iterable[str] = words[len(command) :]
+    return run("nvidia-smi", *command, "-i", str(card), *options, timeout=_TIMEOUT, check=check)
+
+
+def _number(text: str, base: int = 10) -> int | None:
+    try:
+        return int(text, base)
+    except ValueError:  # N/A
+        return None

@@ -1,0 +1,103 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver told once and does not show at every moment.
+
+Types: a full card lists none (vendor-specific VFIO), and MIG-backed ones are invisible until the
+card has GPU instances. Modes: nvidia-smi alone tells them, and the next boot takes them, as it
+takes /run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Iterable
+
+from files import ensure_text
+from pci import PciAddress, PciId
+from vgpu import Mode, VgpuType
+
+__all__ = ["modes", "remember_mode", "remember_types", "types"]
+
+_TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
+_MODES = Path("run/nova-compute-nvidia-vgpu/modes.json")
+
+
+def types(root: Path) -> dict[PciId, tuple[VgpuType, ...]]:
+    """Return the types that cards were seen to offer, by the card's PCI id."""
+    try:
+        data = json.loads((root / _TYPES).read_text(encoding="utf-8"))
+        return {
+            PciId.parse(card): tuple(_type(*row) for row in rows) for card, rows in data.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _type(
+    type_id: str,
+    name: str,
+    maximum: int | None = None,
+    profile: int | None = None,
+    per_instance: int = 1,
+) -> VgpuType:
+    numbers = [None if found is None else int(found) for found in (maximum, profile)]
+    return VgpuType(
+        id=str(type_id),
+        name=str(name),
+        maximum=numbers[0],
+        profile=numbers[1],
+        per_instance=max(int(per_instance), 1),
+    )
+
+
+def remember_types(root: Path, card: PciId, told: Iterable[VgpuType]) -> None:
+    """Keep what the driver told of a card; what it told in more detail before stays.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    known = types(root)
+    found = {each.id: each for each in known.get(card, ())}
+    for each in told:
+        if each.profile is not None or each.maximum is not None or each.id not in found:
+            found[each.id] = each
+    if not found:
+        return
+    known[card] = tuple(sorted(found.values(), key=lambda each: each.id))
+    rows = {str(model): [_row(each) for each in known[model]] for model in sorted(known)}
+    ensure_text(root / _TYPES, json.dumps(rows, indent=1) + "\n")
+
+
+def _row(told: VgpuType) -> list[object]:
+    return [told.id, told.name, told.maximum, told.profile, told.per_instance]
+
+
+def modes(root: Path) -> dict[PciAddress, Mode]:
+    """Return the modes of cards, as far as somebody looked in this boot."""
+    try:
+        data = json.loads((root / _MODES).read_text(encoding="utf-8"))
+        return {
+            PciAddress.parse(card): Mode(tuple(map(int, instances)), mixed_size)
+            for card, (instances, mixed_size) in data.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
+    """Keep the mode of a card; None forgets it.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    known = modes(root)
+    known.pop(card, None)
+    if mode is not None:
+        known[card] = mode
+    if known or (root / _MODES).exists():
+        rows = {
+            str(address): [known[address].instances, known[address].mixed_size]
+            for address in sorted(known)
+        }
+        ensure_text(root / _MODES, json.dumps(rows) + "\n")

@@ -1,0 +1,148 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which cards of a host a request names, and what each of them has to give to it; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
+
+from mappings import Device, VgpuRequest
+from pci import PciAddress, PciId
+from vgpu import Card, Framework, VgpuType
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
+
+__all__ = ["Share", "Target", "find_targets", "share_out"]
+
+
+class Target(NamedTuple):
+    """A card that a request names, and through which of its parents."""
+
+    card: Card
+    parents: tuple[PciAddress, ...]
+    whole: bool  # named as a card, not by single virtual functions
+
+
+class Share(NamedTuple):
+    """What one card has to give to a request.
+
+    Attributes:
+        request: what is asked for.
+        target: the card.
+        vgpu_type: what the type is here; None if nobody knows it yet.
+        is_offered: whether the card offers it now.
+        is_mig_backed: whether it needs GPU instances.
+        limit: at most so many vGPUs; None for as many as the card holds.
+    """
+
+    request: VgpuRequest
+    target: Target
+    vgpu_type: VgpuType | None
+    is_offered: bool
+    is_mig_backed: bool
+    limit: int | None = None
+
+    @property
+    def card(self) -> Card:
+        """The card."""
+        return self.target.card
+
+    @property
+    def parents(self) -> tuple[PciAddress, ...]:
+        """The parents to offer: no more functions than the card holds vGPUs.
+
+        A card has more virtual functions than it holds vGPUs of most types, and each of them
+        says that it has room for one: Nova would count them all. Those that have a vGPU stay.
+        """
+        target = self.target
+        if not target.whole or target.parents == (self.card.gpu.address,):
+            return target.parents
+        number = self.number
+        if number is None:
+            return target.parents
+        first = sorted(target.parents, key=lambda parent: parent not in self.card.occupied)
+        chosen = {*first[:number], *self.card.occupied}
+        return tuple(parent for parent in target.parents if parent in chosen)
+
+    @property
+    def carrying(self) -> tuple[PciAddress, ...]:
+        """The functions that carry the type (vendor VFIO)."""
+        carried = dict(self.card.carried)
+        type_id = self.vgpu_type.id if self.vgpu_type else None
+        return tuple(each for each in self.target.parents if carried.get(each) == type_id)
+
+    @property
+    def number(self) -> int | None:
+        """How many vGPUs the card is to offer; None if the driver does not say."""
+        known = None if self.vgpu_type is None else self.vgpu_type.maximum
+        told = [each for each in (known, self.limit) if each is not None]
+        return min(told) if told else None
+
+
+def find_targets(request: VgpuRequest, cards: tuple[Card, ...]) -> tuple[Target, ...]:
+    """Return the cards that a request names."""
+    return tuple(_targets(request, cards))
+
+
+def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share]:
+    """Share a request's instances out among its cards, those first that come first.
+
+    Cards that are themselves parents of mediated devices are left to Nova, which counts them
+    whole.
+    """
+    room = request.max_instances
+    for target in targets:
+        share = _share(request, target)
+        if target.card.parents == (target.card.gpu.address,):
+            yield share._replace(limit=request.max_instances)
+            continue
+        yield share._replace(limit=room)
+        if room is not None:
+            room -= min(room, _taken(share._replace(limit=room)))
+
+
+def _share(request: VgpuRequest, target: Target) -> Share:
+    card, word = target.card, request.vgpu_type
+    known = card.find_type(word)
+    is_offered = known is not None
+    is_mig_backed = card.means_mig_backed(word)
+    if is_mig_backed:  # nvidia-smi tells more of it than sysfs
+        dormant = card.find_mig_type(word)
+        if known is None or card.framework is not Framework.MDEV:
+            known = dormant or known
+        elif dormant is not None:
+            known = known._replace(profile=dormant.profile, per_instance=dormant.per_instance)
+    return Share(request, target, known, is_offered, is_mig_backed)
+
+
+def _taken(share: Share) -> int:
+    """Return how many of a request's instances a card takes from those that follow."""
+    if share.card.framework is Framework.VENDOR_VFIO:
+        return len(share.carrying)
+    return 0 if share.card.framework is None else share.number or 0
+
+
+def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[Target]:
+    for card in cards:
+        named: Iterable[Device] = (card.gpu.address, card.gpu.id)
+        if any(device in request.devices for device in named):
+            yield Target(card, card.parents or (card.gpu.address,), whole=True)
+            continue
+        functions = [device for device in request.devices if _is_function(device, card)]
+        if functions:
+            yield Target(card, tuple(sorted(functions)), whole=False)
+
+
+def _is_function(device: Device, card: Card) -> TypeGuard[PciAddress]:
+    """Whether a device is a virtual function of a card, or was one before the last boot.
+
+    Where the card would have it cannot be computed; but it shares the card's bus, as no device
+    beside the card does that could carry vGPUs.
+    """
+    gpu = card.gpu
+    if isinstance(device, PciId):
+        return False
+    if gpu.virtual_functions or not gpu.total_vfs or card.framework is not None:
+        return device in gpu.virtual_functions
+    return device != gpu.address and device[:2] == gpu.address[:2]

@@ -1,0 +1,121 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cards that offer vGPUs through vendor-specific VFIO: a type is set on a virtual function.
+
+Nova calls it the kernel variant driver:
+https://docs.openstack.org/nova/latest/admin/virtual-gpu.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import AbstractSet, Iterable
+
+import guests
+from files import ensure_text
+from pci import Gpu, PciAddress, PciId
+from sysfs import read
+from vgpu import Card, Framework, VgpuType, type_number
+
+__all__ = ["creatable_types", "inspect", "remember_carried"]
+
+_CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
+_CREATABLE = re.compile(r"\s*([0-9]{1,9})\s*:\s*(\S.*?)\s*", re.ASCII)
+
+
+def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | None:
+    """Read `nvidia/` of the virtual functions; the card itself has none, or an unused one.
+
+    The lists of types shrink as the card fills, down to their heading, so an empty one does not
+    say that there are no types: what was seen once stays known.
+
+    Args:
+        root: the root of the host's file system.
+        gpu: the card.
+        remembered: types that such a card was seen to offer.
+    """
+    devices = root / "sys/bus/pci/devices"
+    types = {known.id: known for known in remembered}
+    parents, carried = [], []
+    creatable: set[str] = set()
+    for address in gpu.virtual_functions:
+        folder = devices / str(address) / "nvidia"
+        current = read(folder / "current_vgpu_type")
+        if not current.isdigit():
+            continue
+        parents.append(address)
+        listed = creatable_types(folder)
+        types.update((known.id, known) for known in listed if known.id not in types)
+        if int(current):
+            type_id = f"nvidia-{int(current)}"
+            carried.append((address, type_id))
+            types.setdefault(type_id, VgpuType(type_id, type_id))
+        else:
+            creatable.update(known.id for known in listed)
+    if not parents:
+        return None
+    held = _held(root, carried) if carried else frozenset()
+    return Card(
+        gpu=gpu,
+        framework=Framework.VENDOR_VFIO,
+        types=tuple(sorted(types.values(), key=lambda known: type_number(known.id) or 0)),
+        parents=tuple(parents),
+        in_use=tuple(str(function) for function in sorted(held)),
+        occupied=held,
+        carried=tuple(carried),
+        creatable=frozenset(creatable),
+        function_id=_function_id(devices / str(parents[0])),
+    )
+
+
+def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
+    """Read the types that a virtual function can still become, `ID : NAME` lines below a heading.
+
+    Names hold blanks, and ids are padded with them: the first colon parts the two.
+    """
+    lines = read(folder / "creatable_vgpu_types").splitlines()
+    found = filter(None, map(_CREATABLE.fullmatch, lines))
+    return tuple(VgpuType(f"nvidia-{int(match[1])}", match[2]) for match in found)
+
+
+def _function_id(path: Path) -> PciId | None:
+    try:
+        return PciId.parse(f"{read(path / 'vendor')[2:]}:{read(path / 'device')[2:]}")
+    except ValueError:
+        return None
+
+
+def remember_carried(
+    root: Path, cards: tuple[Card, ...], set_by_us: AbstractSet[PciAddress]
+) -> None:
+    """Keep which functions carry a type that we set: such a type alone is no sign of a guest.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    rows = {
+        str(function): type_id
+        for card in cards
+        if card.gpu.address in set_by_us
+        for function, type_id in card.carried
+    }
+    if rows or (root / _CARRIED).exists():
+        ensure_text(root / _CARRIED, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+
+
+def _set_by_us(root: Path) -> AbstractSet[tuple[str, str]]:
+    try:
+        return set(json.loads((root / _CARRIED).read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+
+
+def _held(root: Path, carried: Iterable[tuple[PciAddress, str]]) -> frozenset[PciAddress]:
+    """Return the functions that a guest has, or whose type somebody else set."""
+    ours = _set_by_us(root)
+    known = dict(carried)
+    held = known.keys() & (guests.defined_functions(root) | guests.open_functions(root, known))
+    foreign = {function for function in known if (str(function), known[function]) not in ours}
+    return frozenset(held | foreign)

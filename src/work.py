@@ -1,0 +1,178 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be true of the cards before their vGPUs can be offered; pure.
+
+Virtual functions, the mode that parts a card, vGPU types on functions: all of it is gone after a
+boot.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+from pci import PciAddress
+from targets import Share
+from vgpu import Card, Framework, Mode
+
+__all__ = ["InstanceWish", "ModeStep", "TypeStep", "Work", "make_work", "profiles"]
+
+
+class TypeStep(NamedTuple):
+    """A vGPU type that virtual functions of a card are to carry (vendor VFIO).
+
+    Attributes:
+        card: its physical function.
+        type_id: `nvidia-1148`.
+        functions: those that may carry it.
+        limit: on how many at the most; None for as many as the card holds.
+        resource_class: the class in placement, if one is asked for.
+    """
+
+    card: PciAddress
+    type_id: str
+    functions: tuple[PciAddress, ...]
+    limit: int | None = None
+    resource_class: str | None = None
+
+
+class InstanceWish(NamedTuple):
+    """A MIG-backed type, in the operator's word, and at most how many; None: as many as fit."""
+
+    vgpu_type: str
+    limit: int | None = None
+
+
+class ModeStep(NamedTuple):
+    """How a card is to be parted.
+
+    Attributes:
+        card: its physical function.
+        instances: the MIG-backed types that it is to offer; none: it is time-sliced.
+        mixed_size: whether its vGPUs are to differ in size.
+    """
+
+    card: PciAddress
+    instances: tuple[InstanceWish, ...] = ()
+    mixed_size: bool = False
+
+
+class Work(NamedTuple):
+    """What is to be true of the cards that a mapping names.
+
+    Attributes:
+        enable: the cards whose virtual functions are to be enabled.
+        modes: the cards that are to be parted in another way than they come.
+        types: the types that virtual functions are to carry (vendor VFIO).
+        is_due: whether some of it is not true yet.
+    """
+
+    enable: tuple[PciAddress, ...] = ()
+    modes: tuple[ModeStep, ...] = ()
+    types: tuple[TypeStep, ...] = ()
+    is_due: bool = False
+
+
+def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
+    """Say what the shares of the cards need."""
+    enable: list[PciAddress] = []
+    modes: list[ModeStep] = []
+    types: list[TypeStep] = []
+    is_due = False
+    for card in cards:
+        mine = [share for share in shares if share.card is card]
+        if not mine:  # what others carry is somebody else's
+            continue
+        steps = tuple(_type_steps(mine))
+        mode = _mode_step(mine)
+        types += steps
+        if _is_without_functions(card):
+            enable.append(card.gpu.address)
+        if mode is not None:
+            modes.append(mode)
+            is_due |= not card.in_use and _mode_differs(mode, card)
+        is_due |= _types_differ(steps, card)
+    return Work(tuple(enable), tuple(modes), tuple(types), is_due or bool(enable))
+
+
+def profiles(step: ModeStep, card: Card) -> tuple[int, ...] | None:
+    """Return the GPU instance profiles that a step asks for; None if one is not known yet."""
+    found: list[int] = []
+    for wish in step.instances:
+        known = card.find_mig_type(wish.vgpu_type)
+        if known is None or known.profile is None or known.maximum is None:
+            return None
+        number = known.maximum if wish.limit is None else min(wish.limit, known.maximum)
+        found += [known.profile] * -(-number // known.per_instance)
+    return tuple(sorted(found))
+
+
+def _type_steps(shares: list[Share]) -> Iterator[TypeStep]:
+    for share in shares:
+        if share.card.framework is Framework.VENDOR_VFIO and share.vgpu_type is not None:
+            yield TypeStep(
+                card=share.card.gpu.address,
+                type_id=share.vgpu_type.id,
+                functions=share.target.parents,
+                limit=share.limit,
+                resource_class=share.request.resource_class,
+            )
+
+
+def _mode_step(shares: list[Share]) -> ModeStep | None:
+    """Return how a card is to be parted; None if it may stay as it comes."""
+    card = shares[0].card
+    if not card.gpu.total_vfs:  # mediated devices of the card itself know neither way
+        return None
+    wishes = [share for share in shares if share.is_mig_backed]
+    if wishes and len(wishes) < len(shares):  # refused: see plan
+        return None
+    sizes = {share.vgpu_type.framebuffer for share in shares if share.vgpu_type is not None}
+    step = ModeStep(
+        card=card.gpu.address,
+        instances=tuple(
+            InstanceWish(share.request.vgpu_type, share.limit)
+            for share in wishes
+            if share.limit != 0
+        ),
+        mixed_size=not wishes and len(sizes) > 1,
+    )
+    is_parted = card.mode not in (None, Mode(), Mode(mixed_size=None))
+    is_silent = bool(card.parents) and not all(share.is_offered for share in shares)
+    return step if step.instances or step.mixed_size or is_parted or is_silent else None
+
+
+def _mode_differs(step: ModeStep, card: Card) -> bool:
+    if card.mode is None:
+        return True
+    if step.mixed_size and card.mode.mixed_size is None:  # it cannot be
+        return False
+    wanted = profiles(step, card)
+    return (wanted, step.mixed_size) != (card.mode.instances, card.mode.mixed_size is True)
+
+
+def _types_differ(steps: tuple[TypeStep, ...], card: Card) -> bool:
+    """Whether functions carry what they should not, or could carry more of what they should."""
+    wanted = {function: step.type_id for step in steps for function in step.functions}
+    carried = dict(card.carried)
+    if steps and any(wanted.get(function, found) != found for function, found in carried.items()):
+        return True
+    for step in steps:
+        mine = [function for function, found in carried.items() if found == step.type_id]
+        is_free = any(function not in carried for function in step.functions)
+        has_room = step.limit is None or len(mine) < step.limit
+        if is_free and has_room and step.type_id in card.creatable:
+            return True
+        # What guests have over the limit stays until they go.
+        surplus = 0 if step.limit is None else len(mine) - step.limit
+        if surplus > 0 and any(function not in card.occupied for function in mine):
+            return True
+    return False
+
+
+def _is_without_functions(card: Card) -> bool:
+    """Whether a card that is NVIDIA's driver's has SR-IOV and nothing to offer but through it."""
+    gpu = card.gpu
+    # sriov-manage may leave a card without a driver when it fails; it is bound again first.
+    is_ours = gpu.driver in ("nvidia", None)
+    is_without = gpu.total_vfs > 0 and not gpu.virtual_functions
+    return is_ours and is_without and card.framework is None

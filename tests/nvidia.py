@@ -1,0 +1,319 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA's driver over a recorded host: what its sysfs and its programs answer, and then show.
+
+As far as it was seen: a type that does not fit gets EIO and the lists of what still fits shrink;
+new virtual functions wipe GPU instances and mixed-size mode; MIG mode does not change while the
+card has virtual functions; all but the MIG mode of some cards is gone after a boot.
+Nothing of the charm is used here.
+"""
+
+from __future__ import annotations
+
+import errno
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import recorded
+
+Kind = Dict[str, Any]
+Answer = Tuple[int, str]
+
+_BUSY = (19, "In use by another client\n")
+_NO_MIG = (6, "No MIG-enabled devices found.\n")
+
+
+class Driver:
+    """The driver of one host; its sysfs lies below `root`.
+
+    Attributes:
+        host: the recorded host as it has become.
+        needs_reset: whether a change of MIG mode waits for a reset of the card.
+        is_busy: whether some client holds the cards, so that none can be reset.
+    """
+
+    def __init__(self, root: Path, host: dict[str, Any]) -> None:
+        self.root = root
+        self.host = host
+        self.needs_reset = False
+        self.is_busy = False
+
+    def card(self, address: str) -> dict[str, Any]:
+        """Return what a card is like now."""
+        return next(known for known in self.host["functions"] if known["address"] == address)
+
+    def boot(self) -> None:
+        """Forget what a boot takes."""
+        for card in [known for known in self.host["functions"] if known.get("types")]:
+            mig = self._mig(card)
+            persists = mig.get("persists", True)
+            after = {"enabled": persists and mig.get("pending", mig.get("enabled", False))}
+            kept = {key: mig[key] for key in ("persists",) if key in mig}
+            change = {"mig": {**kept, **after}} if "mig" in card else {}
+            self._change(recorded.without_its_functions(card), mixed=False, **change)
+
+    # sysfs
+
+    def write(self, path: Path, text: str) -> None:
+        """Take what is written to an attribute, or refuse it with an OSError."""
+        function = (self.root / "sys/bus/pci/devices" / _function_of(path)).resolve()
+        card = self.card(
+            (function / "physfn").resolve().name if _is_vf(function) else function.name
+        )
+        if path.name == "current_vgpu_type":
+            self._set_type(card, function, int(text))
+        elif path.name == "create":
+            self._create(card, function, path.parent.name, text)
+        else:
+            raise OSError(errno.EACCES, "Permission denied")
+        self.refresh(card)
+
+    def _set_type(self, card: dict[str, Any], function: Path, number: int) -> None:
+        path = function / "nvidia/current_vgpu_type"
+        kinds = {kind["id"]: kind for kind in recorded.kinds(card)}
+        is_free = path.read_text() == "0\n"
+        if number and not (is_free and number in kinds and self._fits(card, kinds[number])):
+            raise OSError(errno.EIO, "Input/output error")
+        path.write_text(f"{number}\n")
+
+    def _create(self, card: dict[str, Any], parent: Path, type_id: str, uuid: str) -> None:
+        folder = parent / "mdev_supported_types" / type_id
+        if int((folder / "available_instances").read_text()) < 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        recorded.add_mdev(self.root, parent.name, type_id, uuid)
+
+    def refresh(self, card: dict[str, Any]) -> None:
+        """Show what of a card's types still fits."""
+        kinds = [kind for kind in recorded.kinds(card) if self._fits(card, kind)]
+        for parent in self._parents(card):
+            if (parent / "nvidia").is_dir():
+                is_free = (parent / "nvidia/current_vgpu_type").read_text() == "0\n"
+                recorded.write_creatable(parent, kinds if is_free else [])
+            else:
+                recorded.show_mdev_types(self.root, parent, recorded.kinds(card))
+                for folder in (parent / "mdev_supported_types").iterdir():
+                    free = self._free(card, parent, folder.name)
+                    (folder / "available_instances").write_text(f"{free}\n")
+
+    def _free(self, card: dict[str, Any], parent: Path, type_id: str) -> int:
+        kind = next(kind for kind in recorded.kinds(card) if type_id == f"nvidia-{kind['id']}")
+        if not self._fits(card, kind):
+            return 0
+        if _is_vf(parent):
+            return 0 if list(parent.glob("*/mdev_type")) else 1
+        return int(kind["max"]) - len(self._in_use(card))
+
+    def _parents(self, card: dict[str, Any]) -> list[Path]:
+        folder = (self.root / "sys/bus/pci/devices" / card["address"]).resolve()
+        functions = [link.resolve() for link in folder.glob("virtfn*")] or [folder]
+        names = ("nvidia", "mdev_supported_types")
+        return [path for path in functions if any((path / name).is_dir() for name in names)]
+
+    def _in_use(self, card: dict[str, Any]) -> list[Kind]:
+        kinds = {kind["id"]: kind for kind in recorded.kinds(card)}
+        numbers = []
+        for parent in self._parents(card):
+            if (parent / "nvidia").is_dir():
+                numbers.append(int((parent / "nvidia/current_vgpu_type").read_text()))
+            numbers += [
+                int(link.resolve().name.rsplit("-", 1)[1]) for link in parent.glob("*/mdev_type")
+            ]
+        return [kinds[number] for number in numbers if number in kinds]
+
+    def _fits(self, card: dict[str, Any], kind: Kind) -> bool:
+        in_use = self._in_use(card)
+        if "profile" in kind:
+            instances = self._mig(card).get("instances", [])
+            room = instances.count(kind["profile"]) * kind.get("per-instance", 1)
+            return sum(used["profile"] == kind["profile"] for used in in_use) < room
+        if card.get("mixed"):
+            return sum(Fraction(1, used["max"]) for used in (*in_use, kind)) <= 1
+        size = recorded.framebuffer(kind)
+        is_same = all(recorded.framebuffer(used) == size for used in in_use)
+        return is_same and len(in_use) < kind["max"]
+
+    # sriov-manage
+
+    def sriov_manage(self, verb: str, address: str) -> Answer:
+        """Do what `sriov-manage -e|-d ADDRESS` does; its exit code and what it prints."""
+        card = self.card(address)
+        if card.get("driver") != "nvidia" or "sriov" not in card:
+            return 1, f"{address} is not bound to nvidia\n"
+        sriov = card["sriov"]
+        if verb == "-e" and sriov["enabled"]:
+            return 0, f"GPU at {address} already has VFs enabled.\n"
+        number = sriov["total"] if verb == "-e" else 0
+        change = {"mig": {**card["mig"], "instances": []}} if "mig" in card else {}
+        self._change({**card, "sriov": {**sriov, "enabled": number}}, mixed=False, **change)
+        self._rebuild(self.card(address))
+        return 0, f"{'Enabling' if verb == '-e' else 'Disabling'} VFs on {address}\n"
+
+    # nvidia-smi
+
+    def nvidia_smi(self, *words: str) -> Answer:
+        """Do what nvidia-smi does with these arguments; its exit code and what it prints."""
+        place = words.index("-i")
+        card = self.card(words[place + 1])
+        command = (*words[:place], *words[place + 2 :])
+        if command[0].startswith("--query-gpu=mig.mode"):
+            return self._mig_mode(card)
+        answer = {
+            ("vgpu", "-s"): self._supported,
+            ("vgpu", "-shm"): self._mixed_size,
+            ("mig", "-lgi"): self._list_instances,
+            ("mig", "-cgi"): self._create_instance,
+            ("mig", "-dci"): lambda card, _: (0, "Successfully destroyed compute instances\n"),
+            ("mig", "-dgi"): self._destroy_instances,
+            ("-mig", "1"): self._set_mig_mode,
+            ("-mig", "0"): self._set_mig_mode,
+            ("-q",): self._query,
+            ("--gpu-reset",): self._reset,
+        }[command[:2]]
+        return answer(card, command)
+
+    @staticmethod
+    def _mig(card: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = card.get("mig", {})
+        return found
+
+    def _mig_mode(self, card: dict[str, Any]) -> Answer:
+        if "mig" not in card:
+            return 0, "[N/A], [N/A]\n"
+        mig = self._mig(card)
+        modes = (mig.get("enabled", False), mig.get("pending", mig.get("enabled", False)))
+        return 0, ", ".join("Enabled" if mode else "Disabled" for mode in modes) + "\n"
+
+    def _set_mig_mode(self, card: dict[str, Any], command: tuple[str, ...]) -> Answer:
+        address, on = card["address"], command[1] == "1"
+        if "mig" not in card:
+            return (
+                3,
+                f"Unable to {'enable' if on else 'disable'} MIG Mode for GPU: Not Supported\n",
+            )
+        if card["sriov"]["enabled"]:
+            return _BUSY
+        change: dict[str, Any] = {**self._mig(card), "pending": on}
+        if not self.needs_reset:
+            change["enabled"] = on
+        self._change(card, mig=change)
+        if self.needs_reset:
+            return (
+                0,
+                f"Warning: MIG mode is in pending enable state for GPU {address}\nAll done.\n",
+            )
+        return 0, f"{'Enabled' if on else 'Disabled'} MIG Mode for GPU {address}\nAll done.\n"
+
+    def _reset(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        if self.is_busy:
+            return _BUSY
+        mig = self._mig(card)
+        self._change(card, mig={**mig, "enabled": mig.get("pending", mig.get("enabled"))})
+        return 0, f"GPU {card['address']} was successfully reset.\nAll done.\n"
+
+    def _list_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        instances = self._mig(card).get("instances", [])
+        if not instances:
+            return _NO_MIG
+        rows = [
+            f"|   0  MIG {'1g.5gb':<16}{profile:>4}{number:>9}{f'{number}:1':>11}     |\n"
+            for number, profile in enumerate(instances)
+        ]
+        line = "+-------------------------------------------------------+\n"
+        head = "| GPU instances:                                        |\n"
+        names = "| GPU   Name             Profile  Instance   Placement  |\n"
+        return 0, line + head + names + "".join(rows) + line
+
+    def _create_instance(self, card: dict[str, Any], command: tuple[str, ...]) -> Answer:
+        mig = self._mig(card)
+        if not mig.get("enabled") or not card["sriov"]["enabled"]:
+            return _NO_MIG
+        profile, instances = int(command[2]), [*mig.get("instances", [])]
+        if sum(self._part(card, known) for known in (*instances, profile)) > 1:
+            reason = "Failed to create GPU instances: Insufficient Resources\n"
+            return (
+                19,
+                f"Unable to create a GPU instance on GPU  0 using profile {profile}\n{reason}",
+            )
+        self._change(card, mig={**mig, "instances": [*instances, profile]})
+        self.refresh(self.card(card["address"]))
+        return 0, f"Successfully created GPU instance ID {len(instances)} on GPU  0\n"
+
+    def _destroy_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        if self._in_use(card):
+            return _BUSY
+        if not self._mig(card).get("instances"):
+            return _NO_MIG
+        self._change(card, mig={**self._mig(card), "instances": []})
+        self.refresh(self.card(card["address"]))
+        return 0, "Successfully destroyed GPU instances\n"
+
+    @staticmethod
+    def _part(card: dict[str, Any], profile: int) -> Fraction:
+        """Return how much of a card an instance takes."""
+        kind = next(k for k in recorded.all_kinds(card) if k.get("profile") == profile)
+        return Fraction(kind.get("per-instance", 1), kind["max"])
+
+    def _mixed_size(self, card: dict[str, Any], command: tuple[str, ...]) -> Answer:
+        if not self._knows_mixed_size(card):
+            return 3, "vGPU heterogeneous mode is Not Supported\n"
+        if self._in_use(card) or not card["sriov"]["enabled"]:
+            return _BUSY
+        self._change(card, mixed=command[2] == "1")
+        self.refresh(self.card(card["address"]))
+        return 0, f"Set vGPU heterogeneous mode for GPU {card['address']}\n"
+
+    def _knows_mixed_size(self, card: dict[str, Any]) -> bool:
+        return bool(card.get("mixed-size")) and not self._mig(card).get("enabled")
+
+    def _query(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        word = "N/A"
+        if self._knows_mixed_size(card):
+            word = "Enabled" if card.get("mixed") else "Disabled"
+        mode = "SR-IOV" if "sriov" in card else "Non SR-IOV"
+        return 0, (
+            f"GPU {card['address'].upper().zfill(16)}\n"
+            "    GPU Virtualization Mode\n"
+            "        Virtualization Mode               : Host VGPU\n"
+            f"        Host VGPU Mode                    : {mode}\n"
+            f"        vGPU Heterogeneous Mode           : {word}\n"
+        )
+
+    def _supported(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        text = f"GPU {card['address'].upper().zfill(16)}\n"
+        for kind in recorded.all_kinds(card):
+            text += (
+                f"    vGPU Type ID                          : {kind['id']:#x}\n"
+                f"        Name                              : {kind['name']}\n"
+                "        Class                             : Compute\n"
+                f"        GPU Instance Profile ID           : {kind.get('profile', 'N/A')}\n"
+                f"        Max Instances                     : {kind['max']}\n"
+                "        Max Instances Per VM              : 1\n"
+                f"        Max Instances Per GI              : {kind.get('per-instance', 'N/A')}\n"
+                f"        FB Memory                         : {recorded.framebuffer(kind)} MiB\n"
+            )
+        return 0, text
+
+    def _change(self, card: dict[str, Any], **changes: Any) -> None:
+        changed: list[dict[str, Any]] = []
+        for known in self.host["functions"]:
+            is_it = known["address"] == card["address"]
+            changed.append({**card, **changes} if is_it else known)
+        self.host = {**self.host, "functions": changed}
+
+    def _rebuild(self, card: dict[str, Any]) -> None:
+        recorded.remove_function(self.root, card)
+        is_loaded = bool((self.host.get("driver") or {}).get("loaded"))
+        recorded.add_function(self.root / "sys", card, is_loaded=is_loaded)
+
+
+def _is_vf(function: Path) -> bool:
+    return (function / "physfn").exists()
+
+
+def _function_of(path: Path) -> str:
+    parts = path.parts
+    name: str = (
+        parts[len(parts) - 1 - parts[::-1].index("nvidia") - 1] if "nvidia" in parts else ""
+    )
+    return name or parts[parts.index("mdev_supported_types") - 1]

@@ -1,0 +1,250 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cards parted into GPU instances, or for types of different sizes, at boot and on changes."""
+
+from __future__ import annotations
+
+import pytest
+
+import devices
+import mappings
+import recorded
+import seen
+from facts import gather
+from plan import make_plan
+from problem import Kind, Problem
+from vgpu import Mode
+
+CARD = "0000:41:00.0"
+MIG = "{A100-1-5C: ['10de:20f1']}"
+TIME_SLICED = "{A100-20C: ['10de:20f1']}"
+SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
+
+
+def ensure(host, text):
+    return devices.ensure(host.root, host, requests(text), lambda _: None)
+
+
+def requests(text):
+    return mappings.requests(mappings.parse(text))
+
+
+def offered(host, text):
+    plan = make_plan(requests(text), gather(host.root).cards)
+    return {found.type_id: len(found.addresses) for found in plan.assignments}
+
+
+def steps(host):
+    """What was done to the cards, in its order; what only reads is left out."""
+    reads = {"--query-gpu=mig.mode.current,mig.mode.pending", "-s", "-lgi", "-q"}
+    return [
+        " ".join(word for word in argv if word not in ("-i", CARD)).rsplit("/", 1)[-1]
+        for argv in host.commands
+        if (argv[0] == "nvidia-smi" and not reads & set(argv)) or "sriov-manage" in argv[0]
+    ]
+
+
+def instances(host):
+    return host.driver.card(CARD)["mig"].get("instances", [])
+
+
+def test_mode_then_functions_then_instances_is_the_order_that_works(machine):
+    """New virtual functions bind the driver anew, which wipes GPU instances."""
+    host = machine("a100-sriov-off")
+    assert ensure(host, MIG) == ()
+    create = "nvidia-smi mig -cgi 19 -C"
+    assert steps(host) == ["nvidia-smi -mig 1", "sriov-manage -e", *[create] * 7]
+    assert offered(host, MIG) == {"nvidia-474": 7}
+
+
+def test_what_is_parted_is_left_alone(machine):
+    host = machine("a100-sriov-off")
+    ensure(host, MIG)
+    host.commands.clear()
+    assert ensure(host, MIG) == ()
+    assert steps(host) == []
+
+
+def test_functions_go_before_the_mode_changes(machine):
+    """The driver refuses to change MIG mode while the card has virtual functions."""
+    host = machine(recorded.host("a100-80-pair"))
+    text = "{A100D-3-40C: ['0000:31:00.0']}"
+    assert ensure(host, text) == ()
+    card = host.driver.card("0000:31:00.0")
+    assert (card["mig"]["instances"], card["sriov"]["enabled"]) == ([9, 9], 20)
+    verbs = [argv[1] for argv in host.commands if "sriov-manage" in argv[0]]
+    assert verbs == ["-d", "-e"]
+    assert "instances" not in host.driver.card("0000:b1:00.0")["mig"]
+
+
+def test_max_instances_makes_no_more_gpu_instances(machine):
+    host = machine("a100-sriov-off")
+    text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
+    assert ensure(host, text) == ()
+    assert instances(host) == [19] * 3
+    assert offered(host, text) == {"nvidia-474": 3}
+
+
+def test_more_of_one_profile_leaves_those_that_are_there(machine):
+    host = machine("a100-sriov-off")
+    ensure(host, "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}")
+    host.commands.clear()
+    ensure(host, MIG)
+    assert instances(host) == [19] * 7
+    assert steps(host) == ["nvidia-smi mig -cgi 19 -C"] * 4
+
+
+def test_another_profile_takes_the_place_of_the_first(machine):
+    host = machine("a100-sriov-off")
+    ensure(host, MIG)
+    text = "{A100-2-10C: ['10de:20f1']}"
+    assert ensure(host, text) == ()
+    assert instances(host) == [14] * 3
+    assert offered(host, text) == {"nvidia-475": 3}
+
+
+def test_two_profiles_on_one_card_larger_instances_first(machine):
+    host = machine("a100-sriov-off")
+    functions = [f"41:00.{number}" for number in (4, 5, 6, 7)]
+    text = (
+        f"{{A100-1-5C: {{devices: ['{functions[0]}', '{functions[1]}'], max-instances: 2}},"
+        f" A100-3-20C: {{devices: ['{functions[2]}'], max-instances: 1}}}}"
+    )
+    assert ensure(host, text) == ()
+    assert instances(host) == [9, 19, 19]
+
+
+def test_after_a_boot_the_instances_come_back(machine):
+    host = machine("a100-sriov-off")
+    ensure(host, MIG)
+    host.reboot()
+    host.commands.clear()
+    assert ensure(host, MIG) == ()
+    assert instances(host) == [19] * 7
+    assert "nvidia-smi -mig 1" not in steps(host)  # which Ampere keeps
+
+
+def test_mode_that_a_boot_takes_comes_back(machine):
+    """Hopper and later lose MIG mode at each boot."""
+    host = machine(recorded.without_functions("h200"))
+    text = "{H200X-1-18C: ['10de:2335']}"
+    for _ in range(2):
+        assert ensure(host, text) == ()
+        card = gather(host.root).cards[0]
+        assert [type_id for _, type_id in card.carried] == ["nvidia-1414"] * 7
+        host.reboot()
+
+
+def test_several_vgpus_share_one_instance_where_the_driver_says_so(machine):
+    host = machine(recorded.without_functions("rtx-pro-6000"))
+    text = "{DC-1-2Q: {devices: ['10de:2bb5'], max-instances: 30}}"
+    assert ensure(host, text) == ()
+    assert host.driver.card("0001:c8:00.0")["mig"]["instances"] == [19] * 3
+    carried = gather(host.root).cards[0].carried
+    assert (len(carried), {type_id for _, type_id in carried}) == (30, {"nvidia-1546"})
+
+
+def test_time_sliced_type_switches_mig_off_again(machine):
+    host = machine("a100-sriov-off")
+    ensure(host, MIG)
+    host.commands.clear()
+    assert ensure(host, TIME_SLICED) == ()
+    assert steps(host) == ["sriov-manage -d", "nvidia-smi -mig 0", "sriov-manage -e"]
+    assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
+
+
+def test_mig_mode_that_somebody_left_on_is_switched_off_for_time_sliced_types(machine):
+    host = machine("a100-sriov-off")
+    host.driver.nvidia_smi("-i", CARD, "-mig", "1")
+    host.driver.sriov_manage("-e", CARD)
+    assert ensure(host, TIME_SLICED) == ()
+    assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
+
+
+def test_types_of_a_vendor_vfio_card_are_cleared_before_its_mode_changes(machine):
+    host = machine("rtx-pro-6000")
+    assert ensure(host, "{DC-48Q: ['10de:2bb5']}") == ()
+    assert ensure(host, "{DC-1-24Q: ['10de:2bb5']}") == ()
+    carried = gather(host.root).cards[0].carried
+    assert [type_id for _, type_id in carried] == ["nvidia-1561"] * 4
+
+
+def test_change_that_waits_for_a_reset_resets_the_card(machine):
+    host = machine("a100-sriov-off")
+    host.driver.needs_reset = True
+    assert ensure(host, MIG) == ()
+    assert steps(host)[:3] == ["nvidia-smi -mig 1", "nvidia-smi --gpu-reset", "sriov-manage -e"]
+
+
+def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
+    host = machine("a100-sriov-off")
+    host.driver.needs_reset = host.driver.is_busy = True
+    assert ensure(host, MIG) == (Problem(Kind.MIG_PENDING, CARD),)
+    host.reboot()
+    assert ensure(host, MIG) == ()
+    assert instances(host) == [19] * 7
+
+
+def test_card_without_mig_says_so(machine):
+    host = machine("l40s-vendor-vfio")
+    (problem,) = ensure(host, "{L40S-1-6C: ['10de:26b9']}")
+    assert problem == Problem(Kind.MIG_FAILED, "0000:3d:00.0", "the card has no MIG")
+
+
+def test_type_that_the_driver_does_not_know_is_not_offered(machine):
+    host = machine("a100-sriov-off")
+    assert ensure(host, "{A100-9-99C: ['10de:20f1']}") == (
+        Problem(Kind.TYPE_NOT_OFFERED, CARD, "A100-9-99C"),
+    )
+
+
+def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
+    host = machine("a100-sriov-off")
+    text = "{A100-7-40C: ['0000:41:00.4'], A100-1-5C: ['0000:41:00.5']}"
+    assert ensure(host, text)[0] == Problem(
+        Kind.MIG_FAILED, CARD, "Failed to create GPU instances: Insufficient Resources"
+    )
+
+
+def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
+    host = machine("a100-sriov-off")
+    host.fail("nvidia-smi", output="NVIDIA-SMI has failed\n", returncode=9)
+    assert ensure(host, TIME_SLICED) == ()
+    assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
+    assert ensure(host, MIG)[0] == Problem(Kind.MIG_FAILED, CARD, "NVIDIA-SMI has failed")
+
+
+def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(machine):
+    host = machine(recorded.without_functions("a40-mdev"))
+    assert ensure(host, SIZES) == ()
+    assert steps(host) == ["sriov-manage -e", "nvidia-smi vgpu -shm 1"]
+    assert gather(host.root).cards[0].mode == Mode(mixed_size=True)
+    assert offered(host, SIZES) == {"nvidia-558": 1, "nvidia-560": 1}
+    ensure(host, "{A40-2Q: ['10de:2235']}")
+    assert gather(host.root).cards[0].mode == Mode()
+
+
+def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
+    host = machine("a100-80-pair")
+    text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
+    assert ensure(host, text) == ()
+    assert seen.modes(host.root) == {gather(host.root).cards[0].gpu.address: Mode((), None)}
+    plan = make_plan(requests(text), gather(host.root).cards)
+    assert [problem.kind for problem in plan.problems] == [Kind.MIXED_SIZES]
+
+
+def test_mixed_size_mode_that_is_refused_is_said(machine):
+    host = machine("a40-mdev")
+    host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
+    assert ensure(host, SIZES) == (
+        Problem(Kind.MIXED_SIZE_FAILED, CARD, "In use by another client"),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": []}', '{"0000:41:00.0": [1]}'])
+def test_record_of_another_shape_is_as_none(host, text):
+    root = host("a40-mdev")
+    path = root / "run/nova-compute-nvidia-vgpu/modes.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert seen.modes(root) == {}
