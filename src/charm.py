@@ -178,8 +178,9 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
+        from survey import survey
 
-        cards = host.gather(self.root, count=True).cards
+        cards = survey(self.root, self.run).cards
         if event.params.get("format") == "json":
             event.set_results({"output": report.types_json(cards)})
         else:
@@ -187,8 +188,9 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
+        from survey import survey
 
-        facts = host.gather(self.root, count=True)
+        facts = survey(self.root, self.run)
         situation = self._assess(facts, memories.load(self.root), event.params.get("mappings"))
         show = report.plan_json if event.params.get("format") == "json" else report.plan_text
         event.set_results({"output": show(situation, self.app.name)})
@@ -214,6 +216,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if look_again:
             software.ensure_lspci(self.root, self.run)
         facts = host.gather(self.root, self.run if look_again else None)
+        if look_again:
+            software.ensure_mdevctl(self.root, self.run, facts)
         if ensure and self._needs_software(facts):
             facts, memory = self._ensure_software(facts, memory, look_again, force)
         if facts.driver.loaded and facts.driver.loaded != memory.version:

@@ -37,6 +37,7 @@ __all__ = ["ensure"]
 # What the driver still owes when all was done.
 _LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING})
 _ROUNDS = 3  # new functions tell types, and types the sizes that a card is to mix
+_BUDGET = 360  # seconds, after which no further card is begun with; systemd allows 600
 _PATIENCE = 20  # seconds that the driver gets to tell the types of new virtual functions
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def ensure(
     write = write or sysfs.write
     problems: list[Problem] = []
     done: set[object] = set()
+    deadline = time.monotonic() + _BUDGET
     for _ in range(_ROUNDS):
         found = host.gather(root)
         steps = {
@@ -70,6 +72,10 @@ def ensure(
         done.update(steps.items())
         for card in found.cards:
             if card.gpu.address in steps and not card.in_use:
+                if time.monotonic() > deadline:
+                    address = str(card.gpu.address)
+                    problems.append(Problem(Kind.VFS_FAILED, address, "no time left in this run"))
+                    continue
                 try:
                     problems += _part(root, run, card, steps[card.gpu.address], sleep, write)
                 except HostError as error:

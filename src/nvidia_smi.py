@@ -56,12 +56,21 @@ def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
                 VgpuType(
                     id=f"nvidia-{number}",
                     name=name,
+                    description=_description(fields),
                     maximum=_number(fields.get("Max Instances", "")),
                     profile=_number(fields.get("GPU Instance Profile ID", "")),
                     per_instance=_number(fields.get("Max Instances Per GI", "")) or 1,
                 )
             )
     return tuple(found)
+
+
+def _description(fields: dict[str, str]) -> str:
+    """Say in the words of a mediated device's description what is told of it here."""
+    memory = _number(fields.get("FB Memory", "").split(" ")[0])
+    maximum = _number(fields.get("Max Instances", ""))
+    told = (("framebuffer={}M", memory), ("max_instance={}", maximum))
+    return ", ".join(text.format(number) for text, number in told if number is not None)
 
 
 def mig_mode(run: Runner, card: PciAddress) -> tuple[bool | None, bool | None]:

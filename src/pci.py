@@ -99,12 +99,10 @@ class Inventory(NamedTuple):
 
     Attributes:
         gpus: NVIDIA's GPUs in the order of their addresses; never a virtual function.
-        addresses: every address that is taken, by whatever device.
         unreadable: functions of NVIDIA's that do not tell what they are; maybe GPUs.
     """
 
     gpus: tuple[Gpu, ...]
-    addresses: frozenset[PciAddress]
     unreadable: tuple[PciAddress, ...] = ()
 
 
@@ -118,7 +116,6 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
         run: starts lspci; None relies on sysfs alone.
     """
     devices = root / "sys/bus/pci/devices"
-    addresses: list[PciAddress] = []
     unreadable: list[PciAddress] = []
     gpus: list[Gpu] = []
     for name in _names(devices):
@@ -127,7 +124,6 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
         except ValueError:
             logger.warning("%s: not a PCI address, left out", devices / name)
             continue
-        addresses.append(address)
         try:
             gpu = _read_gpu(devices / name, address)
         except (OSError, ValueError) as error:
@@ -140,7 +136,7 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
     gpus.sort(key=lambda gpu: gpu.address)
     if run is not None:
         _compare(frozenset(gpu.address for gpu in gpus), root, run)
-    return Inventory(tuple(gpus), frozenset(addresses), tuple(sorted(unreadable)))
+    return Inventory(tuple(gpus), tuple(sorted(unreadable)))
 
 
 def _names(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from plan import Assignment, Plan
 from problem import Problem
 from situation import Situation
 from status import sentence
-from vgpu import Card, Framework
+from vgpu import Card, Framework, VgpuType, type_number
 from work import Work
 
 __all__ = ["plan_json", "plan_text", "types_json", "types_text"]
@@ -28,12 +28,12 @@ def types_text(cards: Iterable[Card]) -> str:
     return "\n".join(
         ", ".join(filter(None, (known.id, str(card.gpu.address), known.name, known.description)))
         for card in cards
-        for known in card.types
+        for known in _all_types(card)
     )
 
 
 def types_json(cards: Iterable[Card]) -> str:
-    """Return the same with framebuffer (MiB), framework, free and maximum instances."""
+    """Return the same with framebuffer (MiB), framework, kind, free and maximum instances."""
     rows = [
         {
             "id": known.id,
@@ -41,13 +41,21 @@ def types_json(cards: Iterable[Card]) -> str:
             "name": known.name,
             "framebuffer": known.framebuffer,
             "framework": card.framework.value if card.framework else None,
+            "mig_backed": known.is_mig_backed,
             "free": known.available,
             "maximum": known.maximum,
         }
         for card in cards
-        for known in card.types
+        for known in _all_types(card)
     ]
     return json.dumps(rows)
+
+
+def _all_types(card: Card) -> list[VgpuType]:
+    """Return a card's types, MIG-backed ones among them that need GPU instances first."""
+    shown = {known.id for known in card.types}
+    hidden = [known._replace(available=0) for known in card.mig_types if known.id not in shown]
+    return sorted((*card.types, *hidden), key=lambda known: type_number(known.id) or 0)
 
 
 def plan_text(situation: Situation, app: str) -> str:
@@ -121,9 +129,13 @@ def _silences(facts: Facts, plan: Plan) -> Iterator[Problem]:
 def _steps(work: Work) -> list[str]:
     steps = []
     for mode in work.modes:
+        if mode.mixed_size:
+            continue
         types = ", ".join(wish.vgpu_type for wish in mode.instances)
-        way = f"in GPU instances for {types}" if types else "by time, without GPU instances"
-        steps.append(f"part {mode.card} {way}")
+        if types:
+            steps.append(f"part {mode.card} into GPU instances for {types}")
+        else:
+            steps.append(f"share {mode.card} by time, as one whole")
     steps += [f"enable the virtual functions of {card}" for card in work.enable]
     steps += [f"let {mode.card} mix sizes" for mode in work.modes if mode.mixed_size]
     steps += [f"set {step.type_id} on functions of {step.card}" for step in work.types]

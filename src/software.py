@@ -18,12 +18,14 @@ from facts import Facts
 from memory import Memory
 from package import HostPackage
 from problem import HostError, Kind, Problem
+from vgpu import Framework
 
 __all__ = [
     "Resource",
     "answer_restart",
     "ensure",
     "ensure_lspci",
+    "ensure_mdevctl",
     "examine",
     "is_long",
     "is_wanting",
@@ -68,6 +70,20 @@ def _look(path: Path, run: Runner) -> tuple[str, ...]:
     except HostError as error:
         return _words(error.problem)
     return ("package", found.name, found.version, found.depends)
+
+
+def ensure_mdevctl(root: Path, run: Runner, facts: Facts) -> None:
+    """Install mdevctl where libvirt keeps mediated devices through it (7.3 and later).
+
+    Without it Nova 30 and later cannot make a device.
+    """
+    needs_it = any(card.framework is Framework.MDEV for card in facts.cards)
+    if not needs_it or not facts.has_mdevctl_libvirt or (root / "usr/sbin/mdevctl").exists():
+        return
+    try:
+        apt.ensure_known(root, run, "mdevctl")
+    except HostError as error:
+        logger.warning("mdevctl cannot be installed: %s", error)
 
 
 def remembered(memory: Memory) -> Resource:

@@ -268,12 +268,12 @@ def test_a_module_that_is_refused_says_why_and_is_tried_again(boot, nvidia_deb):
         unit.hook("start")
         assert unit.status == (
             "blocked",
-            "Driver not loaded: could not insert 'nvidia': Key was rejected by service; "
-            "mend, then run reboot-install",
+            "Secure Boot refuses the driver: "
+            "mokutil --import /var/lib/shim-signed/mok/MOK.der, then reboot",
         )
         (host.bed / "refuse-module").unlink()
         unit.hook("update-status")
-        assert "Driver not loaded" not in unit.status[1]
+        assert "Secure Boot" not in unit.status[1]
 
 
 def test_departing_takes_back_what_nova_would_keep(ready_host):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
+from ops import testing
 from simulated import Machine
 
 import facts
@@ -16,6 +17,8 @@ import recorded
 import services
 import sysfs
 import vgpu
+from charm import NovaComputeNvidiaVgpuCharm
+from unit import Unit
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +67,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ma
         return started
 
     return start
+
+
+@pytest.fixture
+def unit(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Unit]:
+    """Put a unit on a recorded host."""
+
+    def on(host: Any, **changes: Any) -> Unit:
+        simulated = machine(host, **changes)
+        monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "root", simulated.root)
+        monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(simulated))
+        return Unit(simulated, testing.Context(NovaComputeNvidiaVgpuCharm))
+
+    return on

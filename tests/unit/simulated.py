@@ -295,8 +295,9 @@ class Machine:
         if name not in self.archive:
             return Result(100, "", f"E: Unable to locate package {name}\n")
         self._write_packages({**self.packages(), name: ("1.0", "installed")})
-        if name == "pciutils":
-            self.provide("usr/bin/lspci")
+        programs = {"pciutils": "usr/bin/lspci", "mdevctl": "usr/sbin/mdevctl"}
+        if name in programs:
+            self.provide(programs[name])
         return _OK
 
     def _install_deb(self, path: str, argv: tuple[str, ...]) -> Result:

@@ -218,3 +218,16 @@ def test_an_attribute_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(OSError):
         sysfs.write(tmp_path / "missing", "0")
     assert os.listdir(tmp_path) == []
+
+
+def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeypatch):
+    """systemd would kill a run of more than ten minutes, and nobody would read why."""
+    data = recorded.without_functions("a16-board")
+    host = machine(data)
+    clock = iter(range(0, 10_000, 150))
+    monkeypatch.setattr("devices.time.monotonic", lambda: next(clock))
+    problems = ensure(host, "{A16-4Q: ['10de:25b6']}")
+    late = [str(card.gpu.address) for card in gather(host.root).cards][2:]
+    assert problems == tuple(
+        Problem(Kind.VFS_FAILED, address, "no time left in this run") for address in late
+    )

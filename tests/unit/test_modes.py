@@ -185,6 +185,23 @@ def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
     assert instances(host) == [19] * 7
 
 
+def test_change_that_the_driver_refuses_is_said(machine):
+    host = machine("a100-sriov-off")
+    host.fail("nvidia-smi -mig", stdout="Unable to enable MIG Mode\n", returncode=3)
+    assert ensure(host, MIG) == (Problem(Kind.MIG_FAILED, CARD, "Unable to enable MIG Mode"),)
+
+
+def test_driver_that_tells_no_profiles_parts_nothing(machine):
+    host = machine("a100-sriov-off")
+    host.fail(
+        "nvidia-smi vgpu -s",
+        returncode=0,
+        stdout="vGPU Type ID : 0x1da\nName : GRID A100-1-5C\nMax Instances : 7\n",
+    )
+    assert ensure(host, MIG) == (Problem(Kind.MIG_FAILED, CARD, "its types tell no profile"),)
+    assert instances(host) == []
+
+
 def test_card_without_mig_says_so(machine):
     host = machine("l40s-vendor-vfio")
     (problem,) = ensure(host, "{L40S-1-6C: ['10de:26b9']}")

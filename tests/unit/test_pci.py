@@ -136,9 +136,7 @@ def test_class_tells_a_gpu_from_the_other_functions_of_its_vendor(host, pci_clas
 
 
 def test_graphics_of_another_vendor_are_no_gpu(host):
-    inventory = list_gpus(host("no-gpu"))
-    assert inventory.gpus == ()
-    assert PciAddress.parse("0000:03:00.0") in inventory.addresses
+    assert list_gpus(host("no-gpu")) == ((), ())
 
 
 def test_all_that_is_known_of_a_card(host):
@@ -191,11 +189,6 @@ def test_virtual_functions_come_in_the_order_of_their_numbers(host):
     assert functions[-1] == "0000:41:04.3"
 
 
-def test_every_taken_address_is_known_whatever_stands_there(host):
-    addresses = {str(address) for address in list_gpus(host("t4-pair")).addresses}
-    assert addresses == {"0000:00:00.0", "0000:5e:00.0", "0000:84:00.0", "0000:d8:00.0"}
-
-
 @pytest.mark.parametrize("name", ["vendor", "class", "device"])
 def test_entry_that_cannot_be_read_hides_no_other(host, caplog, name):
     root = host("t4-pair")
@@ -219,8 +212,7 @@ def test_entry_that_is_no_address_is_left_out(host, caplog):
 
 
 def test_host_without_a_pci_bus_has_no_gpu(tmp_path):
-    inventory = list_gpus(tmp_path)
-    assert (inventory.gpus, inventory.addresses) == ((), frozenset())
+    assert list_gpus(tmp_path) == ((), ())
 
 
 @pytest.mark.parametrize("name", recorded.host_names())

@@ -75,6 +75,7 @@ def test_types_for_machines_have_free_and_maximum(cards):
         "name": "GRID T4-8Q",
         "framebuffer": 8192,
         "framework": "mdev",
+        "mig_backed": False,
         "free": 2,
         "maximum": 2,
     }
@@ -89,6 +90,7 @@ def test_types_of_vendor_vfio_for_machines(cards):
         "name": "NVIDIA L40S-2Q",
         "framebuffer": 2048,
         "framework": "vendor-vfio",
+        "mig_backed": False,
         "free": None,
         "maximum": None,
     }
@@ -256,3 +258,43 @@ def test_held_plan_for_machines(assess):
     assert data["sections"] == {}
     assert data["driver"] == {"installed": None, "loaded": None}
     assert [problem["kind"] for problem in data["problems"]] == ["types-unknown"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "steps"),
+    [
+        (
+            "a100-sriov-off",
+            "{A100-1-5C: ['10de:20f1']}",
+            [
+                "part 0000:41:00.0 into GPU instances for A100-1-5C",
+                "enable the virtual functions of 0000:41:00.0",
+            ],
+        ),
+        (
+            "a40-mdev",
+            "{A40-2Q: ['41:00.4'], A40-4Q: ['41:00.5']}",
+            ["let 0000:41:00.0 mix sizes"],
+        ),
+        (
+            "l40s-vendor-vfio",
+            "{L40S-8Q: ['3d:00.0']}",
+            ["set nvidia-1152 on functions of 0000:3d:00.0"],
+        ),
+    ],
+)
+def test_plan_lists_what_is_to_be_done_on_the_cards(assess, name, text, steps):
+    found = assess(name, text)
+    lines = "".join(f"  - {step}\n" for step in steps)
+    assert f"\n\nto be done on the cards:\n{lines}\n" in report.plan_text(found, APP)
+    assert json.loads(report.plan_json(found, APP))["steps"] == steps
+
+
+def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):
+    def parted(root):
+        path = root / "run/nova-compute-nvidia-vgpu/modes.json"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"0000:41:00.0": [[19, 19], false]}')
+
+    found = assess("a100-sriov-off", "{A100-20C: ['10de:20f1']}", change=parted)
+    assert "  - share 0000:41:00.0 by time, as one whole\n" in report.plan_text(found, APP)

@@ -147,3 +147,31 @@ def test_a_card_that_is_off_the_bus_is_a_failure(a40):
     a40.deaf = 99
     with pytest.raises(HostError):
         sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+
+
+def disable(host):
+    sriov.disable_virtual_functions(host.root, host, card_of(host), lambda _: None)
+
+
+def test_they_are_disabled_and_the_card_keeps_its_driver(machine):
+    host = machine("a40-mdev")
+    disable(host)
+    assert card_of(host).virtual_functions == ()
+    assert card_of(host).driver == "nvidia"
+
+
+def test_a_client_that_holds_a_card_with_functions_is_waited_for(machine):
+    host = machine("a40-mdev")
+    host.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n", times=2)
+    disable(host)
+    assert card_of(host).virtual_functions == ()
+
+
+@pytest.mark.parametrize("output", ["Cannot obtain unbindLock", "did not end within 60 s"])
+def test_functions_that_stay_are_a_failure(machine, output):
+    host = machine("a40-mdev")
+    host.fail("/usr/lib/nvidia/sriov-manage", output=f"{output}\n")
+    with pytest.raises(HostError) as error:
+        disable(host)
+    assert error.value.problem == Problem(Kind.VFS_FAILED, CARD, output)
+    assert len(card_of(host).virtual_functions) == 32

@@ -1,0 +1,58 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""All that a host can tell, for people who ask; no hook has the time for it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import facts as host
+import nvidia_smi
+from commands import CommandError, Runner
+from facts import Facts
+from vgpu import Card, Framework, VgpuType
+
+__all__ = ["survey"]
+
+logger = logging.getLogger(__name__)
+
+
+def survey(root: Path, run: Runner) -> Facts:
+    """Read a host as `gather` does, and add free instances and what only nvidia-smi tells.
+
+    For people who ask: it reads hundreds of files and starts a program for each card.
+    """
+    found = host.gather(root, count=True)
+    if found.driver.loaded is None:
+        return found
+    return found._replace(cards=tuple(_completed(run, card) for card in found.cards))
+
+
+def _completed(run: Runner, card: Card) -> Card:
+    """Add what sysfs hides: MIG-backed types without instances, and all numbers (vendor VFIO)."""
+    if not card.parents or not card.gpu.total_vfs:
+        return card
+    try:
+        told = nvidia_smi.supported_types(run, card.gpu.address)
+    except CommandError as error:
+        logger.warning("%s", error)
+        return card
+    card = card._replace(mig_types=tuple(known for known in told if known.is_mig_backed))
+    if card.framework is not Framework.VENDOR_VFIO:
+        return card
+    types = {known.id: known for known in (*card.types, *told)}
+    return card._replace(types=tuple(_counted(types[type_id], card) for type_id in types))
+
+
+def _counted(known: VgpuType, card: Card) -> VgpuType:
+    """Add how many guests can still have a type: functions that carry it idly, or still could."""
+    idle = sum(
+        type_id == known.id and function not in card.occupied for function, type_id in card.carried
+    )
+    if known.id not in card.creatable:
+        return known._replace(available=idle)
+    if known.maximum is None:
+        return known
+    room = min(known.maximum, len(card.parents)) - len(card.carried)
+    return known._replace(available=idle + max(room, 0))

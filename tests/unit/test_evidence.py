@@ -1,0 +1,232 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Why a card offers nothing, or not what is asked for: found on the host, said with the mend."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ops import testing
+
+import recorded
+
+APP = "nova-compute-nvidia-vgpu"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.161.05  Release Build\n"
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.05  Tue May  5\n"
+NEEDS_CLOSED = (
+    "0000:84:00.0 needs NVIDIA's closed module: dkms remove nvidia/535.161.05-open --all, "
+    "install nvidia/535.161.05, reboot"
+)
+
+
+@pytest.fixture
+def silent_t4(unit):
+    """A host whose driver is loaded, and whose cards nevertheless offer nothing."""
+    functions = [
+        {**card, "types": None} if card.get("types") else card
+        for card in recorded.host("t4-pair")["functions"]
+    ]
+    return unit("t4-pair", functions=functions)
+
+
+def load(on, module):
+    path = on.machine.root / "proc/driver/nvidia/version"
+    path.parent.mkdir(parents=True)
+    path.write_text(module)
+
+
+@pytest.mark.parametrize("text", ["{T4-8Q: ['0000:84:00.0']}", "{nvidia-233: ['0000:84:00.0']}"])
+def test_open_module_offers_nothing_on_turing(silent_t4, text):
+    load(silent_t4, OPEN)
+    silent_t4.configure(text)
+    assert silent_t4.status == testing.BlockedStatus(NEEDS_CLOSED)
+
+
+def test_closed_module_is_not_blamed(silent_t4):
+    load(silent_t4, CLOSED)
+    silent_t4.configure("{T4-8Q: ['0000:84:00.0']}")
+    assert silent_t4.status == testing.WaitingStatus(
+        "Waiting for 0000:84:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
+    )
+
+
+@pytest.mark.parametrize("name", ["A40-8C", "A40-1-6C"])
+def test_compute_types_come_with_another_package(unit, name):
+    on = unit("a40-mdev")
+    if name == "A40-1-6C":  # only nvidia-smi can tell that there is none
+        on.machine.driver.card("0000:41:00.0")["mig"] = {}
+    on.configure(f"{{{name}: ['10de:2235']}}")
+    assert on.status == testing.BlockedStatus(
+        f"0000:41:00.0 lacks {name}: such types come with NVIDIA's package "
+        "nvidia-vgpu-ubuntu-aie; attach it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [("a100-80-pair", "A100D-6C"), ("a10-vendor-vfio", "A10-5C"), ("a40-mdev", "A40-5Q")],
+    ids=["right package", "other compute types are there", "no compute type"],
+)
+def test_type_that_no_package_brings_is_just_not_offered(unit, host, wanted):
+    on = unit(host)
+    card = on.machine.host["functions"][0]["address"]
+    on.configure(f"{{{wanted}: ['{card}']}}")
+    assert on.status == testing.BlockedStatus(
+        f"{card} does not offer {wanted}; choose from the action list-vgpu-types"
+    )
+
+
+def test_secure_boot_that_refuses_the_module_is_named(unit, tmp_path):
+    on = unit(recorded.without_driver("t4-pair"))
+    on.machine.fail(
+        "modprobe nvidia",
+        output="modprobe: ERROR: could not insert 'nvidia': Key was rejected by service\n",
+    )
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert on.status == testing.BlockedStatus(
+        "Secure Boot refuses the driver: "
+        "mokutil --import /var/lib/shim-signed/mok/MOK.der, then reboot"
+    )
+
+
+def notes(on):
+    blocks = on.action("show-plan")["output"].split("\n\n")
+    return [line[2:] for line in blocks[2].splitlines() if line.startswith("- ")]
+
+
+def test_plan_says_of_each_silent_card_why(unit):
+    on = unit("a100-sriov-off")
+    assert notes(on) == [
+        "0000:41:00.0 has its virtual functions off; the mapping that names it enables them"
+    ]
+
+
+def test_plan_says_that_a_card_is_given_away_whole(unit):
+    data = recorded.host("mixed")
+    cards = [{**card, "driver": "vfio-pci"} for card in data["functions"][:1]]
+    on = unit("mixed", functions=[*cards, *data["functions"][1:]])
+    assert notes(on) == ["0000:3b:00.0 is held by the driver vfio-pci; unbind it to offer vGPUs"]
+
+
+def test_plan_says_that_the_module_is_the_open_one_or_that_nobody_knows(silent_t4):
+    assert notes(silent_t4)[0] == ("0000:84:00.0 tells no types; see journalctl -u nvidia-vgpud")
+    load(silent_t4, OPEN)
+    assert notes(silent_t4)[0] == NEEDS_CLOSED
+
+
+# What only nvidia-smi tells
+
+
+def test_types_without_gpu_instances_are_listed(unit):
+    on = unit("a100-80-pair")
+    lines = on.action("list-vgpu-types")["output"].splitlines()
+    assert (
+        "nvidia-699, 0000:31:00.0, GRID A100D-1-10C, framebuffer=10240M, max_instance=7" in lines
+    )
+    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    (row,) = [each for each in rows if each["id"] == "nvidia-699" and "31" in each["address"]]
+    assert (row["mig_backed"], row["free"], row["maximum"]) == (True, 0, 7)
+
+
+def test_functions_that_carry_a_type_idly_are_free(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    free = {row["name"]: (row["free"], row["maximum"]) for row in rows}
+    assert free["NVIDIA L40S-8Q"] == (6, 6)
+    assert free["NVIDIA L40S-24Q"] == (0, 2)
+
+
+def test_functions_that_can_still_become_a_type_are_free(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
+    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    free = {row["name"]: (row["free"], row["maximum"]) for row in rows}
+    assert free["NVIDIA L40S-8Q"] == (6, 6)
+    assert free["NVIDIA L40S-8A"] == (4, 6)
+    assert free["NVIDIA L40S-24Q"] == (0, 2)
+
+
+@pytest.mark.parametrize(("host", "number"), [("a100-80-pair", 14), ("l40s-vendor-vfio", 23)])
+@pytest.mark.parametrize("returncode", [9, None], ids=["failed", "missing"])
+def test_driver_that_does_not_answer_costs_only_its_part(unit, host, number, returncode):
+    on = unit(host)
+    on.machine.fail("nvidia-smi", returncode=returncode)
+    assert len(on.action("list-vgpu-types")["output"].splitlines()) == number
+
+
+# What libvirt and QEMU allow
+
+
+def with_versions(on, libvirt, qemu):
+    rows = [(name, version, "installed") for name, (version, _) in on.machine.packages().items()]
+    rows = [row for row in rows if row[0] not in ("adduser", "zstd")]
+    rows += [("libvirt0", libvirt, "installed"), ("qemu-system-x86", qemu, "installed")]
+    recorded.write_dpkg_status(on.machine.root, rows)
+
+
+def test_live_migration_is_offered_where_asked_for_and_possible(unit):
+    on = unit("l40s-vendor-vfio")
+    with_versions(on, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7")
+    on.change(config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"})
+    on.hook("config_changed")
+    assert on.sections["pci"] == [
+        [
+            "device_spec",
+            '{"address": "0000:3d:00.4", "managed": "no", "live_migratable": "yes"}',
+        ],
+        [
+            "alias",
+            '{"name": "L40S-48Q", "device_type": "type-VF", "vendor_id": "10de", '
+            '"product_id": "26b9", "live_migratable": "yes"}',
+        ],
+    ]
+    assert on.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "qemu", "shown"),
+    [
+        ("9.6.0-1ubuntu1", "1:8.2.2+ds-0ubuntu1", "9.6.0 and 8.2.2"),
+        ("10.0.0-2ubuntu8", "1:8.1.0+ds-1", "10.0.0 and 8.1.0"),
+        ("unknown", "1:8.2.2+ds-0ubuntu1", "none and 8.2.2"),
+    ],
+)
+def test_live_migration_that_is_not_possible_is_not_promised(unit, libvirt, qemu, shown):
+    on = unit("l40s-vendor-vfio")
+    with_versions(on, libvirt, qemu)
+    on.change(config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"})
+    on.hook("config_changed")
+    assert "live_migratable" not in on.databag["subordinate_configuration"]
+    assert on.status == testing.ActiveStatus(
+        "Unit is ready: 1 NVIDIA GPU, 1 vGPU type; live-migratable needs libvirt 10.0 and "
+        f"QEMU 8.2.2, here {shown}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "libvirt", "is_installed"),
+    [
+        ("a40-mdev", "8.0.0-1ubuntu7", True),
+        ("a40-mdev", "6.0.0-0ubuntu8", False),
+        ("l40s-vendor-vfio", "10.0.0-2ubuntu8", False),
+        ("no-gpu", "8.0.0-1ubuntu7", False),
+    ],
+)
+def test_mdevctl_is_installed_where_libvirt_keeps_devices_through_it(
+    unit, host, libvirt, is_installed
+):
+    on = unit(host)
+    with_versions(on, libvirt, "1:6.2+dfsg-2ubuntu6")
+    on.machine.archive.add("mdevctl")
+    for _ in range(2):
+        on.hook("start")
+    assert len(on.machine.did("apt-get install mdevctl")) == int(is_installed)
+
+
+def test_archive_without_mdevctl_holds_up_nothing(unit):
+    on = unit("a40-mdev")
+    with_versions(on, "8.0.0-1ubuntu7", "1:6.2+dfsg-2ubuntu6")
+    on.hook("start")
+    assert on.status.name == "active"
