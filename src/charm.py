@@ -20,6 +20,7 @@ import facts as host
 import guest_mdevs
 import memory as memories
 import nova_conf
+import predecessor
 import services
 import software
 import status
@@ -41,6 +42,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     """Offers the NVIDIA GPUs of a compute host to its guests."""
 
     root = Path("/")
+    # The predecessor's; nothing of ours is kept there.
+    _stored = ops.StoredState()  # type: ignore[no-untyped-call]  # ops does not type it
 
     @staticmethod
     def run(*argv: str, timeout: float = 60.0, check: bool = True) -> commands.Result:
@@ -76,11 +79,17 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_install(self, _: ops.InstallEvent) -> None:
         """Begin without the memory of a unit that was here before."""
+        predecessor.take_over(self.root, self.run)
         has_reported = memories.load(self.root).has_reported
         self._reconcile(Memory(has_reported=has_reported), ensure=True, look_again=True)
 
     def _on_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
-        self._reconcile(memories.load(self.root), ensure=True, look_again=True)
+        """Take over, too, what the charm that was here before us left, and its pause."""
+        predecessor.take_over(self.root, self.run)
+        memory = memories.load(self.root)
+        if memory == Memory() and getattr(self._stored, "is_paused", False) is True:
+            memory = memory._replace(paused=True)
+        self._reconcile(memory, ensure=True, look_again=True)
 
     def _on_start(self, _: ops.StartEvent) -> None:
         """Look again, also after a boot, which restarted all daemons by itself."""

@@ -25,7 +25,7 @@ from package import HostPackage
 from pci import Gpu, PciAddress
 from problem import HostError, Kind, Problem
 
-__all__ = ["DriverState", "ensure_installed", "ensure_loaded", "query"]
+__all__ = ["DriverState", "ensure_installed", "ensure_loaded", "keep_nouveau_away", "query"]
 
 _NO_NOUVEAU = """\
 # Written by the charm nova-compute-nvidia-vgpu: nouveau would take the cards first.
@@ -33,6 +33,7 @@ blacklist nouveau
 options nouveau modeset=0
 """
 _DONE = "# The initramfs knows it too.\n"
+_MODPROBE = Path("etc/modprobe.d/nova-compute-nvidia-vgpu.conf")
 _MODULES = ("nvidia", "nvidia-vgpu-vfio")
 
 logger = logging.getLogger(__name__)
@@ -183,8 +184,17 @@ def _keep_off(wanted: HostPackage, in_use: tuple[str, ...]) -> None:
         raise HostError(Problem(Kind.IN_USE, wanted.version, in_use[0]))
 
 
+def keep_nouveau_away(root: Path) -> None:
+    """Write our file against nouveau where another has kept it away until now.
+
+    Raises:
+        HostError: DISK.
+    """
+    ensure_text(root / _MODPROBE, _NO_NOUVEAU + _DONE)
+
+
 def _disable_nouveau(root: Path, run: Runner) -> bool:
-    path = root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
+    path = root / _MODPROBE
     if path.is_file() and path.read_text(encoding="utf-8") == _NO_NOUVEAU + _DONE:
         return False
     ensure_text(path, _NO_NOUVEAU)
@@ -196,7 +206,7 @@ def _disable_nouveau(root: Path, run: Runner) -> bool:
             except CommandError as error:
                 raise HostError(Problem(Kind.INSTALL_FAILED, f"{command[0]} failed")) from error
             break
-    ensure_text(path, _NO_NOUVEAU + _DONE)  # until then the next hook begins anew
+    keep_nouveau_away(root)  # until then the next hook begins anew
     return True
 
 

@@ -15,7 +15,8 @@ READY = ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
 # Notes at its start what Nova would find.
 NOVA_COMPUTE = f"""\
 [Service]
-ExecStart=/bin/sh -c 'ls -d {FUNCTIONS} 2>/dev/null | wc -l >/run/nova-found; exec sleep infinity'
+ExecStartPre=/bin/sh -c 'ls -d {FUNCTIONS} 2>/dev/null | wc -l >/run/nova-found'
+ExecStart=/bin/sleep infinity
 [Install]
 WantedBy=multi-user.target
 """

@@ -1,0 +1,141 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A refresh from the charm that had this name before: its files, its pause, its published data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from ops import testing
+
+import recorded
+
+NOUVEAU = "blacklist nouveau\noptions nouveau modeset=0\n"
+OURS = "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
+THEIRS = "etc/modprobe.d/disable-nouveau.conf"
+LEFT = (
+    "opt/initialise_nova_mdevs.sh",
+    "opt/remediate-nova-mdevs",
+    "etc/systemd/system/systemd-mdev-workaround.service",
+)
+UNSET = "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings"
+PAUSED = testing.MaintenanceStatus("Paused. Use 'resume' action to resume normal service.")
+
+
+@pytest.fixture
+def refreshed(unit):
+    """A host on which the predecessor was at work."""
+    on = unit("t4-pair")
+    for name in (*LEFT, THEIRS):
+        path = on.machine.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(NOUVEAU if name == THEIRS else "#!/bin/sh\n")
+    return on
+
+
+def has(on, name):
+    return (on.machine.root / name).exists()
+
+
+@pytest.mark.parametrize("hook", ["upgrade_charm", "install"])
+def test_its_boot_service_and_scripts_make_way_for_ours(refreshed, hook):
+    refreshed.hook(hook)
+    assert [name for name in LEFT if has(refreshed, name)] == []
+    assert refreshed.machine.did("systemctl disable systemd-mdev-workaround.service")
+    assert has(refreshed, "etc/systemd/system/nova-compute-nvidia-vgpu.service")
+
+
+def test_nouveau_stays_away_in_our_file(refreshed):
+    refreshed.hook("upgrade_charm")
+    assert not has(refreshed, THEIRS)
+    assert NOUVEAU in (refreshed.machine.root / OURS).read_text()
+    assert refreshed.machine.did("update-initramfs") == []
+
+
+def test_file_against_nouveau_that_somebody_changed_is_theirs(refreshed):
+    (refreshed.machine.root / THEIRS).write_text(NOUVEAU + "options nvidia NVreg_X=1\n")
+    refreshed.hook("upgrade_charm")
+    assert has(refreshed, THEIRS)
+    assert not has(refreshed, OURS)
+
+
+def test_disk_that_takes_no_file_of_ours_keeps_theirs(refreshed):
+    (refreshed.machine.root / OURS).mkdir()
+    refreshed.hook("upgrade_charm")
+    assert has(refreshed, THEIRS)
+
+
+def test_scripts_in_a_folder_go_as_well(refreshed):
+    (refreshed.machine.root / LEFT[1]).unlink()
+    (refreshed.machine.root / LEFT[1]).mkdir()
+    (refreshed.machine.root / LEFT[1] / "remediate.py").touch()
+    refreshed.hook("upgrade_charm")
+    assert not has(refreshed, LEFT[1])
+
+
+def test_systemctl_that_fails_holds_up_nothing(refreshed):
+    refreshed.machine.fail("systemctl disable", returncode=None)
+    refreshed.hook("upgrade_charm")
+    assert [name for name in LEFT if has(refreshed, name)] == []
+
+
+def stored(content):
+    return testing.StoredState(
+        name="_stored", owner_path="NovaComputeNvidiaVgpuCharm", content=content
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_paused", "status"),
+    [(True, PAUSED), (False, testing.ActiveStatus(UNSET))],
+)
+def test_its_pause_holds(refreshed, is_paused, status):
+    content = {"is_started": True, "is_paused": is_paused, "series_upgrade": False}
+    refreshed.change(stored_states={stored(content)})
+    if is_paused:
+        refreshed.machine("systemctl", "mask", "nvidia-vgpu-mgr")
+    refreshed.hook("upgrade_charm")
+    assert refreshed.status == status
+
+
+def test_its_pause_does_not_come_back_with_a_refresh_after_resume(refreshed):
+    refreshed.change(stored_states={stored({"is_paused": True})})
+    refreshed.hook("upgrade_charm")
+    refreshed.action("resume")
+    refreshed.hook("upgrade_charm")
+    assert refreshed.status.name == "active"
+
+
+def test_data_that_it_published_stays_until_ours_is_known_to_be_good(refreshed):
+    theirs = {
+        "nova": {
+            "/etc/nova/nova.conf": {
+                "sections": {
+                    "devices": [["enabled_mdev_types", "nvidia-233"]],
+                    "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
+                }
+            }
+        }
+    }
+    data = {"subordinate_configuration": json.dumps(theirs), "services": '["nvidia-vgpu-mgr"]'}
+    relation = dataclasses.replace(refreshed.relation, local_unit_data=data)
+    refreshed.change(relations={relation})
+    refreshed.change(config={"vgpu-device-mappings": "{nvidia-233: 'no list'}"})
+    refreshed.hook("upgrade_charm")
+    assert refreshed.status.name == "blocked"
+    assert refreshed.sections == theirs["nova"]["/etc/nova/nova.conf"]["sections"]
+    refreshed.configure("{nvidia-233: ['0000:84:00.0']}")
+    assert refreshed.sections == theirs["nova"]["/etc/nova/nova.conf"]["sections"]
+    assert refreshed.status.name == "active"
+
+
+def test_guests_devices_that_it_kept_are_kept_by_us(refreshed):
+    uuid = "6f6d5a5e-1111-4000-8000-000000000001"
+    recorded.add_mdev(refreshed.machine.root, "0000:84:00.0", "nvidia-233", uuid)
+    recorded.define_guest(refreshed.machine.root, "instance-00000001", uuid)
+    refreshed.change(config={"vgpu-device-mappings": "{nvidia-233: ['0000:84:00.0']}"})
+    refreshed.hook("upgrade_charm")
+    refreshed.machine.reboot()
+    assert (refreshed.machine.root / "sys/bus/mdev/devices" / uuid).exists()
