@@ -1,6 +1,6 @@
 # `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit functional test demo bench clean
+.PHONY: help setup format lint unit functional release test demo bench clean
 
 # All that is fetched or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -36,7 +36,10 @@ unit: setup  ## Run the unit tests on every Python that is found, with coverage 
 functional: setup  ## Run the charm's dispatch on booted hosts
 	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional
 
-test: lint unit functional  ## Run all of the above
+release: setup  ## Check the suite for a cloud, the Terraform module, the workflow
+	@$(TOX) run -e release
+
+test: lint unit functional release  ## Run all of the above
 
 demo: setup  ## Show the charm at work on a simulated host
 	@$(VENV)/bin/python tests/functional/demo.py

@@ -1,0 +1,176 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The compute hosts of a model, as the tests see them through Juju."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import re
+import time
+from typing import Any, Callable, Iterator
+
+import juju.errors
+import zaza
+import zaza.model
+
+from target import nova
+
+APPLICATION = "nova-compute-nvidia-vgpu"
+PRINCIPAL = "nova-compute"
+ENDPOINT = "nova-vgpu"
+RESOURCE = "nvidia-vgpu-software"
+MAPPINGS = "vgpu-device-mappings"
+NOVA_CONF = "/etc/nova/nova.conf"
+TIMEOUT = 900  # seconds for a change to reach nova.conf
+PAUSE = 5  # seconds between two questions
+
+
+def units() -> list[str]:
+    """Return the charm's units, one on each compute host."""
+    return [unit.entity_id for unit in zaza.model.get_units(APPLICATION)]
+
+
+def principals() -> list[str]:
+    """Return the units of nova-compute."""
+    return [unit.entity_id for unit in zaza.model.get_units(PRINCIPAL)]
+
+
+def run(unit: str, command: str) -> str:
+    """Run a command as root on a unit's host; return what it printed, less the blanks around it.
+
+    A host that goes down may never answer, so this gives up where zaza would wait.
+    """
+    ask = zaza.sync_wrapper(zaza.model.async_run_on_unit, timeout=300)
+    result = ask(unit, command, timeout=120)
+    if result.get("Code", "0") != "0":
+        raise AssertionError(f"{unit}: {command}: {result}")
+    return str(result.get("Stdout", "")).strip()
+
+
+def act(unit: str, name: str, **parameters: Any) -> dict[str, str]:
+    """Run an action that is to succeed, parameters with _ for -; return its results."""
+    action = _action(unit, name, parameters)
+    assert action.data["status"] == "completed", f"{unit}: {name}: {action.data}"
+    return dict(action.data["results"])
+
+
+def refused(unit: str, name: str, **parameters: Any) -> str:
+    """Run an action that is to fail; return its message, which Juju may tell a little later."""
+    action = _action(unit, name, parameters)
+    assert action.data["status"] == "failed", f"{unit}: {name}: {action.data}"
+    return str(await_until(lambda: action.data.get("message"), f"{unit}: {name}: a message"))
+
+
+def _action(unit: str, name: str, parameters: dict[str, Any]) -> Any:
+    words = {key.replace("_", "-"): value for key, value in parameters.items()}
+    return zaza.model.run_action(unit, name, action_params=words)
+
+
+def plan(unit: str, **parameters: Any) -> dict[str, Any]:
+    """Return the answer of show-plan, as data."""
+    return dict(json.loads(act(unit, "show-plan", format="json", **parameters)["output"]))
+
+
+@contextlib.contextmanager
+def configured(mappings: str | None) -> Iterator[None]:
+    """Set the option vgpu-device-mappings for a while; None unsets it."""
+    before = zaza.model.get_application_config(APPLICATION)[MAPPINGS].get("value") or None
+    _configure(mappings)
+    try:
+        yield
+    finally:
+        _configure(before)
+        settle()
+
+
+def _configure(mappings: str | None) -> None:
+    if mappings is None:
+        zaza.model.reset_application_config(APPLICATION, [MAPPINGS])
+    else:
+        zaza.model.set_application_config(APPLICATION, {MAPPINGS: mappings})
+
+
+def part() -> None:
+    """Remove the relation to nova-compute, and with it the units."""
+    zaza.model.remove_relation(PRINCIPAL, ENDPOINT, f"{APPLICATION}:{ENDPOINT}")
+    await_until(lambda: not units(), "no unit is left")
+
+
+def integrate() -> None:
+    """Relate to nova-compute, and wait for a unit on each of its hosts."""
+    zaza.model.add_relation(PRINCIPAL, ENDPOINT, f"{APPLICATION}:{ENDPOINT}")
+    await_until(lambda: len(units()) == len(principals()), "a unit on each compute host")
+
+
+def settle() -> None:
+    """Wait until no unit of the model has anything to do."""
+    zaza.model.block_until_all_units_idle()
+
+
+def await_until(holds: Callable[[], Any], what: str, timeout: int = TIMEOUT) -> Any:
+    """Ask until the answer is not empty; return it."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        answer = holds()
+        if answer:
+            return answer
+        time.sleep(PAUSE)
+    raise AssertionError(f"not within {timeout} seconds: {what}")
+
+
+def statuses() -> dict[str, tuple[str, str]]:
+    """Return level and message of each subordinate unit of the model."""
+    return {
+        name: (unit["workload-status"]["status"], unit["workload-status"]["info"] or "")
+        for application in zaza.model.get_status().applications.values()
+        for principal in application["units"].values()
+        for name, unit in principal["subordinates"].items()
+    }
+
+
+def await_status(unit: str, level: str, pattern: str) -> None:
+    """Wait for a unit's status: its level, and a message all of which is as a pattern says."""
+    seen = ("", "")
+
+    def is_there() -> bool:
+        nonlocal seen
+        seen = statuses().get(unit, seen)
+        return seen[0] == level and re.fullmatch(pattern, seen[1]) is not None
+
+    try:
+        await_until(is_there, f"{unit}: {level}: {pattern}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {seen}") from None
+
+
+def nova_conf(unit: str) -> nova.Sections:
+    """Return the sections of nova.conf on a unit's host."""
+    return nova.sections(run(unit, f"cat {NOVA_CONF}"))
+
+
+def await_nova_conf(holds: Callable[[nova.Sections], bool], what: str) -> None:
+    """Wait until the nova.conf of each compute host is as a question says."""
+    await_until(lambda: all(holds(nova_conf(unit)) for unit in principals()), what)
+
+
+def boot_id(unit: str) -> str:
+    """Return what is another one after each boot of a unit's host."""
+    return run(unit, "cat /proc/sys/kernel/random/boot_id")
+
+
+def await_boot(unit: str, before: str) -> None:
+    """Wait until a unit's host has booted again and its unit has come to rest.
+
+    Physical hosts take many minutes, in which a command ends in an error or not at all.
+    """
+    silence = (juju.errors.JujuError, concurrent.futures.TimeoutError, AssertionError)
+
+    def is_back() -> bool:
+        with contextlib.suppress(*silence):
+            return boot_id(unit) != before
+        return False
+
+    await_until(is_back, f"{unit}: another boot of its host", timeout=2 * TIMEOUT)
+    settle()
