@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import ops
 import pytest
 from ops import testing
 
+from charms.nova_compute_nvidia_vgpu.v0 import nova_vgpu
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import (
     DatabagError,
     NovaVgpuProvides,
@@ -200,3 +204,23 @@ def test_a_databag_against_the_schema_is_refused_by_its_place(key, text, message
     with pytest.raises(DatabagError) as error:
         ProviderData.from_databag({key: text})
     assert str(error.value) == message
+
+
+def test_charmhub_finds_what_a_library_has_to_say_of_itself():
+    """It reads the file without running it, so each is a literal at the top level."""
+    path = Path(nova_vgpu.__file__)
+    said = {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and statement.targets[0].id in {"LIBID", "LIBAPI", "LIBPATCH", "PYDEPS"}
+    }
+    assert re.fullmatch(r"[0-9a-f]{32}", said["LIBID"])
+    assert type(said["LIBAPI"]) is int
+    assert path.parent.name == f"v{said['LIBAPI']}"
+    assert type(said["LIBPATCH"]) is int
+    assert said["LIBPATCH"] >= 1
+    assert path.parents[1].name == "nova_compute_nvidia_vgpu"
+    shipped = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
+    assert all(f"\n{name}==" in shipped for name in said["PYDEPS"])
