@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import commands
-import devices
 import facts as host
 import guest_mdevs
 import mappings
@@ -126,6 +125,8 @@ def record(root: Path) -> int:
 
 def main(root: Path, run: Runner) -> int:
     """Do the service's work; return its exit code."""
+    import devices  # hooks, which import this module, have no use for it
+
     memory = memories.load(root)
     with contextlib.suppress(FileNotFoundError):
         (root / _RESULT).unlink()  # never to be taken for this run's
