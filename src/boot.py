@@ -32,6 +32,8 @@ __all__ = ["UNIT", "ensure_unit", "record", "remove_unit", "result", "start"]
 UNIT = "nova-compute-nvidia-vgpu"
 _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
 _RESULT = Path("run/nova-compute-nvidia-vgpu/result.json")
+# A wish that ends in one of these leaves the cards to the wish before.
+_FINAL = {Kind.MIG_FAILED, Kind.TYPE_NOT_OFFERED, Kind.MIXED_SIZE_FAILED}
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which removes it when it goes.
@@ -101,8 +103,8 @@ def result(root: Path) -> tuple[Problem, ...]:
     """Return what the last run of this boot could not do; empty if there was none."""
     try:
         rows = json.loads((root / _RESULT).read_text(encoding="utf-8"))
-        return tuple(Problem(Kind(kind), *words) for kind, *words in rows)
-    except (OSError, ValueError, TypeError):
+        return tuple(Problem(Kind(kind), *map(str, words)) for kind, *words in rows)
+    except (OSError, ValueError, TypeError, RecursionError):
         return ()
 
 
@@ -116,7 +118,7 @@ def _systemctl(run: Runner, *words: str) -> None:
 def record(root: Path) -> int:
     """Note guests' devices before the host goes down; return the exit code."""
     try:
-        guest_mdevs.record(root, host.gather(root))
+        guest_mdevs.record(root, host.gather(root).cards)
     except HostError as error:
         logger.error("%s", error)
         return 1
@@ -135,6 +137,9 @@ def main(root: Path, run: Runner) -> int:
         return 0
     try:
         problems = devices.ensure(root, run, mappings.requests(mappings.parse(memory.wish)))
+        if memory.fulfilled not in ("", memory.wish) and _FINAL & {each.kind for each in problems}:
+            logger.info("the last wish cannot be fulfilled, going back to the one before")
+            devices.ensure(root, run, mappings.requests(mappings.parse(memory.fulfilled)))
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]

@@ -269,10 +269,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
-            guest_mdevs.record(self.root, situation.facts)
-            if not situation.plan.work.is_due and not guest_mdevs.missing(
-                self.root, situation.facts
-            ):
+            guest_mdevs.record(self.root, situation.facts.cards)
+            if not situation.plan.work.is_due and not situation.facts.missing_mdevs:
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.run)

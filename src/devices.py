@@ -30,7 +30,7 @@ from pci import PciAddress
 from plan import Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
-from work import ModeStep, TypeStep, Work
+from work import ModeStep, TypeStep, Work, profiles
 
 __all__ = ["ensure"]
 
@@ -70,19 +70,14 @@ def ensure(
         if not steps:
             break
         done.update(steps.items())
-        for card in found.cards:
-            if card.gpu.address in steps and not card.in_use:
-                if time.monotonic() > deadline:
-                    address = str(card.gpu.address)
-                    problems.append(Problem(Kind.VFS_FAILED, address, "no time left in this run"))
-                    continue
-                try:
-                    problems += _part(root, run, card, steps[card.gpu.address], sleep, write)
-                except HostError as error:
-                    problems.append(error.problem)
+        for address in sorted(steps):
+            if time.monotonic() > deadline:
+                problems.append(Problem(Kind.VFS_FAILED, str(address), "no time left in this run"))
+            else:
+                problems += _part(root, run, address, requests, sleep, write)
         _await_types(root, run, requests, {problem.subject for problem in problems}, sleep)
     found = host.gather(root)
-    problems += guest_mdevs.restore(root, found, write)
+    problems += guest_mdevs.restore(root, found.missing_mdevs, write)
     subjects = [problem.subject for problem in problems]
     problems += [
         problem
@@ -102,20 +97,40 @@ def _steps(work: Work) -> dict[PciAddress, ModeStep | None]:
 def _part(
     root: Path,
     run: Runner,
-    card: Card,
-    step: ModeStep | None,
+    address: PciAddress,
+    requests: tuple[VgpuRequest, ...],
     sleep: Callable[[float], None],
     write: Callable[[Path, str], None],
 ) -> list[Problem]:
-    """Give a card its mode and its virtual functions, in the order that works."""
-    has_instances = card.mode is not None and bool(card.mode.instances)
-    if step is not None and bool(step.instances) is not has_instances:
+    """Give a card its mode and its virtual functions, in the order that works.
+
+    All is looked at again first: the cards before it may have met what is asked for, or taken
+    minutes, in which a guest may have started. A mode that cannot be had costs no function.
+    """
+    found = host.gather(root)
+    card = next((card for card in found.cards if card.gpu.address == address), None)
+    steps = _steps(_plan(found, requests).work)
+    if card is None or card.in_use or address not in steps:
+        return []
+    step = steps[address]
+    parts = card.mode.instances if card.mode is not None else ()
+    if step is not None and profiles(step, card) != parts:
         for function, _ in card.carried:  # no guest has one, and they would hold the mode
             _write_type(root / "sys/bus/pci/devices" / str(function) / "nvidia", "0", write)
-    modes.ensure_mig_mode(root, run, card, step, sleep)
-    if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
-        seen.remember_mode(root, card.gpu.address, None)
-    return modes.part(root, run, card, step) if step is not None else []
+
+    def is_free() -> bool:
+        now = host.gather(root).cards
+        return all(known.gpu.address != address or not known.in_use for known in now)
+
+    try:
+        try:
+            modes.ensure_mig_mode(root, run, card, step, is_free, sleep)
+        finally:
+            if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
+                seen.remember_mode(root, address, None)
+        return modes.part(root, run, card, step) if step is not None else []
+    except HostError as error:
+        return [error.problem]
 
 
 def _carry_all(
@@ -125,27 +140,55 @@ def _carry_all(
     waiting: Container[PciAddress] = (),
 ) -> list[Problem]:
     """Set the types of each ready card; planned anew after each, as they share what is asked."""
-    problems: list[Problem] = []
     found = host.gather(root)
+    problems = _noted(lambda: _remember_types(root, found))
+    if found.nova is not None and found.nova.has_variant_driver:
+        _restore_types(root, found, write)
+    for wanted in _plan(found, requests).work.types:
+        if wanted.card not in waiting:
+            problems += _carry_next(root, requests, wanted, write)
+    return problems + _noted(lambda: vendor_vfio.prune(root, host.gather(root).cards))
+
+
+def _noted(keep: Callable[[], None]) -> list[Problem]:
+    """Keep a record; a disk that takes none is told, and holds up no card."""
     try:
-        for card in found.cards:
-            if card.creatable:  # before the lists shrink
-                seen.remember_types(root, card.gpu.id, card.types)
+        keep()
     except HostError as error:
-        problems.append(error.problem)
-    requested = {step.card for step in _plan(found, requests).work.types}
-    for number in range(len(_plan(found, requests).work.types)):
-        found = host.gather(root)
-        step = _plan(found, requests).work.types[number]
-        if step.card in waiting:
-            continue
-        card = next(card for card in found.cards if card.gpu.address == step.card)
-        problems += _carry(root, step, card, write)
-    try:
-        vendor_vfio.remember_carried(root, host.gather(root).cards, requested)
-    except HostError as error:
-        problems.append(error.problem)
-    return problems
+        return [error.problem]
+    return []
+
+
+def _remember_types(root: Path, found: Facts) -> None:
+    for card in found.cards:
+        if card.creatable:  # before the lists shrink
+            seen.remember_types(root, card.gpu.id, card.types)
+
+
+def _restore_types(root: Path, found: Facts, write: Callable[[Path, str], None]) -> None:
+    """Give functions of defined guests the types back that a boot took; no limit counts them."""
+    for function, type_id in found.absent_types:
+        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
+        if type_id in [known.id for known in vendor_vfio.creatable_types(folder)]:
+            _write_type(folder, type_id.rsplit("-", 1)[1], write)
+
+
+def _carry_next(
+    root: Path,
+    requests: tuple[VgpuRequest, ...],
+    wanted: TypeStep,
+    write: Callable[[Path, str], None],
+) -> list[Problem]:
+    found = host.gather(root)
+    cards = {card.gpu.address: card for card in found.cards}
+    for step in _plan(found, requests).work.types:
+        if (step.card, step.type_id, step.functions) == (
+            wanted.card,
+            wanted.type_id,
+            wanted.functions,
+        ):
+            return list(_carry(root, step, cards[step.card], write))
+    return []  # it fell off the bus meanwhile
 
 
 def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan:
@@ -169,10 +212,12 @@ def _carry(
     carried = _release(root, step, card, write)
     number = sum(found == step.type_id for found in carried.values())
     defined = guests.defined_functions(root)
-    for function in sorted(step.functions, key=lambda each: (each not in defined, each)):
+    free = [function for function in step.functions if function not in carried]
+    yield from _noted(lambda: vendor_vfio.claim(root, free, step.type_id))
+    for function in sorted(free, key=lambda each: (each not in defined, each)):
         folder = devices / str(function) / "nvidia"
-        if function in carried or (step.limit is not None and number >= step.limit):
-            continue
+        if step.limit is not None and number >= step.limit:
+            break
         if step.type_id not in [known.id for known in vendor_vfio.creatable_types(folder)]:
             continue  # the card is full, or holds another size
         if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
@@ -196,7 +241,9 @@ def _release(
     kept = [function for function in step.functions if carried.get(function) == step.type_id]
     surplus = [] if step.limit is None else kept[step.limit :]
     others = [function for function in carried if carried[function] != step.type_id]
-    held = carried.keys() & (guests.defined_functions(root) | guests.open_functions(root, carried))
+    held = carried.keys() & (
+        card.occupied | guests.defined_functions(root) | guests.open_functions(root, carried)
+    )
     if held & set(others):  # the new type could not come, and the old one would be lost
         others = []
         logger.info("%s keeps its types: guests have %d functions", step.card, len(held))

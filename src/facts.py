@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import apt
 import driver
+import guest_mdevs
 import mdev
 import pci
 import seen
@@ -17,6 +18,7 @@ import services
 import vendor_vfio
 from commands import Runner
 from driver import DriverState
+from guest_mdevs import Mdev
 from pci import Gpu, PciAddress
 from releases import NovaVersion
 from vgpu import Card, VgpuType
@@ -39,6 +41,8 @@ class Facts(NamedTuple):
         unreadable: functions of NVIDIA's that do not tell what they are.
         libvirt: version of the installed libvirt0.
         qemu: version of the installed QEMU for x86.
+        absent_mdevs: mediated devices of defined guests that a boot took.
+        absent_types: types that a boot took from functions of defined guests (vendor VFIO).
     """
 
     cards: tuple[Card, ...]
@@ -50,11 +54,18 @@ class Facts(NamedTuple):
     unreadable: tuple[PciAddress, ...] = ()
     libvirt: tuple[int, ...] | None = None
     qemu: tuple[int, ...] | None = None
+    absent_mdevs: tuple[Mdev, ...] = ()
+    absent_types: tuple[tuple[PciAddress, str], ...] = ()
 
     @property
     def in_use(self) -> tuple[str, ...]:
         """The vGPUs that exist on any card."""
         return tuple(name for card in self.cards for name in card.in_use)
+
+    @property
+    def missing_mdevs(self) -> tuple[Mdev, ...]:
+        """The mediated devices that are for us to bring back."""
+        return () if self.keeps_mdevs else self.absent_mdevs
 
     @property
     def keeps_mdevs(self) -> bool:
@@ -91,13 +102,21 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
     known, modes = (seen.types(root), seen.modes(root)) if is_sriov else ({}, {})
     is_principal_paused = services.is_principal_paused(root)
     versions = _versions(root)
+    cards = tuple(
+        inspect(root, gpu, known.get(gpu.id, ()), count=count)._replace(
+            mode=modes.get(gpu.address)
+        )
+        for gpu in gpus
+    )
+    mdevs = guest_mdevs.absent(root, cards)
+    types = vendor_vfio.absent(root, cards)
+    reserved = [(mdev.parent, VgpuType(mdev.type_id, mdev.name or mdev.type_id)) for mdev in mdevs]
+    names = {each.id: each for told in known.values() for each in told}
+    reserved += [
+        (function, names.get(type_id, VgpuType(type_id, type_id))) for function, type_id in types
+    ]
     return Facts(
-        cards=tuple(
-            inspect(root, gpu, known.get(gpu.id, ()), count=count)._replace(
-                mode=modes.get(gpu.address)
-            )
-            for gpu in gpus
-        ),
+        cards=tuple(_reserve(card, reserved) for card in cards) if reserved else cards,
         driver=driver.query(root, gpus),
         nova=_nova(versions),
         is_shipped=services.is_shipped(root),
@@ -106,6 +125,8 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
         unreadable=inventory.unreadable,
         libvirt=_numbers(versions.get("libvirt0", "")),
         qemu=_numbers(versions.get("qemu-system-x86", "")),
+        absent_mdevs=mdevs,
+        absent_types=types,
     )
 
 
@@ -116,6 +137,23 @@ def inspect(
     found = mdev.inspect(root, gpu, count=count) or vendor_vfio.inspect(root, gpu, remembered)
     mig_types = tuple(known for known in remembered if known.is_mig_backed)
     return (found or Card(gpu, None))._replace(mig_types=mig_types)
+
+
+def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:
+    """Count what a boot took from defined guests among a card's: it is theirs all the same."""
+    mine = [(parent, owed) for parent, owed in reserved if _is_of(card.gpu, parent)]
+    return card._replace(
+        occupied=card.occupied | {parent for parent, _ in mine},
+        types_in_use=tuple(sorted({*card.types_in_use, *(owed.id for _, owed in mine)})),
+        owed=tuple(dict.fromkeys(owed for _, owed in mine)),
+    )
+
+
+def _is_of(gpu: Gpu, parent: PciAddress) -> bool:
+    """Whether a parent is a card's own, or, before its functions are enabled, shares its bus."""
+    if gpu.virtual_functions or not gpu.total_vfs:
+        return parent in (gpu.address, *gpu.virtual_functions)
+    return parent[:2] == gpu.address[:2]
 
 
 def _versions(root: Path) -> dict[str, str]:

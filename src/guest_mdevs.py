@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import guests
-from facts import Facts
 from files import ensure_text
 from mdev import present
 from pci import PciAddress
 from problem import Kind, Problem
+from vgpu import Card
 
-__all__ = ["Mdev", "missing", "record", "restore"]
+__all__ = ["Mdev", "absent", "record", "restore"]
 
 _RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -33,37 +33,50 @@ logger = logging.getLogger(__name__)
 
 
 class Mdev(NamedTuple):
-    """A mediated device: /sys/bus/mdev/devices/UUID."""
+    """A mediated device: /sys/bus/mdev/devices/UUID; its type by id and name."""
 
     uuid: str
     parent: PciAddress
     type_id: str
+    name: str = ""
 
 
-def record(root: Path, facts: Facts) -> None:
+def record(root: Path, cards: tuple[Card, ...]) -> None:
     """Note the devices that guests are defined with, and forget those of guests that are gone.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    if not any(card.types_in_use for card in facts.cards) and not (root / _RECORD).exists():
+    if not any(card.types_in_use for card in cards) and not (root / _RECORD).exists():
         return
     defined = guests.defined_mdevs(root)
-    known = {mdev.uuid: mdev for mdev in (*_read(root), *_present(root, facts))}
-    rows = sorted(
-        (uuid, str(known[uuid].parent), known[uuid].type_id) for uuid in defined & set(known)
-    )
+    known = {mdev.uuid: mdev for mdev in (*_read(root), *_present(root, cards))}
+    rows = [
+        (uuid, str(known[uuid].parent), known[uuid].type_id, known[uuid].name)
+        for uuid in sorted(defined & set(known))
+    ]
     ensure_text(root / _RECORD, json.dumps(rows, indent=1) + "\n", mode=0o600)
 
 
-def restore(root: Path, facts: Facts, write: Callable[[Path, str], None]) -> tuple[Problem, ...]:
+def absent(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
+    """Return the recorded devices that a defined guest has and the kernel has not."""
+    recorded = _read(root)
+    if not recorded:
+        return ()
+    defined, there = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, cards)}
+    return tuple(mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in there)
+
+
+def restore(
+    root: Path, missing: tuple[Mdev, ...], write: Callable[[Path, str], None]
+) -> tuple[Problem, ...]:
     """Make the missing devices; return those that cannot be made.
 
     Each on the card and with the type that it had; another card would change what placement
     knows.
     """
     problems = []
-    for mdev in missing(root, facts):
+    for mdev in missing:
         types = root / "sys/bus/pci/devices" / str(mdev.parent) / "mdev_supported_types"
         try:
             write(types / mdev.type_id / "create", mdev.uuid)
@@ -74,22 +87,11 @@ def restore(root: Path, facts: Facts, write: Callable[[Path, str], None]) -> tup
     return tuple(problems)
 
 
-def missing(root: Path, facts: Facts) -> list[Mdev]:
-    """Return the recorded devices that a defined guest has and the kernel has not.
-
-    None where Nova brings them back by itself.
-    """
-    recorded = _read(root)
-    if not recorded or facts.keeps_mdevs:
-        return []
-    defined, there = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, facts)}
-    return [mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in there]
-
-
-def _present(root: Path, facts: Facts) -> list[Mdev]:
+def _present(root: Path, cards: tuple[Card, ...]) -> list[Mdev]:
+    names = {known.id: known.name for card in cards for known in card.types}
     return [
-        Mdev(uuid, parent, type_id)
-        for card in facts.cards
+        Mdev(uuid, parent, type_id, names.get(type_id, ""))
+        for card in cards
         if card.types_in_use
         for parent in card.parents
         for uuid, type_id in present(root, (parent,)).items()
@@ -100,12 +102,13 @@ def _read(root: Path) -> list[Mdev]:
     """Read the record; what is not of its shape is passed over, since it is written to sysfs."""
     try:
         rows = json.loads((root / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     found = []
     for row in rows if isinstance(rows, list) else []:
         with contextlib.suppress(ValueError, TypeError):
-            uuid, parent, type_id = row
+            uuid, parent, type_id, *name = row
             if _UUID.fullmatch(uuid) and _TYPE_ID.fullmatch(type_id):
-                found.append(Mdev(uuid, PciAddress.parse(parent), type_id))
+                words = "".join(map(str, name))
+                found.append(Mdev(uuid, PciAddress.parse(parent), type_id, words))
     return found

@@ -7,6 +7,7 @@ https://docs.kernel.org/driver-api/vfio-mediated-device.html
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -54,8 +55,9 @@ def present(root: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
     for address in parents:
         folder = root / "sys/bus/pci/devices" / str(address)
         for name in names(folder):
-            if len(name) == 36 and os.path.lexists(folder / name / "mdev_type"):
-                found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
+            if len(name) == 36:
+                with contextlib.suppress(OSError):  # no device, or one that has just gone
+                    found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
     return found
 
 

@@ -31,6 +31,7 @@ class Memory(NamedTuple):
         answered_trigger: the last restart-trigger of the principal that was acted on.
         restart_waits: an answer to it waits until no vGPU is in use.
         wish: the option's value that was last found good; the boot service goes by it.
+        fulfilled: the last one that came true, to which it falls back.
         checked_mapping: digest of the option's value that last passed the schema.
         has_reported: whether nova.conf has said report_in_placement, which Nova wants for good.
         is_related: whether the relation to nova-compute was there at the last event.
@@ -47,6 +48,7 @@ class Memory(NamedTuple):
     answered_trigger: str = ""
     restart_waits: bool = False
     wish: str = ""
+    fulfilled: str = ""
     checked_mapping: str = ""
     has_reported: bool = False
     is_related: bool = False
@@ -65,7 +67,7 @@ def load(root: Path) -> Memory:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Memory()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s cannot be read, starting anew: %s", path, error)
         return Memory()
     found: dict[str, Any] = {}

@@ -35,30 +35,34 @@ def ensure_mig_mode(
     run: Runner,
     card: Card,
     step: ModeStep | None,
+    is_free: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Switch MIG mode on for a card that needs GPU instances, off for one that does not.
 
-    It is the caller's to make sure that no vGPU of the card is in use.
+    Its virtual functions are off afterwards, and to be enabled again whatever came of it.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        card: the card.
+        step: how it is to be parted; None for a card that may stay as it comes.
+        is_free: tells whether no vGPU of the card is in use now.
+        sleep: waits so many seconds.
 
     Raises:
         HostError: MIG_FAILED; MIG_PENDING, if only a reboot brings the change.
     """
     address, wanted = card.gpu.address, step is not None and bool(step.instances)
-    try:
-        current, pending = nvidia_smi.mig_mode(run, address)
-    except CommandError as error:
-        if wanted:
-            raise _failed(address, nvidia_smi.reason(error)) from error
-        # Time-sliced types need nothing of nvidia-smi; it may not even be there.
-        logger.warning("%s", error)
-        return
+    current, pending = _tell_mode(run, address, wanted)
     if current is None and wanted:
         raise _failed(address, "the card has no MIG")
     if current in (None, wanted):
         return
     seen.remember_mode(root, address, None)
     if card.gpu.virtual_functions:
+        if not is_free():
+            raise _failed(address, "a guest has just started")
         sriov.disable_virtual_functions(root, run, card.gpu, sleep)
     try:
         if current:
@@ -66,6 +70,17 @@ def ensure_mig_mode(
         _switch(run, address, wanted, is_pending=pending == wanted)
     except CommandError as error:
         raise _failed(address, nvidia_smi.reason(error)) from error
+
+
+def _tell_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | None, bool | None]:
+    try:
+        return nvidia_smi.mig_mode(run, card)
+    except CommandError as error:
+        if wanted:
+            raise _failed(card, nvidia_smi.reason(error)) from error
+        # Time-sliced types need nothing of nvidia-smi; it may not even be there.
+        logger.warning("%s", error)
+        return None, None
 
 
 def _failed(card: PciAddress, reason: str) -> HostError:
@@ -95,7 +110,6 @@ def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
         HostError: MIG_FAILED or MIXED_SIZE_FAILED; DISK.
     """
     address = card.gpu.address
-    is_mixed: bool | None = False
     try:
         if step.instances:
             return _make_instances(root, run, card, step)
@@ -107,6 +121,7 @@ def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
             reason = nvidia_smi.reason(error)
             raise HostError(Problem(Kind.MIXED_SIZE_FAILED, str(address), reason)) from error
         logger.warning("%s", error)  # nobody asked for what it cannot tell
+        return []
     seen.remember_mode(root, address, Mode((), is_mixed))
     return []
 
@@ -131,10 +146,12 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
         nvidia_smi.destroy_instances(run, address)
         there = ()
     missing = Counter(wanted) - Counter(there)
-    for profile in sorted(missing, key=lambda each: -_size(card, each)):
-        for _ in range(missing[profile]):
-            nvidia_smi.create_instance(run, address, profile)
-    seen.remember_mode(root, address, Mode(nvidia_smi.instances(run, address)))
+    try:
+        for profile in sorted(missing, key=lambda each: -_size(card, each)):
+            for _ in range(missing[profile]):
+                nvidia_smi.create_instance(run, address, profile)
+    finally:  # what there is counts, also where it is less than was asked for
+        seen.remember_mode(root, address, Mode(nvidia_smi.instances(run, address)))
     logger.info("%s has GPU instances of the profiles %s", address, wanted)
     return problems
 

@@ -29,11 +29,19 @@ __all__ = [
     "supported_types",
 ]
 
+_MODES = {
+    "Enabled": True,
+    "Disabled": False,
+    "[N/A]": None,
+    "N/A": None,
+    "[Not Supported]": None,
+}
 _TIMEOUT = 60.0  # seconds; a card that fell off the bus answers late
 _FIELD = re.compile(
     r"^[ \t]*([A-Za-z][A-Za-z ]*?)[ \t]*:[ \t]*(.*?)[ \t]*$", re.ASCII | re.MULTILINE
 )
 # |   0  MIG 1g.5gb          19        7          4:1     |: name, profile, instance, placement
+_NO_INSTANCES = re.compile(r"No (?:MIG-enabled|GPU instances)", re.IGNORECASE)
 _INSTANCE = re.compile(
     r"^\|\s+[0-9]+\s+MIG\s+\S+\s+([0-9]+)\s+[0-9]+\s+[0-9]+:[0-9]+\s+\|", re.ASCII | re.MULTILINE
 )
@@ -81,8 +89,10 @@ def mig_mode(run: Runner, card: PciAddress) -> tuple[bool | None, bool | None]:
     """
     query = "--query-gpu=mig.mode.current,mig.mode.pending"
     text = _smi(run, card, query, "--format=csv,noheader").stdout
-    words = [{"Enabled": True, "Disabled": False}.get(word.strip()) for word in text.split(",")]
-    return (words[0], words[1]) if len(words) == 2 else (None, None)
+    words = [word.strip() for word in text.strip().split(",")]
+    if len(words) == 2 and all(word in _MODES for word in words):
+        return _MODES[words[0]], _MODES[words[1]]
+    raise CommandError(("nvidia-smi", query), f"unknown answer: {text.strip()[:60]}")
 
 
 def set_mig_mode(run: Runner, card: PciAddress, on: bool) -> None:
@@ -109,8 +119,12 @@ def instances(run: Runner, card: PciAddress) -> tuple[int, ...]:
     Raises:
         CommandError: the driver does not answer.
     """
-    # With none there it says "No MIG-enabled devices found" or the like, and some releases fail.
-    text = _smi(run, card, "mig", "-lgi", check=False).stdout
+    try:
+        text = _smi(run, card, "mig", "-lgi").stdout
+    except CommandError as error:
+        if _NO_INSTANCES.search(error.output):
+            return ()
+        raise
     return tuple(sorted(int(profile) for profile in _INSTANCE.findall(text)))
 
 
@@ -141,7 +155,7 @@ def mixed_size(run: Runner, card: PciAddress) -> bool | None:
         CommandError: the driver does not answer.
     """
     fields = dict(_FIELD.findall(_smi(run, card, "-q").stdout))
-    return {"Enabled": True, "Disabled": False}.get(fields.get("vGPU Heterogeneous Mode", ""))
+    return _MODES.get(fields.get("vGPU Heterogeneous Mode", ""))
 
 
 def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:
@@ -154,9 +168,9 @@ def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:
 
 
 def reason(error: CommandError) -> str:
-    """Return the last line that a failed command left, without its exit code."""
+    """Return why a command failed: the end of the last line that it left."""
     lines = [line.strip() for line in error.output.splitlines() if line.strip()]
-    return lines[-1] if lines else str(error).rsplit(": ", 1)[-1]
+    return (lines[-1] if lines else str(error)).rsplit(": ", 1)[-1]
 
 
 def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Result:

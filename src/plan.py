@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Iterator, NamedTuple
 
 import work
@@ -76,8 +77,8 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         return Plan(elsewhere=elsewhere)
     shares = [share for request in requests for share in share_out(request, targets[request])]
     assignments, problems, told = _assign(requests, targets, shares)
-    problems += _clashes(assignments)
-    problems += _types_in_use(assignments, cards)
+    clashes = tuple(_clashes(assignments))
+    problems = [*_types_in_use(shares, cards), *problems, *(clashes or _overfull(shares))]
     problems += _two_kinds(shares)
     is_plain = all(request.is_plain for request in requests)
     (told if is_plain else problems).extend(_mixed_sizes(shares, is_plain))
@@ -116,17 +117,33 @@ def _assign(
                 continue
             if isinstance(found, Assignment):
                 _join(resolved, found)
-            elif found.kind is Kind.TYPE_NOT_SET:
-                told.append(found)  # what carries its type is published all the same
-            elif request.is_plain and found.kind is Kind.TYPE_NOT_OFFERED:
+            elif _is_only_told(found, share):
                 told.append(found)
             else:
                 problems.append(found)
         if request.is_plain and not _is_vendor_vfio(targets[request]):
             assignments += _as_published(request, targets[request], resolved)
         else:
-            assignments += resolved.values()
+            assignments += map(_with_guests, resolved.values())
     return assignments, problems, told
+
+
+def _with_guests(found: Assignment) -> Assignment:
+    """Raise a limit to what guests have already: Nova would drop what is beyond it."""
+    if found.max_instances is None or set(found.cards) & set(found.addresses):
+        return found
+    return found._replace(max_instances=max(found.max_instances, len(found.addresses)))
+
+
+def _is_only_told(found: Problem, share: Share) -> bool:
+    """Whether the rest is published in spite of a problem.
+
+    Under vendor-specific VFIO what carries its type is; unless the card still carries what was
+    published before, which stays then. A plain request is published as it is written.
+    """
+    if share.card.framework is Framework.VENDOR_VFIO:
+        return found.kind is Kind.TYPE_NOT_SET and not share.card.carried
+    return share.request.is_plain and found.kind is Kind.TYPE_NOT_OFFERED
 
 
 def _is_vendor_vfio(targets: tuple[Target, ...]) -> bool:
@@ -155,6 +172,8 @@ def _as_published(
 def _resolve(share: Share) -> Assignment | Problem | None:
     """Say what one card makes of a request; None if other cards have all that is asked for."""
     request, card, known = share.request, share.card, share.vgpu_type
+    if share.limit == 0 and not share.carrying and not share.occupied:
+        return None
     if not share.is_offered:
         reason = _why_not(share)
         if reason is not None:
@@ -164,7 +183,7 @@ def _resolve(share: Share) -> Assignment | Problem | None:
     parents = share.parents
     if card.framework is Framework.VENDOR_VFIO:
         parents = share.carrying
-        if not parents and share.limit != 0:
+        if not parents:
             return Problem(Kind.TYPE_NOT_SET, str(card.gpu.address), request.vgpu_type)
     if not parents:
         return None
@@ -229,16 +248,37 @@ def _clashes(assignments: list[Assignment]) -> Iterator[Problem]:
                 yield Problem(Kind.DEVICE_TWICE, str(address), owner, assignment.type_id)
 
 
-def _types_in_use(assignments: list[Assignment], cards: tuple[Card, ...]) -> Iterator[Problem]:
+def _types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Problem]:
     """Find cards whose guests have a type that they would no longer offer.
 
     nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
     """
     for card in cards:
-        here = {found.type_id for found in assignments if card.gpu.address in found.cards}
+        mine = [share for share in shares if share.card is card]
+        here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
+        if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
+            words = [share.request.vgpu_type for share in mine]
+            here |= {owed.id for owed in card.owed if any(map(owed.is_called, words))}
         for type_id in card.types_in_use:
             if type_id not in here:
                 yield Problem(Kind.TYPE_IN_USE, str(card.gpu.address), type_id)
+
+
+def _overfull(shares: list[Share]) -> Iterator[Problem]:
+    """Find cards whose functions are given more vGPUs than the card holds.
+
+    In mixed-size mode it may hold even fewer, which the driver alone knows.
+    """
+    for card, mine in _by_card(shares):
+        wished = [share for share in mine if not share.request.is_plain and share.is_offered]
+        parts = [
+            Fraction(len(share.parents), share.vgpu_type.maximum)
+            for share in wished
+            if share.vgpu_type and share.vgpu_type.maximum and not share.is_mig_backed
+        ]
+        if len(parts) > 1 and sum(parts) > 1:
+            words = " and ".join(share.request.vgpu_type for share in wished)
+            yield Problem(Kind.CARD_OVERFULL, str(card.gpu.address), words)
 
 
 def _two_kinds(shares: list[Share]) -> Iterator[Problem]:

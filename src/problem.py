@@ -31,6 +31,7 @@ class Kind(enum.Enum):
     MIG_FAILED = "mig-failed"
     MIG_PENDING = "mig-pending"
     TWO_KINDS = "time-sliced-and-mig-backed"
+    CARD_OVERFULL = "card-overfull"
     MIXED_SIZE_WAITS = "mixed-size-waits"
     MIXED_SIZE_FAILED = "mixed-size-failed"
     MDEV_LOST = "mdev-lost"

@@ -15,11 +15,13 @@ from typing import Iterable
 
 from files import ensure_text
 from pci import PciAddress, PciId
-from vgpu import Mode, VgpuType
+from vgpu import Mode, VgpuType, type_number
 
 __all__ = ["modes", "remember_mode", "remember_types", "types"]
 
 _TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
+# What reading a record of another shape, or a damaged one, can end in.
+_DAMAGED = (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError)
 _MODES = Path("run/nova-compute-nvidia-vgpu/modes.json")
 
 
@@ -30,7 +32,7 @@ def types(root: Path) -> dict[PciId, tuple[VgpuType, ...]]:
         return {
             PciId.parse(card): tuple(_type(*row) for row in rows) for card, rows in data.items()
         }
-    except (OSError, ValueError, AttributeError, TypeError):
+    except _DAMAGED:
         return {}
 
 
@@ -41,6 +43,8 @@ def _type(
     profile: int | None = None,
     per_instance: int = 1,
 ) -> VgpuType:
+    if type_number(str(type_id)) is None or not str(name).strip():
+        raise ValueError(f"no vGPU type: {type_id!r} {name!r}")
     numbers = [None if found is None else int(found) for found in (maximum, profile)]
     return VgpuType(
         id=str(type_id),
@@ -81,7 +85,7 @@ def modes(root: Path) -> dict[PciAddress, Mode]:
             PciAddress.parse(card): Mode(tuple(map(int, instances)), mixed_size)
             for card, (instances, mixed_size) in data.items()
         }
-    except (OSError, ValueError, AttributeError, TypeError):
+    except _DAMAGED:
         return {}
 
 

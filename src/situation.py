@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import boot
 import evidence
-import guest_mdevs
 import mappings
 import nova_conf
 import services
@@ -112,14 +111,12 @@ def assess(
         facts.nova,
         options,
     )
-    if plan.work.is_due or guest_mdevs.missing(root, facts):
+    if plan.work.is_due or facts.missing_mdevs:
         problems += boot.result(root)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
         plan = plan._replace(held=True)
-    # A wish that waits for the cards is for the boot service to fulfil; one that cannot be is not.
-    if not plan.held or all(problem.kind in _WAITING for problem in plan.problems):
-        memory = memory._replace(wish=text)
+    memory = _with_wish(memory, text, plan)
     options, remarks = _allowed(options, plan, facts)
     problems += remarks
     problems += evidence.silent_cards(plan, facts)
@@ -127,6 +124,16 @@ def assess(
     found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options)
     has_reported = memory.has_reported or (options.report_in_placement and "pci" in found.sections)
     return found._replace(memory=memory._replace(has_reported=has_reported))
+
+
+def _with_wish(memory: Memory, text: str, plan: Plan) -> Memory:
+    """Keep a wish for the boot service, unless it cannot be; one that waits for the cards can."""
+    waits = [problem.kind in _WAITING for problem in plan.problems]
+    if all(waits) or not plan.held:
+        memory = memory._replace(wish=text)
+    if not (any(waits) or plan.held):
+        memory = memory._replace(fulfilled=text)
+    return memory
 
 
 def _allowed(options: PciOptions, plan: Plan, facts: Facts) -> tuple[PciOptions, list[Problem]]:

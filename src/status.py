@@ -115,6 +115,10 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         "vgpu-device-mappings: {subject} is time-sliced ({detail}) or MIG-backed ({more}); "
         "choose one",
     ),
+    Kind.CARD_OVERFULL: (
+        Level.BLOCKED,
+        "vgpu-device-mappings: {subject} does not hold all of {detail}; name fewer functions",
+    ),
     Kind.MIXED_SIZE_WAITS: (
         Level.WAITING,
         "Waiting for mixed-size mode of {subject}: journalctl -u nova-compute-nvidia-vgpu",
@@ -294,11 +298,12 @@ def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     level, template = _WORDING[problem.kind]
     words = {"subject": problem.subject, "detail": problem.detail, "more": problem.more}
     text = template.format(app=app, **words)
-    if len(text) > _LIMIT:  # the mend at the end matters more than all of a long word
-        longest = max(words, key=lambda word: len(words[word]))
-        room = max(len(words[longest]) - (len(text) - _LIMIT), 8)
-        words[longest] = _cut(words[longest], room)
-        text = template.format(app=app, **words)
+    for _ in words:  # the mend at the end matters more than all of a long word
+        if len(text) > _LIMIT:
+            longest = max(words, key=lambda word: len(words[word]))
+            room = max(len(words[longest]) - (len(text) - _LIMIT), 16)
+            words[longest] = _cut(words[longest], room)
+            text = template.format(app=app, **words)
     return level, _cut(text)
 
 

@@ -55,14 +55,12 @@ class Share(NamedTuple):
         A card has more virtual functions than it holds vGPUs of most types, and each of them
         says that it has room for one: Nova would count them all. Those that have a vGPU stay.
         """
-        target = self.target
-        if not target.whole or target.parents == (self.card.gpu.address,):
-            return target.parents
-        number = self.number
-        if number is None:
+        target, number = self.target, self.number
+        is_as_written = self.request.is_plain and not target.whole
+        if number is None or is_as_written or target.parents == (self.card.gpu.address,):
             return target.parents
         first = sorted(target.parents, key=lambda parent: parent not in self.card.occupied)
-        chosen = {*first[:number], *self.card.occupied}
+        chosen = {*first[: max(number, 0)], *self.card.occupied}
         return tuple(parent for parent in target.parents if parent in chosen)
 
     @property
@@ -75,9 +73,17 @@ class Share(NamedTuple):
     @property
     def number(self) -> int | None:
         """How many vGPUs the card is to offer; None if the driver does not say."""
-        known = None if self.vgpu_type is None else self.vgpu_type.maximum
-        told = [each for each in (known, self.limit) if each is not None]
-        return min(told) if told else None
+        card, known = self.card, self.vgpu_type
+        told = [known.maximum if known is not None else None, self.limit]
+        if known is not None and known.profile is not None and card.mode is not None:
+            told.append(card.mode.instances.count(known.profile) * known.per_instance)
+        numbers = [each for each in told if each is not None]
+        return min(numbers) if numbers else None
+
+    @property
+    def occupied(self) -> int:
+        """On how many of its parents guests have a vGPU."""
+        return len(self.card.occupied.intersection(self.target.parents))
 
 
 def find_targets(request: VgpuRequest, cards: tuple[Card, ...]) -> tuple[Target, ...]:
@@ -92,35 +98,40 @@ def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share
     whole.
     """
     room = request.max_instances
-    for target in targets:
+    targets = tuple(targets)
+    for number, target in enumerate(targets):
         share = _share(request, target)
         if target.card.parents == (target.card.gpu.address,):
             yield share._replace(limit=request.max_instances)
             continue
-        yield share._replace(limit=room)
+        if room is not None:  # what guests have on the cards that follow is not to be had here
+            later = (_share(request, other).occupied for other in targets[number + 1 :])
+            share = share._replace(limit=max(room - sum(later), share.occupied, 0))
+        yield share
         if room is not None:
-            room -= min(room, _taken(share._replace(limit=room)))
+            room -= min(room, _taken(share))
 
 
 def _share(request: VgpuRequest, target: Target) -> Share:
     card, word = target.card, request.vgpu_type
     known = card.find_type(word)
-    is_offered = known is not None
     is_mig_backed = card.means_mig_backed(word)
-    if is_mig_backed:  # nvidia-smi tells more of it than sysfs
-        dormant = card.find_mig_type(word)
-        if known is None or card.framework is not Framework.MDEV:
-            known = dormant or known
-        elif dormant is not None:
-            known = known._replace(profile=dormant.profile, per_instance=dormant.per_instance)
-    return Share(request, target, known, is_offered, is_mig_backed)
+    dormant = card.find_mig_type(word) if is_mig_backed else None
+    if dormant is None:
+        return Share(request, target, known, known is not None, is_mig_backed)
+    # nvidia-smi tells more of it than sysfs, which may show but another, with a suffix or without
+    is_offered = any(shown.id == dormant.id for shown in card.types)
+    return Share(request, target, dormant, is_offered, is_mig_backed)
 
 
 def _taken(share: Share) -> int:
     """Return how many of a request's instances a card takes from those that follow."""
-    if share.card.framework is Framework.VENDOR_VFIO:
+    if share.card.framework is Framework.VENDOR_VFIO and not share.is_mig_backed:
         return len(share.carrying)
-    return 0 if share.card.framework is None else share.number or 0
+    known, limit = share.vgpu_type, share.limit or 0
+    if known is None or known.maximum is None:
+        return 0
+    return min(known.maximum, limit)
 
 
 def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[Target]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import AbstractSet, Iterable
+from typing import Iterable
 
 import guests
 from files import ensure_text
@@ -19,7 +19,7 @@ from pci import Gpu, PciAddress, PciId
 from sysfs import read
 from vgpu import Card, Framework, VgpuType, type_number
 
-__all__ = ["creatable_types", "inspect", "remember_carried"]
+__all__ = ["absent", "claim", "creatable_types", "inspect", "prune"]
 
 _CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
 _CREATABLE = re.compile(r"\s*([0-9]{1,9})\s*:\s*(\S.*?)\s*", re.ASCII)
@@ -57,6 +57,7 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
     if not parents:
         return None
     held = _held(root, carried) if carried else frozenset()
+    known = dict(carried)
     return Card(
         gpu=gpu,
         framework=Framework.VENDOR_VFIO,
@@ -64,6 +65,7 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
         parents=tuple(parents),
         in_use=tuple(str(function) for function in sorted(held)),
         occupied=held,
+        types_in_use=tuple(sorted({known[function] for function in held})),
         carried=tuple(carried),
         creatable=frozenset(creatable),
         function_id=_function_id(devices / str(parents[0])),
@@ -87,29 +89,59 @@ def _function_id(path: Path) -> PciId | None:
         return None
 
 
-def remember_carried(
-    root: Path, cards: tuple[Card, ...], set_by_us: AbstractSet[PciAddress]
-) -> None:
-    """Keep which functions carry a type that we set: such a type alone is no sign of a guest.
+def claim(root: Path, functions: Iterable[PciAddress], type_id: str) -> None:
+    """Note, before it is done, that we set a type on functions: it alone is no sign of a guest.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    rows = {
-        str(function): type_id
-        for card in cards
-        if card.gpu.address in set_by_us
-        for function, type_id in card.carried
-    }
+    _write(root, {**_set_by_us(root), **{str(function): type_id for function in functions}})
+
+
+def prune(root: Path, cards: tuple[Card, ...]) -> None:
+    """Forget the types that are gone, but for those of functions that guests are defined with.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    known = _set_by_us(root)
+    carried = {str(function): type_id for card in cards for function, type_id in card.carried}
+    absent_ones = {str(function) for function, _ in absent(root, cards)}
+    _write(
+        root,
+        {
+            function: type_id
+            for function, type_id in known.items()
+            if carried.get(function) == type_id or function in absent_ones
+        },
+    )
+
+
+def absent(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, str], ...]:
+    """Return functions that guests are defined with and whose type a boot took, with that type."""
+    carried = {str(function) for card in cards for function, _ in card.carried}
+    gone = {name: type_id for name, type_id in _set_by_us(root).items() if name not in carried}
+    if not gone:
+        return ()
+    defined = guests.defined_functions(root)
+    return tuple((each, gone[str(each)]) for each in sorted(defined) if str(each) in gone)
+
+
+def _write(root: Path, rows: dict[str, str]) -> None:
     if rows or (root / _CARRIED).exists():
         ensure_text(root / _CARRIED, json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
-def _set_by_us(root: Path) -> AbstractSet[tuple[str, str]]:
+def _set_by_us(root: Path) -> dict[str, str]:
     try:
-        return set(json.loads((root / _CARRIED).read_text(encoding="utf-8")).items())
-    except (OSError, ValueError, AttributeError, TypeError):
-        return set()
+        data = json.loads((root / _CARRIED).read_text(encoding="utf-8"))
+        return {
+            str(PciAddress.parse(function)): type_id
+            for function, type_id in data.items()
+            if type_number(type_id) is not None
+        }
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {}
 
 
 def _held(root: Path, carried: Iterable[tuple[PciAddress, str]]) -> frozenset[PciAddress]:
@@ -117,5 +149,5 @@ def _held(root: Path, carried: Iterable[tuple[PciAddress, str]]) -> frozenset[Pc
     ours = _set_by_us(root)
     known = dict(carried)
     held = known.keys() & (guests.defined_functions(root) | guests.open_functions(root, known))
-    foreign = {function for function in known if (str(function), known[function]) not in ours}
+    foreign = {function for function in known if ours.get(str(function)) != known[function]}
     return frozenset(held | foreign)

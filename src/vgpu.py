@@ -104,12 +104,13 @@ class Card(NamedTuple):
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest has
             or somebody else gave a type (vendor VFIO).
-        occupied: the parents of those vGPUs.
-        types_in_use: the ids of their types (mdev).
+        occupied: the parents of those vGPUs, and of those that a boot took from defined guests.
+        types_in_use: the ids of their types.
         carried: functions that carry a type, and its id (vendor VFIO).
         creatable: ids of the types that a free function can still become (vendor VFIO).
         function_id: vendor and device of the functions, which Nova's alias goes by.
         mig_types: MIG-backed types that the driver knows, offered now or not.
+        owed: the types of vGPUs that a boot took from defined guests.
         mode: how the card is parted; None: nobody has looked in this boot.
     """
 
@@ -124,6 +125,7 @@ class Card(NamedTuple):
     creatable: frozenset[str] = frozenset()
     function_id: PciId | None = None
     mig_types: tuple[VgpuType, ...] = ()
+    owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
 
     def find_type(self, wanted: str) -> VgpuType | None:

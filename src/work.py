@@ -89,7 +89,8 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
             enable.append(card.gpu.address)
         if mode is not None:
             modes.append(mode)
-            is_due |= not card.in_use and _mode_differs(mode, card)
+            lost = mode.instances and any(_is_silent(share) for share in mine)
+            is_due |= not card.in_use and (bool(lost) or _mode_differs(mode, card))
         is_due |= _types_differ(steps, card)
     return Work(tuple(enable), tuple(modes), tuple(types), is_due or bool(enable))
 
@@ -130,15 +131,31 @@ def _mode_step(shares: list[Share]) -> ModeStep | None:
     step = ModeStep(
         card=card.gpu.address,
         instances=tuple(
-            InstanceWish(share.request.vgpu_type, share.limit)
+            InstanceWish(share.request.vgpu_type, _most(share))
             for share in wishes
             if share.limit != 0
         ),
         mixed_size=not wishes and len(sizes) > 1,
     )
     is_parted = card.mode not in (None, Mode(), Mode(mixed_size=None))
-    is_silent = bool(card.parents) and not all(share.is_offered for share in shares)
+    is_silent = bool(card.parents) and any(_is_silent(share) for share in shares)
     return step if step.instances or step.mixed_size or is_parted or is_silent else None
+
+
+def _most(share: Share) -> int | None:
+    """Return how many vGPUs the instances of a share are to hold; None: as many as fit."""
+    if share.target.whole:
+        return share.limit
+    named = len(share.target.parents)
+    return named if share.limit is None else min(named, share.limit)
+
+
+def _is_silent(share: Share) -> bool:
+    """Whether a card shows nothing of a type, although it may well know it."""
+    card = share.card
+    if card.framework is not Framework.VENDOR_VFIO or share.vgpu_type is None:
+        return not share.is_offered
+    return not card.carried and share.vgpu_type.id not in card.creatable
 
 
 def _mode_differs(step: ModeStep, card: Card) -> bool:
@@ -154,8 +171,9 @@ def _types_differ(steps: tuple[TypeStep, ...], card: Card) -> bool:
     """Whether functions carry what they should not, or could carry more of what they should."""
     wanted = {function: step.type_id for step in steps for function in step.functions}
     carried = dict(card.carried)
-    if steps and any(wanted.get(function, found) != found for function, found in carried.items()):
-        return True
+    others = {each for each, found in carried.items() if wanted.get(each, found) != found}
+    if others:  # none of them goes while a guest has one
+        return not others & card.occupied
     for step in steps:
         mine = [function for function, found in carried.items() if found == step.type_id]
         is_free = any(function not in carried for function in step.functions)

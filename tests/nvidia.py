@@ -58,6 +58,8 @@ class Driver:
     def write(self, path: Path, text: str) -> None:
         """Take what is written to an attribute, or refuse it with an OSError."""
         function = (self.root / "sys/bus/pci/devices" / _function_of(path)).resolve()
+        if not function.is_dir():
+            raise OSError(errno.ENODEV, "No such device")
         card = self.card(
             (function / "physfn").resolve().name if _is_vf(function) else function.name
         )
@@ -95,6 +97,12 @@ class Driver:
                 for folder in (parent / "mdev_supported_types").iterdir():
                     free = self._free(card, parent, folder.name)
                     (folder / "available_instances").write_text(f"{free}\n")
+
+    def guests(self, card: dict[str, Any]) -> list[str]:
+        """Return the mediated devices of a card: those of guests, for nobody else makes any."""
+        return [
+            link.parent.name for path in self._parents(card) for link in path.glob("*/mdev_type")
+        ]
 
     def _free(self, card: dict[str, Any], parent: Path, type_id: str) -> int:
         kind = next(kind for kind in recorded.kinds(card) if type_id == f"nvidia-{kind['id']}")
@@ -140,6 +148,7 @@ class Driver:
         card = self.card(address)
         if card.get("driver") != "nvidia" or "sriov" not in card:
             return 1, f"{address} is not bound to nvidia\n"
+        assert not self.guests(card), f"guests of {address} lose their vGPUs: {self.guests(card)}"
         sriov = card["sriov"]
         if verb == "-e" and sriov["enabled"]:
             return 0, f"GPU at {address} already has VFs enabled.\n"

@@ -15,6 +15,7 @@ FULL = Memory(
     answered_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
     restart_waits=True,
     wish="{T4-8Q: ['10de:1eb8']}",
+    fulfilled="{T4-8Q: ['10de:1eb8']}",
     checked_mapping="ab12",
     has_reported=True,
     is_related=True,

@@ -218,9 +218,7 @@ def test_type_that_the_driver_does_not_know_is_not_offered(machine):
 def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
     host = machine("a100-sriov-off")
     text = "{A100-7-40C: ['0000:41:00.4'], A100-1-5C: ['0000:41:00.5']}"
-    assert ensure(host, text)[0] == Problem(
-        Kind.MIG_FAILED, CARD, "Failed to create GPU instances: Insufficient Resources"
-    )
+    assert ensure(host, text)[0] == Problem(Kind.MIG_FAILED, CARD, "Insufficient Resources")
 
 
 def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):

@@ -1,0 +1,340 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Changes, faults and boots in a row: guests keep what they have, and it comes to rest."""
+
+from __future__ import annotations
+
+import pytest
+from ops import testing
+
+import recorded
+from facts import gather
+
+L40S, A100, A100D = "0000:3d:00.0", "0000:41:00.0", "0000:31:00.0"
+
+
+QUERY = "nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending"
+
+
+def uuid(number):
+    return f"6f6d5a5e-1111-4000-8000-{number:012d}"
+
+
+def define(on, *functions):
+    """Define a guest with PCI functions, running or not."""
+    devices = "".join(
+        "<hostdev mode='subsystem' type='pci' managed='no'><source>"
+        f"<address domain='0x{each[:4]}' bus='0x{each[5:7]}' slot='0x{each[8:10]}' "
+        f"function='0x{each[11:]}'/></source></hostdev>\n"
+        for each in functions
+    )
+    path = on.machine.root / "etc/libvirt/qemu/instance-00000001.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<domain>{devices}</domain>")
+
+
+def carried(on, number=0):
+    card = gather(on.machine.root).cards[number]
+    return {str(function): type_id for function, type_id in card.carried}
+
+
+def specs(on):
+    return [pair[1][13:25] for pair in on.sections["pci"] if pair[0] == "device_spec"]
+
+
+def addresses(on, type_id):
+    return dict(on.sections[f"mdev_{type_id}"])["device_addresses"].split(",")
+
+
+def is_at_rest(on):
+    """Whether further hooks do no work and publish the same bytes."""
+    before = on.databag
+    on.machine.commands.clear()
+    for _ in range(2):
+        on.hook("update_status")
+    return on.databag == before and not on.machine.did("systemctl restart")
+
+
+# Guests that are defined, and off, keep their vGPU over a boot
+
+
+def test_functions_of_defined_guests_keep_their_type_although_another_is_wished(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    define(on, "0000:3d:00.5")
+    on.configure("{L40S-24Q: ['10de:26b9']}")
+    waiting = testing.WaitingStatus(
+        "Waiting for the guests of 0000:3d:00.0 to leave nvidia-1152; or keep it in the mapping"
+    )
+    assert on.status == waiting
+    assert len(specs(on)) == 6
+    on.machine.reboot()
+    on.hook("start")
+    assert carried(on)["0000:3d:00.5"] == "nvidia-1152"
+    assert (on.status, len(specs(on))) == (waiting, 6)
+    assert is_at_rest(on)
+
+    define(on)
+    on.hook("update_status")
+    assert set(carried(on).values()) == {"nvidia-1155"}
+    assert len(specs(on)) == 2
+
+
+def test_functions_of_defined_guests_come_back_beyond_a_lower_limit(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}")
+    define(on, "0000:3d:00.4", "0000:3d:00.6")
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    on.machine.reboot()
+    on.hook("start")
+    assert sorted(carried(on)) == ["0000:3d:00.4", "0000:3d:00.6"]
+    assert sorted(specs(on)) == ["0000:3d:00.4", "0000:3d:00.6"]
+    assert is_at_rest(on)
+
+
+def test_mediated_devices_of_defined_guests_fit_below_a_lower_limit(unit):
+    """Fewer GPU instances than guests, or fewer addresses, would cost some their device."""
+    on = unit("a100-80-pair")
+    on.configure("{A100D-1-10C: {devices: ['31:00.0'], max-instances: 7}}")
+    uuids = [uuid(number) for number in range(5)]
+    for number, parent in enumerate(addresses(on, "nvidia-699")[:5]):
+        types = on.machine.root / "sys/bus/pci/devices" / parent / "mdev_supported_types"
+        on.machine.driver.write(types / "nvidia-699/create", uuids[number])
+    recorded.define_guest(on.machine.root, "instance-00000001", *uuids)
+    on.configure("{A100D-1-10C: {devices: ['31:00.0'], max-instances: 3}}")
+    on.machine.reboot()
+    on.hook("start")
+    assert len(gather(on.machine.root).cards[0].in_use) == 5
+    assert len(addresses(on, "nvidia-699")) == 5
+    assert dict(on.sections["mdev_nvidia-699"])["max_instances"] == "5"
+
+
+def test_card_whose_functions_failed_at_boot_is_still_its_guests_own(unit):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-20C: ['31:00.0']}")
+    parent = on.machine.root / "sys/bus/pci/devices/0000:31:00.4/mdev_supported_types"
+    on.machine.driver.write(parent / "nvidia-696/create", uuid(1))
+    recorded.define_guest(on.machine.root, "instance-00000001", uuid(1))
+    on.hook("update_status")
+    on.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
+    on.machine.reboot()
+    on.machine.mend("/usr/lib/nvidia/sriov-manage")
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    assert on.machine.driver.card(A100D)["mig"].get("enabled", False) is False
+    assert gather(on.machine.root).cards[0].in_use == (uuid(1),)
+
+
+def test_guest_that_starts_while_another_card_is_parted_is_seen(unit):
+    on = unit("a100-80-pair")
+    second = on.machine.root / "sys/bus/pci/devices/0000:b1:00.4/mdev_supported_types"
+    parted = on.machine.driver.sriov_manage
+
+    def start_a_guest(verb, address):
+        if address == A100D and verb == "-d":
+            on.machine.driver.write(second / "nvidia-696/create", uuid(1))
+        return parted(verb, address)
+
+    on.machine.driver.sriov_manage = start_a_guest
+    on.configure("{A100D-1-10C: ['10de:20b5']}")
+    assert gather(on.machine.root).cards[1].in_use == (uuid(1),)
+
+
+def test_type_that_somebody_else_set_is_theirs(unit):
+    on = unit("l40s-vendor-vfio")
+    path = on.machine.root / "sys/bus/pci/devices/0000:3d:00.6/nvidia/current_vgpu_type"
+    on.machine.driver.write(path, "1152")
+    on.configure("{L40S-8A: ['10de:26b9']}")
+    assert carried(on) == {"0000:3d:00.6": "nvidia-1152"}
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    assert gather(on.machine.root).cards[0].in_use == ("0000:3d:00.6",)
+
+
+def test_idle_types_of_a_card_that_left_the_mapping_are_no_guests(unit):
+    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
+    on = unit("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    on.configure("{L40S-24Q: ['3d:00.0']}")
+    assert gather(on.machine.root).in_use == ()
+
+
+# A wish that cannot be fulfilled costs nothing
+
+
+def test_mode_that_a_card_has_not_leaves_it_as_it_was(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    before = on.databag
+    on.configure("{L40S-1-6C: ['10de:26b9']}")
+    assert on.status == testing.BlockedStatus(
+        "No GPU instances on 0000:3d:00.0: the card has no MIG; "
+        "see journalctl -u nova-compute-nvidia-vgpu"
+    )
+    for _ in range(2):
+        assert len(carried(on)) == 6
+        assert on.databag == before
+        on.machine.reboot()
+        on.hook("start")
+
+
+@pytest.mark.parametrize("fault", ["refused", "pending"])
+def test_mode_that_does_not_change_gives_the_functions_back(unit, fault):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-20C: ['31:00.0']}")
+    before = on.databag
+    if fault == "refused":
+        busy = "In use by another client\n"
+        on.machine.fail("nvidia-smi -mig", stdout=busy, returncode=19)
+    else:
+        on.machine.driver.needs_reset = on.machine.driver.is_busy = True
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    assert len(gather(on.machine.root).cards[0].gpu.virtual_functions) == 20
+    assert on.databag == before
+    assert on.status.name == "blocked"
+
+
+def test_misspelt_type_keeps_what_is_carried_and_published(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{nvidia-1152: ['3d:00.0']}")
+    before = on.databag
+    on.configure("{nvidia-9999: ['3d:00.0']}")
+    assert on.status.name == "blocked"
+    assert on.databag == before
+    on.machine.reboot()
+    on.hook("start")
+    assert len(carried(on)) == 6
+    assert on.databag == before
+
+
+def test_no_more_is_published_than_there_are_instances(unit):
+    on = unit("a100-sriov-off")
+    create = on.machine.driver.nvidia_smi
+    left = iter(range(3))
+
+    def with_room_for_three(*words):
+        if "-cgi" in words and next(left, None) is None:
+            return 19, "Failed to create GPU instances: Insufficient Resources\n"
+        return create(*words)
+
+    on.machine.driver.nvidia_smi = with_room_for_three
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    assert len(addresses(on, "nvidia-474")) == 3
+    assert "Insufficient Resources" in on.status.message
+
+
+def test_single_functions_beyond_what_the_card_holds_are_not_published(unit):
+    on = unit("a40-mdev")
+    on.configure("{A40-24Q: ['41:00.4', '41:00.5', '41:00.6', '41:00.7']}")
+    assert addresses(on, "nvidia-565") == ["0000:41:00.4", "0000:41:00.5"]
+    on.configure("{A40-24Q: ['41:00.4', '41:00.5'], A40-8Q: ['41:00.6']}")
+    assert on.status == testing.BlockedStatus(
+        "vgpu-device-mappings: 0000:41:00.0 does not hold all of A40-24Q and A40-8Q; "
+        "name fewer functions"
+    )
+
+
+def test_limit_counts_guests_on_the_cards_that_follow(unit):
+    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
+    on = unit("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    on.configure("{L40S-8Q: {devices: ['c1:00.0'], max-instances: 2}}")
+    define(on, *carried(on, 1))
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}")
+    assert (len(carried(on)), len(carried(on, 1))) == (4, 2)
+    assert len(specs(on)) == 6
+    assert is_at_rest(on)
+
+
+# It comes to rest, and recovers
+
+
+def test_limit_that_the_first_card_meets_asks_nothing_of_the_second(unit):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-1-10C: {devices: ['10de:20b5'], max-instances: 7}}")
+    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
+    assert len(addresses(on, "nvidia-699")) == 7
+    assert "enabled" not in on.machine.driver.card("0000:b1:00.0")["mig"]
+    assert is_at_rest(on)
+
+
+def test_fewer_instances_replace_those_whose_types_are_idle(unit):
+    on = unit("rtx-pro-6000")
+    on.configure("{DC-1-24Q: ['10de:2bb5']}")
+    assert len(specs(on)) == 4
+    on.configure("{DC-1-24Q: {devices: ['10de:2bb5'], max-instances: 2}}")
+    assert on.machine.driver.card("0001:c8:00.0")["mig"]["instances"] == [47, 47]
+    assert len(specs(on)) == 2
+    assert is_at_rest(on)
+
+
+def test_instances_on_named_functions_are_as_many_as_the_functions(unit):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-1-10C: ['31:00.4', '31:00.5'], A100D-3-40C: ['31:00.6']}")
+    assert sorted(on.machine.driver.card(A100D)["mig"]["instances"]) == [9, 19, 19]
+    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 2 vGPU types")
+    assert is_at_rest(on)
+
+
+def test_instances_that_somebody_destroyed_come_back(unit):
+    on = unit("a100-sriov-off")
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    on.machine.driver.nvidia_smi("mig", "-i", A100, "-dgi")
+    on.hook("update_status")
+    assert on.machine.driver.card(A100)["mig"]["instances"] == [19] * 7
+    assert on.status.name == "active"
+
+
+def test_driver_that_answers_again_is_asked_again(unit):
+    on = unit("a100-sriov-off")
+    on.machine.driver.nvidia_smi("-i", A100, "-mig", "1")
+    on.machine.driver.sriov_manage("-e", A100)
+    on.machine.fail("nvidia-smi", returncode=9)
+    on.configure("{A100-20C: ['10de:20f1']}")
+    assert on.status.name != "active"
+    on.machine.mend("nvidia-smi")
+    on.hook("update_status")
+    assert on.status.name == "active"
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "[Unknown Error], [Unknown Error]\n", "[GPU requires reset], Enabled\n", "ERR!"]
+)
+def test_answer_that_is_none_is_not_taken_for_a_card_without_mig(unit, answer):
+    on = unit("a100-sriov-off")
+    on.machine.fail(QUERY, stdout=answer, returncode=0)
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    assert "the card has no MIG" not in on.status.message
+    assert on.status.name == "blocked"
+
+
+def test_list_of_instances_that_fails_makes_no_more_of_them(unit):
+    on = unit("a100-sriov-off")
+    on.configure("{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}")
+    on.machine.fail("nvidia-smi mig -lgi", stdout="Unknown Error\n", returncode=255)
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    assert on.machine.driver.card(A100)["mig"]["instances"] == [19] * 3
+    assert on.status.message.startswith(f"No GPU instances on {A100}: Unknown Error")
+
+
+def test_suffix_that_the_driver_lists_is_a_type_of_its_own(unit):
+    on = unit("a100-sriov-off")
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    on.configure("{A100-1-5CME: ['10de:20f1']}")
+    assert on.machine.driver.card(A100)["mig"]["instances"] == [20]
+    assert addresses(on, "nvidia-706") == ["0000:41:00.4"]
+
+
+def test_card_that_falls_off_the_bus_in_mid_run_stops_no_other(unit):
+    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
+    on = unit("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    write = on.machine.driver.write
+
+    def and_fall_off(path, text):
+        write(path, text)
+        devices = on.machine.root / "sys/bus/pci/devices"
+        if (devices / "0000:c1:00.0").is_symlink():
+            recorded.remove_function(on.machine.root, on.machine.driver.card("0000:c1:00.0"))
+
+    on.machine.driver.write = and_fall_off
+    sysfs = pytest.importorskip("sysfs")
+    sysfs.write = and_fall_off
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    assert len(carried(on)) == 6
