@@ -4,7 +4,8 @@
 
 As far as it was seen: a type that does not fit gets EIO and the lists of what still fits shrink;
 new virtual functions wipe GPU instances and mixed-size mode; MIG mode does not change while the
-card has virtual functions; all but the MIG mode of some cards is gone after a boot.
+card has virtual functions; a number of them written by hand is refused; all but the MIG mode of
+some cards is gone after a boot.
 Nothing of the charm is used here.
 """
 
@@ -31,6 +32,7 @@ class Driver:
         host: the recorded host as it has become.
         needs_reset: whether a change of MIG mode waits for a reset of the card.
         is_busy: whether some client holds the cards, so that none can be reset.
+        refused: numbers of types that it lists and yet refuses to set.
     """
 
     def __init__(self, root: Path, host: dict[str, Any]) -> None:
@@ -38,6 +40,7 @@ class Driver:
         self.host = host
         self.needs_reset = False
         self.is_busy = False
+        self.refused: set[int] = set()
 
     def card(self, address: str) -> dict[str, Any]:
         """Return what a card is like now."""
@@ -53,11 +56,22 @@ class Driver:
             change = {"mig": {**kept, **after}} if "mig" in card else {}
             self._change(recorded.without_its_functions(card), mixed=False, **change)
 
+    def load(self, version: str) -> None:
+        """Take the cards that no driver has, as the module does when it is loaded."""
+        self.host = {**self.host, "driver": {"loaded": version}}
+        for card in [known for known in self.host["functions"] if known.get("types")]:
+            if card.get("driver") is None:
+                self._bind(card, "nvidia")
+
     # sysfs
 
     def write(self, path: Path, text: str) -> None:
         """Take what is written to an attribute, or refuse it with an OSError."""
-        function = (self.root / "sys/bus/pci/devices" / _function_of(path)).resolve()
+        path, text = path.parent.resolve() / path.name, text.strip()
+        if path.parent == self.root.resolve() / "sys/bus/pci/drivers/nvidia":
+            self._bind_by_hand(path.name, text)
+            return
+        function = self._function_of(path)
         if not function.is_dir():
             raise OSError(errno.ENODEV, "No such device")
         card = self.card(
@@ -67,15 +81,41 @@ class Driver:
             self._set_type(card, function, int(text))
         elif path.name == "create":
             self._create(card, function, path.parent.name, text)
+        elif path.name == "remove" and (path.parent / "mdev_type").is_symlink():
+            recorded.remove_mdev(self.root, path.parent.name)
+        elif path.name == "sriov_numvfs":
+            raise OSError(errno.EBUSY if card["sriov"]["enabled"] else errno.EIO, "not by hand")
         else:
             raise OSError(errno.EACCES, "Permission denied")
         self.refresh(card)
+
+    def _function_of(self, path: Path) -> Path:
+        """Return the folder of the PCI function that an attribute belongs to."""
+        devices = self.root.resolve() / "sys/devices"
+        if devices not in path.parents:
+            raise OSError(errno.EACCES, "Permission denied")
+        bus, function = path.relative_to(devices).parts[:2]
+        return devices / bus / function
+
+    def _bind_by_hand(self, verb: str, address: str) -> None:
+        found = [known for known in self.host["functions"] if known["address"] == address]
+        driver = None if verb == "bind" else "nvidia"
+        if verb not in ("bind", "unbind") or not found or found[0].get("driver") != driver:
+            raise OSError(errno.ENODEV, "No such device")
+        self._bind(found[0], "nvidia" if verb == "bind" else None)
+
+    def _bind(self, card: dict[str, Any], driver: str | None) -> None:
+        """Give a card a driver, or none; all that the old one made of it is gone."""
+        change = {"mig": {**card["mig"], "instances": []}} if "mig" in card else {}
+        self._change(recorded.without_its_functions(card), driver=driver, mixed=False, **change)
+        self._rebuild(self.card(card["address"]))
 
     def _set_type(self, card: dict[str, Any], function: Path, number: int) -> None:
         path = function / "nvidia/current_vgpu_type"
         kinds = {kind["id"]: kind for kind in recorded.kinds(card)}
         is_free = path.read_text() == "0\n"
-        if number and not (is_free and number in kinds and self._fits(card, kinds[number])):
+        fits = is_free and number in kinds and self._fits(card, kinds[number])
+        if number and (not fits or number in self.refused):
             raise OSError(errno.EIO, "Input/output error")
         path.write_text(f"{number}\n")
 
@@ -83,6 +123,8 @@ class Driver:
         folder = parent / "mdev_supported_types" / type_id
         if int((folder / "available_instances").read_text()) < 1:
             raise OSError(errno.ENOSPC, "No space left on device")
+        if (self.root / "sys/bus/mdev/devices" / uuid).is_symlink():
+            raise OSError(errno.EEXIST, "File exists")
         recorded.add_mdev(self.root, parent.name, type_id, uuid)
 
     def refresh(self, card: dict[str, Any]) -> None:
@@ -318,11 +360,3 @@ class Driver:
 
 def _is_vf(function: Path) -> bool:
     return (function / "physfn").exists()
-
-
-def _function_of(path: Path) -> str:
-    parts = path.parts
-    name: str = (
-        parts[len(parts) - 1 - parts[::-1].index("nvidia") - 1] if "nvidia" in parts else ""
-    )
-    return name or parts[parts.index("mdev_supported_types") - 1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import pytest
-from bed import juju, machine, packages
+from bed import juju, kernel, machine, packages
 
 import recorded
 
@@ -18,7 +18,10 @@ Host = Tuple[machine.Machine, juju.Juju]
 
 def pytest_report_header() -> str:
     reason = machine.why_not()
-    return f"no host can be booted here, its tests are left out: {reason}" if reason else ""
+    if reason:
+        return f"no host can be booted here, its tests are left out: {reason}"
+    reason = kernel.why_still()
+    return f"no /sys reacts here, tests that write to it are left out: {reason}" if reason else ""
 
 
 @pytest.fixture(scope="session")

@@ -10,32 +10,23 @@ from bed import principal
 import recorded
 
 MAPPING = "{A40-8Q: ['10de:2235']}"
-FUNCTIONS = "/sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types"
 READY = ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
-# Notes at its start what Nova would find.
-NOVA_COMPUTE = f"""\
-[Service]
-ExecStartPre=/bin/sh -c 'ls -d {FUNCTIONS} 2>/dev/null | wc -l >/run/nova-found'
-ExecStart=/bin/sleep infinity
-[Install]
-WantedBy=multi-user.target
-"""
+LOOK = "ls -d /sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types 2>/dev/null | wc -l"
 
 
 def count(host) -> int:
-    return int(host.run("sh", "-c", f"ls -d {FUNCTIONS} 2>/dev/null | wc -l").stdout)
+    return int(host.run("sh", "-c", LOOK).stdout)
 
 
 def found_by_nova(host) -> int:
-    return int(host.run("cat", "/run/nova-found").stdout)
+    return int(host.found_by_nova()[0])
 
 
 @pytest.fixture
 def a40(boot, nvidia_deb):
     """A host with an A40, NVIDIA's package in the store, and Nova's service."""
     with boot("a40-mdev") as (host, unit):
-        (host.root / "etc/systemd/system/nova-compute.service").write_text(NOVA_COMPUTE)
-        host.run("systemctl", "enable", "nova-compute")
+        host.install_nova_compute(LOOK)
         unit.store(nvidia_deb)
         unit.hook("install")
         unit.integrate()

@@ -123,12 +123,12 @@ def test_a_restart_trigger_restarts_the_daemon_once(ready_host):
 def test_a_restart_trigger_waits_for_the_guests(ready_host):
     host, unit = ready_host
     before = _main_pid(host)
-    _start_guest(host)
+    host.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     unit.trigger("a")
     assert _main_pid(host) == before
     assert unit.status[1].endswith("; restart of nvidia-vgpu-mgr waits for the guests")
 
-    _stop_guest(host)
+    host.remove_mdev(UUID)
     unit.hook("update-status")
     assert _main_pid(host) != before
     assert "waits" not in unit.status[1]
@@ -175,7 +175,7 @@ def test_pause_stops_disables_masks_and_survives_a_reboot(ready_host):
 
 def test_pause_is_refused_while_a_guest_uses_a_vgpu(ready_host):
     host, unit = ready_host
-    _start_guest(host)
+    host.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     outcome = unit.action("pause")
     assert outcome.failed == f"vGPU {UUID} is in use; stop or migrate its guest first"
     assert host.run("systemctl", "is-active", "nvidia-vgpu-mgr").stdout == "active\n"
@@ -223,7 +223,7 @@ def test_reboot_install_reboots_only_when_asked_and_needed(boot, nvidia_deb):
 
 def test_reboot_install_is_refused_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
     host, unit = ready_host
-    _start_guest(host)
+    host.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     unit.store(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
     outcome = unit.action("reboot-install")
     assert outcome.failed == (
@@ -261,7 +261,6 @@ def test_a_module_that_is_refused_says_why_and_is_tried_again(boot, nvidia_deb):
         unit.store(nvidia_deb)
         unit.hook("install")
         host.reboot()
-        (host.root / "sys").mkdir(exist_ok=True)
         reason = "modprobe: ERROR: could not insert 'nvidia': Key was rejected by service\n"
         (host.bed / "refuse-module").write_text(reason)
         host.run("rm", "-r", "/sys/module/nvidia")
@@ -308,18 +307,6 @@ def test_list_vgpu_types_keeps_its_lines(ready_host):
 
 def _main_pid(host) -> str:
     return host.run("systemctl", "show", "-P", "MainPID", "nvidia-vgpu-mgr").stdout
-
-
-def _start_guest(host) -> None:
-    """Let a guest take a vGPU of the first card, in the host's own /sys."""
-    kinds = "/sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
-    folder = f"/sys/bus/pci/devices/0000:84:00.0/{UUID}"
-    host.run("mkdir", folder)
-    host.run("ln", "-s", f"{kinds}/nvidia-233", f"{folder}/mdev_type")
-
-
-def _stop_guest(host) -> None:
-    host.run("rm", "-r", f"/sys/bus/pci/devices/0000:84:00.0/{UUID}")
 
 
 def test_the_recorded_tree_is_read_alike_by_lspci_and_sysfs(tmp_path):

@@ -152,9 +152,8 @@ def test_an_older_version_is_installed_when_it_is_attached(ready_host, tmp_path)
 
 def test_nothing_is_upgraded_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
     host, unit = ready_host
-    guest = "/sys/bus/pci/devices/0000:84:00.0/6f6d5a5e-1111-4000-8000-000000000001"
-    host.run("mkdir", guest)
-    host.run("ln", "-s", "x", f"{guest}/mdev_type")
+    guest = "6f6d5a5e-1111-4000-8000-000000000001"
+    host.create_mdev("0000:84:00.0", "nvidia-233", guest)
     unit.attach(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == (
@@ -162,7 +161,7 @@ def test_nothing_is_upgraded_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
         "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings; "
         "host software 580.159.01 waits for the guests",
     )
-    host.run("rm", "-r", guest)
+    host.remove_mdev(guest)
     unit.hook("update-status")
     assert installed(host)["nvidia-vgpu-ubuntu-580"] == "ii 580.159.01"
 

@@ -4,8 +4,8 @@
 
 Its root is an overlay over one that is made once, so a fresh host costs milliseconds, and nothing
 that happens in it reaches the machine below. What the kernel would do, since no NVIDIA module can
-be loaded, is done here and in the `modprobe` beside this file: at each boot nouveau takes the
-cards unless it is kept away, and NVIDIA's driver does if it is installed.
+be loaded, is done by `kernel` and by the `modprobe` beside this file: at each boot nouveau takes
+the cards unless it is kept away, and NVIDIA's driver does if it is installed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import recorded
+import nvidia
 
 from . import packages
+from .kernel import Kernel
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
@@ -38,6 +39,13 @@ PROGRAMS = {"lspci": "pciutils", "systemd-nspawn": "systemd-container", "mmdebst
 # Another list of packages is another root.
 BASE = REPOSITORY / f"build/bed/root-{zlib.crc32(INCLUDE.encode()):08x}"
 _PR_SET_PDEATHSIG = 1
+_NOVA_COMPUTE = """\
+[Service]
+ExecStartPre=/bin/sh -c 'sh /usr/lib/nova/look >/run/nova-found'
+ExecStart=/bin/sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def why_not() -> str:
@@ -110,12 +118,6 @@ def platform_suite() -> str:
     return "bookworm"
 
 
-def _without_functions(host: dict[str, Any]) -> dict[str, Any]:
-    """Return a host as it is after a boot: no card has virtual functions."""
-    functions = [recorded.without_its_functions(known) for known in host["functions"]]
-    return {**host, "functions": functions}
-
-
 class Machine:
     """One host; use it as a context, which powers it off."""
 
@@ -139,8 +141,10 @@ class Machine:
             self._folder = Path(tempfile.mkdtemp(prefix="bed-"))
             stack.callback(self._folder.rmdir)
             self._mount(stack, "-t", "tmpfs", "bed", str(self._folder))
-            for name in ("upper", "work", "root", "bed/juju"):
+            for name in ("upper", "work", "root", "bed/juju", "kernel"):
                 (self._folder / name).mkdir(parents=True)
+            self._kernel = Kernel(self._folder / "kernel", self.bed, self._host)
+            stack.enter_context(self._kernel)
             lower = str(ensure_base())
             if self._image is not None:
                 lower = f"{self._image / 'root'}:{lower}"
@@ -166,16 +170,9 @@ class Machine:
         stack.callback(subprocess.run, ["umount", "-l", arguments[-1]], check=True)
 
     def _prepare(self) -> None:
-        """Put in place what stands for the archive and for the kernel's modules."""
+        """Put in place what stands for the archive and for modprobe."""
         shutil.copy(HERE / "modprobe", self.root / "usr/local/sbin/modprobe")
         packages.build_archive(self.bed / "archive")
-        loaded = {**self._host, "driver": {"loaded": "any"}}
-        loaded["functions"] = [
-            {**known, "driver": "nvidia"} if known.get("types") else known
-            for known in self._host["functions"]
-        ]
-        recorded.build_sys(self.bed / "functions", loaded)
-        recorded.build_sys(self.bed / "loaded", _without_functions(loaded))
 
     def save(self, image: Path) -> Path:
         """Power off and keep what has become of the host, to start others from."""
@@ -195,19 +192,18 @@ class Machine:
         """A folder that the host has as /bed."""
         return self._folder / "bed"
 
+    @property
+    def driver(self) -> nvidia.Driver:
+        """NVIDIA's driver, as the host has it."""
+        return self._kernel.driver
+
     def power_on(self) -> None:
         """Boot; what the kernel shows is made anew, as it is at each boot."""
-        sys_folder = self._folder / "sys"
-        shutil.rmtree(sys_folder, ignore_errors=True)
-        has_nvidia = (self.root / "usr/share/nvidia/vgpu/version").exists()
-        recorded.build_sys(self._folder, self._at_boot(has_nvidia))
+        self._kernel.boot(*self._drivers_at_boot())
         command = ["unshare", "-n", "systemd-nspawn", "-q", "-b", "-D", str(self.root)]
         command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off"]
         command += [f"--bind={self.bed}:/bed", f"--bind={self._charm}:/{CHARM}"]
-        for name in ("bus", "class", "devices", "module"):
-            (sys_folder / name).mkdir(exist_ok=True)
-            work = f"{sys_folder / name}"
-            command.append(f"--overlay=/sys/{name}:{work}:/sys/{name}")
+        command += self._kernel.mounts()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -219,26 +215,21 @@ class Machine:
         state = self.run("systemctl", "is-system-running", "--wait", check=False)
         assert state.stdout.strip() in ("running", "degraded"), state
 
-    def _at_boot(self, has_nvidia: bool) -> dict[str, Any]:
-        """Let the drivers that the host has take its cards, first come first served."""
+    def _drivers_at_boot(self) -> tuple[str | None, str | None]:
+        """Return the version of NVIDIA's driver, if it is loaded, and which driver has the cards.
+
+        First come, first served: nouveau, if the cards came with it and nobody keeps it away.
+        """
+        version = self.text("usr/share/nvidia/vgpu/version").strip() or None
         kept_away = any(
             "blacklist nouveau" in file.read_text(encoding="utf-8")
             for file in (self.root / "etc/modprobe.d").glob("*.conf")
         )
-        driver = "nvidia" if has_nvidia else None
         if not kept_away and any(
             known.get("driver") == "nouveau" for known in self._host["functions"]
         ):
-            driver = "nouveau"
-        loaded = None
-        if driver == "nvidia":
-            loaded = (self.root / "usr/share/nvidia/vgpu/version").read_text().strip()
-        functions = [
-            {**known, "driver": driver} if known.get("types") else known
-            for known in self._host["functions"]
-        ]
-        found = {**self._host, "driver": {"loaded": loaded}, "functions": functions}
-        return _without_functions(found)
+            return None, "nouveau"
+        return version, "nvidia" if version else None
 
     def _wait_for_init(self) -> int:
         assert self._process is not None
@@ -291,6 +282,29 @@ class Machine:
         """Install a package that says it is nova-common of that version."""
         deb = packages.build(self.bed / "nova-common.deb", "nova-common", version, arch="all")
         self.run("dpkg", "-i", f"/bed/{deb.name}")
+
+    def install_nova_compute(self, look: str) -> None:
+        """Install a service nova-compute, which at its start looks at the host with a script."""
+        for path, text in (
+            ("usr/lib/nova/look", look),
+            ("etc/systemd/system/nova-compute.service", _NOVA_COMPUTE),
+        ):
+            (self.root / path).parent.mkdir(exist_ok=True)
+            (self.root / path).write_text(text)
+        self.run("systemctl", "enable", "nova-compute")
+
+    def found_by_nova(self) -> list[str]:
+        """Return what nova-compute saw when it was started in this boot, by lines."""
+        return self.run("cat", "/run/nova-found").stdout.splitlines()
+
+    def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
+        """Make a mediated device, as libvirt does when a guest starts."""
+        function = self.driver.root / "sys/bus/pci/devices" / parent
+        self.driver.write(function / "mdev_supported_types" / type_id / "create", uuid)
+
+    def remove_mdev(self, uuid: str) -> None:
+        """Remove a mediated device again."""
+        self.driver.write(self.driver.root / "sys/bus/mdev/devices" / uuid / "remove", "1")
 
     def text(self, path: str) -> str:
         """Return a file of the host, empty if it has none."""

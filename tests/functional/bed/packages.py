@@ -25,19 +25,18 @@ _REGISTRAR = """\
 """
 _SRIOV_MANAGE = """\
 #!/bin/sh
-# Stands for NVIDIA's tool: what the driver would then show is put in place, and, as a test may
-# want it, how the tool fails.
-[ "$1" = "-e" ] || exit 2
+# Stands for NVIDIA's tool: it asks the driver, or fails as a test may want it.
 [ -e /bed/sriov-fault ] && { sh /bed/sriov-fault "$2"; exit $?; }
-bus="${2%:*}"
-echo "Enabling VFs on $2"
-cp -a --remove-destination "/bed/functions/sys/devices/pci$bus/." "/sys/devices/pci$bus/" || exit 1
-for folder in bus/pci/devices class/mdev_bus; do
-    for link in "/bed/functions/sys/$folder/$bus:"*; do
-        [ -L "$link" ] && cp -a --remove-destination "$link" "/sys/$folder/"
-    done
-done
-exit 0
+exec /bed/ask sriov-manage "$@"
+"""
+_NVIDIA_SMI = """\
+#!/bin/sh
+# Stands for NVIDIA's tool: it asks the driver.
+[ -e /sys/module/nvidia/version ] || {
+    echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+    exit 9
+}
+exec /bed/ask nvidia-smi "$@"
 """
 _DAEMON_UNIT = """\
 [Unit]
@@ -131,6 +130,7 @@ def build_nvidia(
             # Every branch ships these, and none declares a conflict.
             "/usr/bin/nvidia-vgpu-mgr": _DAEMON,
             "/usr/bin/nvidia-vgpud": _REGISTRAR,
+            "/usr/bin/nvidia-smi": _NVIDIA_SMI,
             "/usr/lib/nvidia/sriov-manage": _SRIOV_MANAGE,
             "/usr/share/nvidia/vgpu/version": version + "\n",
             "/lib/systemd/system/nvidia-vgpu-mgr.service": _DAEMON_UNIT,

@@ -1,0 +1,104 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A /sys whose attributes react: a FUSE file system over a recorded tree.
+
+What is read comes from the tree as it is at that moment. What is written goes to the driver, over
+the socket that `kernel` listens at, and its refusal is the writer's errno. `kernel` starts this
+as a program, which ends with its mount and with whoever started it:
+
+    sysfs.py TREE MOUNTPOINT SOCKET
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import stat
+import sys
+from typing import Any
+
+import fuse
+from ask import ask
+
+_PR_SET_PDEATHSIG = 1
+_WRITE_ONLY = stat.S_IFREG | 0o200
+_SHOWN = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid")
+
+
+def write_only(folder: str) -> tuple[str, ...]:
+    """Return the attributes of a folder that have nothing to read, which no tree records."""
+    parent = os.path.basename(os.path.dirname(folder))
+    if parent == "mdev_supported_types":
+        return ("create",)
+    if parent == "drivers":
+        return ("bind", "unbind")
+    return ("remove",) if os.path.lexists(f"{folder}/mdev_type") else ()
+
+
+class Sysfs(fuse.Operations):
+    """Answers the kernel's questions on a file system; an OSError is the answer of its errno."""
+
+    use_ns = True
+
+    def __init__(self, tree: str, driver: str) -> None:
+        self._tree = tree
+        self._driver = driver
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        try:
+            found = os.lstat(self._tree + path)
+        except FileNotFoundError:
+            folder, name = os.path.split(self._tree + path)
+            if name in write_only(folder):
+                return {"st_mode": _WRITE_ONLY, "st_nlink": 1}
+            raise
+        return {key: getattr(found, key) for key in _SHOWN}
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        folder = self._tree + path
+        return [".", "..", *os.listdir(folder), *write_only(folder)]
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(self._tree + path)
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        with open(self._tree + path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        code, _ = ask(self._driver, "write", path, data.decode("ascii", "replace"))
+        if code:
+            raise OSError(code, os.strerror(code))
+        return len(data)
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> None:
+        """`echo 1 >attribute` does that first; an attribute has no length."""
+
+    def create(self, path: str, mode: int, fi: Any = None) -> int:
+        raise OSError(errno.EACCES, "Permission denied")
+
+
+def main(tree: str, mountpoint: str, driver: str) -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before
+        return
+    # Nothing is kept: what was written or unplugged shows at once.
+    fuse.FUSE(
+        Sysfs(tree, driver),
+        mountpoint,
+        foreground=True,
+        nothreads=True,
+        allow_other=True,
+        direct_io=True,
+        attr_timeout=0,
+        entry_timeout=0,
+        fsname="sysfs",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
