@@ -114,7 +114,8 @@ class Driver:
         path = function / "nvidia/current_vgpu_type"
         kinds = {kind["id"]: kind for kind in recorded.kinds(card)}
         is_free = path.read_text() == "0\n"
-        fits = is_free and number in kinds and self._fits(card, kinds[number])
+        in_use = self._in_use(card)
+        fits = is_free and number in kinds and self._fits(card, kinds[number], in_use)
         if number and (not fits or number in self.refused):
             raise OSError(errno.EIO, "Input/output error")
         path.write_text(f"{number}\n")
@@ -129,30 +130,26 @@ class Driver:
 
     def refresh(self, card: dict[str, Any]) -> None:
         """Show what of a card's types still fits."""
-        kinds = [kind for kind in recorded.kinds(card) if self._fits(card, kind)]
+        in_use = self._in_use(card)
+        kinds = [kind for kind in recorded.kinds(card) if self._fits(card, kind, in_use)]
         for parent in self._parents(card):
             if (parent / "nvidia").is_dir():
                 is_free = (parent / "nvidia/current_vgpu_type").read_text() == "0\n"
                 recorded.write_creatable(parent, kinds if is_free else [])
             else:
                 recorded.show_mdev_types(self.root, parent, recorded.kinds(card))
-                for folder in (parent / "mdev_supported_types").iterdir():
-                    free = self._free(card, parent, folder.name)
-                    (folder / "available_instances").write_text(f"{free}\n")
+                is_free = not _is_vf(parent) or not list(parent.glob("*/mdev_type"))
+                for kind in recorded.kinds(card):
+                    free = 1 if _is_vf(parent) else int(kind["max"]) - len(in_use)
+                    folder = parent / f"mdev_supported_types/nvidia-{kind['id']}"
+                    text = f"{free if is_free and kind in kinds else 0}\n"
+                    (folder / "available_instances").write_text(text)
 
     def guests(self, card: dict[str, Any]) -> list[str]:
         """Return the mediated devices of a card: those of guests, for nobody else makes any."""
         return [
             link.parent.name for path in self._parents(card) for link in path.glob("*/mdev_type")
         ]
-
-    def _free(self, card: dict[str, Any], parent: Path, type_id: str) -> int:
-        kind = next(kind for kind in recorded.kinds(card) if type_id == f"nvidia-{kind['id']}")
-        if not self._fits(card, kind):
-            return 0
-        if _is_vf(parent):
-            return 0 if list(parent.glob("*/mdev_type")) else 1
-        return int(kind["max"]) - len(self._in_use(card))
 
     def _parents(self, card: dict[str, Any]) -> list[Path]:
         folder = (self.root / "sys/bus/pci/devices" / card["address"]).resolve()
@@ -171,8 +168,7 @@ class Driver:
             ]
         return [kinds[number] for number in numbers if number in kinds]
 
-    def _fits(self, card: dict[str, Any], kind: Kind) -> bool:
-        in_use = self._in_use(card)
+    def _fits(self, card: dict[str, Any], kind: Kind, in_use: list[Kind]) -> bool:
         if "profile" in kind:
             instances = self._mig(card).get("instances", [])
             room = instances.count(kind["profile"]) * kind.get("per-instance", 1)

@@ -41,7 +41,7 @@ BASE = REPOSITORY / f"build/bed/root-{zlib.crc32(INCLUDE.encode()):08x}"
 _PR_SET_PDEATHSIG = 1
 _NOVA_COMPUTE = """\
 [Service]
-ExecStartPre=/bin/sh -c 'sh /usr/lib/nova/look >/run/nova-found'
+ExecStartPre=-/bin/sh -c 'sh /usr/lib/nova/look >/run/nova-found'
 ExecStart=/bin/sleep infinity
 [Install]
 WantedBy=multi-user.target
@@ -280,7 +280,11 @@ class Machine:
 
     def install_nova(self, version: str) -> None:
         """Install a package that says it is nova-common of that version."""
-        deb = packages.build(self.bed / "nova-common.deb", "nova-common", version, arch="all")
+        self.install("nova-common", version)
+
+    def install(self, name: str, version: str) -> None:
+        """Install a package that has a name and a version, and nothing else."""
+        deb = packages.build(self.bed / f"{name}.deb", name, version, arch="all")
         self.run("dpkg", "-i", f"/bed/{deb.name}")
 
     def install_nova_compute(self, look: str) -> None:
