@@ -1,21 +1,23 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The charm at work, for people: a simulated compute host, the charm's own dispatch, real apt.
+"""The charm at work, for people: simulated compute hosts, the charm's own dispatch, real apt.
 
 Run it with `make demo`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Iterator
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from bed import juju, machine, packages, principal
+from bed import juju, kernel, machine, packages, principal
 
 import recorded
 
@@ -23,10 +25,14 @@ HOST = "t4-fresh"
 NOVA = 25
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
 BAD_MAPPING = '{nvidia-233: ["0000:84:00.0\\nvirt_type=qemu"]}'
+A40 = "One A40, jammy, caracal; mdev on its virtual functions"
+A40_MAPPING = "{A40-8Q: ['10de:2235']}"
+L40S = "One L40S, noble, epoxy; vendor-specific VFIO"
+L40S_MAPPING = "{L40S-8Q: ['10de:26b9']}"
 APP = "nova-compute-nvidia-vgpu"
 ABOUT = """\
-This host is SIMULATED: there is no GPU, no Juju and no real driver.
-Stand-ins: what the kernel shows of the cards (recorded), Juju's hook tools, NVIDIA's package.
+These hosts are SIMULATED: there is no GPU, no Juju and no real driver.
+Stand-ins: the cards and their driver (as recorded), Juju's hook tools, NVIDIA's package.
 Real: systemd, apt, dpkg, lspci, the principal's reader, Nova's options, and the charm itself.
 """
 
@@ -50,7 +56,13 @@ def main() -> int:
         start = time.monotonic()
         with machine.Machine(host, charm) as compute:
             live(compute, juju.Juju(compute, machine.REPOSITORY), package)
-    print(f"Done in {time.monotonic() - start:.0f} s. The host is gone, and left nothing behind.")
+            image = compute.save(Path(folder) / "image")
+        if kernel.why_still():
+            print(f"No other host, since no /sys reacts here: {kernel.why_still()}\n")
+        else:
+            live_as_others(charm, image)
+    seconds = time.monotonic() - start
+    print(f"Done in {seconds:.0f} s. The hosts are gone, and left nothing behind.")
     return 0
 
 
@@ -78,12 +90,8 @@ def live(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
     print("\n".join(f"  {line}" for line in shown))
     print(f"  ... and {len(lines) - len(shown)} more\n")
 
-    say(f'$ juju config {APP} vgpu-device-mappings="{MAPPING}"')
-    unit.configure(vgpu_device_mappings=MAPPING)
-    show(unit)
-
-    say(f"$ juju run {APP}/0 show-plan")
-    answer(unit.action("show-plan"))
+    configure(unit, MAPPING)
+    show_plan(unit)
 
     say(f"$ juju config {APP} vgpu-device-mappings='{BAD_MAPPING}'   # an injection")
     before = unit.databag
@@ -109,6 +117,46 @@ def live(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
     for section, options in principal.nova_reads(text, NOVA).items():
         print(f"  [{section}] " + json.dumps(options))
     print()
+
+
+def live_as_others(charm: Path, image: Path) -> None:
+    """Show the other ways in which cards offer vGPUs, on hosts that have all installed."""
+    say(f"Another host: {A40}\n")
+    with other("a40-mdev", charm, image) as (compute, unit):
+        configure(unit, A40_MAPPING)
+
+        say(f"$ sudo reboot; journalctl -b -u {APP}   # a boot takes all of it; no hook ran")
+        compute.reboot()
+        words = ("-b", f"_SYSTEMD_UNIT={APP}.service", "-o", "cat", "--no-pager")
+        for line in compute.run("journalctl", *words).stdout.splitlines():
+            print(f"  {line}")
+        print()
+
+        show_plan(unit)
+
+    say(f"Another host: {L40S}\n")
+    with other("l40s-vendor-vfio", charm, image) as (_, unit):
+        configure(unit, L40S_MAPPING)
+        show_plan(unit)
+
+
+@contextlib.contextmanager
+def other(name: str, charm: Path, image: Path) -> Iterator[tuple[machine.Machine, juju.Juju]]:
+    host = recorded.host(name)
+    with machine.Machine(host, charm, image) as compute:
+        compute.install_nova(host["nova"])
+        yield compute, juju.Juju(compute, machine.REPOSITORY)
+
+
+def configure(unit: juju.Juju, mapping: str) -> None:
+    say(f'$ juju config {APP} vgpu-device-mappings="{mapping}"')
+    unit.configure(vgpu_device_mappings=mapping)
+    show(unit)
+
+
+def show_plan(unit: juju.Juju) -> None:
+    say(f"$ juju run {APP}/0 show-plan")
+    answer(unit.action("show-plan"))
 
 
 def say(text: str) -> None:
