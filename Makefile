@@ -1,6 +1,6 @@
 # `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit functional release test demo bench clean
+.PHONY: help setup format lint unit functional release test test-nova demo bench clean
 
 # All that is fetched or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -15,7 +15,7 @@ NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
 	echo unshare --mount --pid --fork --kill-child --mount-proc)
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready  ## Install what the other targets need, and say what
 
@@ -40,6 +40,9 @@ release: setup  ## Check the suite for a cloud, the Terraform module, the workfl
 	@$(TOX) run -e release
 
 test: lint unit functional release  ## Run all of the above
+
+test-nova: setup  ## Boot servers on Nova itself with what the charm publishes, without hardware
+	@$(TOX) run -e nova
 
 demo: setup  ## Show the charm at work on a simulated host
 	@$(VENV)/bin/python tests/functional/demo.py

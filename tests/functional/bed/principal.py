@@ -44,7 +44,8 @@ def _charmhelpers() -> tuple[Any, Any]:
     import setuptools  # noqa: F401  # brings back distutils, which charmhelpers asks for
 
     for name in ("netifaces", "psutil", "netaddr", "apt_pkg"):
-        sys.modules.setdefault(name, types.ModuleType(name))
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            sys.modules[name] = types.ModuleType(name)
     import charmhelpers.osplatform
 
     charmhelpers.osplatform.get_platform = lambda: "ubuntu"

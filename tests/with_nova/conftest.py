@@ -1,0 +1,101 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Servers on Nova itself: what the charm publishes for recorded hosts is what they get."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator
+
+import pytest
+
+import recorded
+from releases import NovaVersion
+
+if TYPE_CHECKING:
+    from cloud import Cloud
+    from deployed import Unit
+
+RELEASES = Path(__file__).parents[2] / "build/nova"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nova", metavar="RELEASE", help="run this release of Nova, e.g. 34.0.0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    release = config.getoption("--nova", default=None)
+    if release:
+        sys.path.insert(0, str(_fetch(release)))
+        _provide_netifaces()
+        import nova.tests.functional  # noqa: F401  # makes threads green, before any is used
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"Nova {config.getoption('--nova', default=None) or 'none: --nova RELEASE'}"
+
+
+def _fetch(release: str) -> Path:
+    """Unpack a release beside its libraries, which all releases share, once."""
+    target = RELEASES / release
+    if not target.exists():
+        partial = target.with_name(f"{release}.partial")
+        command = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--upgrade"]
+        subprocess.run([*command, "--target", str(partial), f"nova=={release}"], check=True)
+        partial.rename(target)
+    return target
+
+
+def _provide_netifaces() -> None:
+    """Let Nova before 30 ask for this machine's addresses; that library has no wheel any more."""
+    module = types.ModuleType("netifaces")
+    module.interfaces = list  # type: ignore[attr-defined]
+    sys.modules["netifaces"] = module
+
+
+@pytest.fixture
+def nova(pytestconfig: pytest.Config) -> NovaVersion:
+    """The release of Nova that is run."""
+    release = pytestconfig.getoption("--nova", default=None)
+    if not release:
+        pytest.skip("needs --nova RELEASE")
+    return NovaVersion.parse(release)
+
+
+@pytest.fixture
+def unit(
+    nova: NovaVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Unit]:
+    """Put a unit of the charm on a recorded host that has this release, and configure it."""
+    from deployed import Unit
+
+    def deploy(host: str | dict[str, Any], mapping: str, **options: Any) -> Unit:
+        data = recorded.host(host) if isinstance(host, str) else host
+        deployed = Unit(tmp_path, {**data, "nova": f"3:{nova}-0ubuntu1"}, monkeypatch)
+        deployed.configure(mapping, **options)
+        return deployed
+
+    return deploy
+
+
+@pytest.fixture
+def start(nova: NovaVersion, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+    """Start Nova with the unit's host as its compute host, and with the unit's nova.conf."""
+    from cloud import Cloud
+
+    with ExitStack() as stack:
+
+        def started(unit: Unit, **controllers: Any) -> Cloud:
+            path = tmp_path / "nova.conf"
+            path.write_text(unit.nova_conf, encoding="utf-8")
+            cloud = stack.enter_context(Cloud(unit.root, path, **controllers))
+            for section, pairs in unit.sections.items():
+                for option, _ in pairs:
+                    assert cloud.origin(section, option) == str(path)
+            return cloud
+
+        yield started

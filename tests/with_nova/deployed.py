@@ -1,0 +1,64 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The charm beside nova-compute: from a recorded host and an option to the nova.conf there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import principal
+from ops import testing
+from simulated import Machine
+
+import recorded
+import services
+from charm import NovaComputeNvidiaVgpuCharm
+
+
+class Unit:
+    """One unit of the charm on a host whose programs are simulated.
+
+    Attributes:
+        root: the host's tree, as the charm leaves it.
+    """
+
+    def __init__(self, folder: Path, host: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+        machine = Machine(recorded.build(folder / "host", host), host)
+        self.root = machine.root
+        patch.setattr(NovaComputeNvidiaVgpuCharm, "root", machine.root)
+        patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
+        patch.setattr(services, "SETTLE", 0)  # a simulated daemon gives up at once
+        for function in host["functions"]:
+            if function.get("sriov", {}).get("framework") == "vendor-vfio":
+                driver = recorded.write_vgpu_type(function["types"])
+                patch.setattr("devices.write_attribute", driver)
+        self._relation = testing.SubordinateRelation("nova-vgpu")
+        # Charmhub's own revision of the resource is an empty file.
+        empty = folder / "empty.deb"
+        empty.touch()
+        resource = testing.Resource(name="nvidia-vgpu-software", path=empty)
+        self._state = testing.State(relations={self._relation}, resources={resource})
+        self._context = testing.Context(NovaComputeNvidiaVgpuCharm)
+
+    def configure(self, mapping: str, **options: Any) -> None:
+        config = {**self._state.config, "vgpu-device-mappings": mapping, **options}
+        self._state = dataclasses.replace(self._state, config=config)
+        self._state = self._context.run(self._context.on.config_changed(), self._state)
+
+    @property
+    def message(self) -> str:
+        return self._state.unit_status.message
+
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """What nova-compute reads in the relation."""
+        databag = self._state.get_relation(self._relation.id).local_unit_data
+        return principal.read(databag)[0]
+
+    @property
+    def nova_conf(self) -> str:
+        """What nova-compute writes."""
+        return principal.render(self.sections)

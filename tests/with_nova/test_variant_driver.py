@@ -1,0 +1,84 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Servers with virtual functions that carry a type: vendor-specific VFIO, from Nova 31 on."""
+
+from __future__ import annotations
+
+import pytest
+
+import recorded
+
+VGPU = {"pci_passthrough:alias": "L40S-16Q:1"}
+NO_ROOM = "No valid host was found."
+PLACEMENT = {"report-in-placement": True}
+PROVIDER = "0000:3D:00.0"  # Nova names it in upper case
+FUNCTIONS = [f"0000:3d:00.{number}" for number in (4, 5, 6)]
+DEVICES = [(function, "nvidia-1154", "no") for function in FUNCTIONS]
+
+
+@pytest.fixture(autouse=True)
+def _variant_driver(nova):
+    if not nova.has_variant_driver:
+        pytest.skip("Nova 31 brought the kernel variant driver")
+
+
+@pytest.fixture
+def l40s(unit):
+    """Put a unit on a host with an L40S, just after a boot: it has 32 functions, none enabled."""
+
+    def deploy(mapping: str, **options: bool):
+        return unit(recorded.without_functions("l40s-vendor-vfio"), mapping, **options)
+
+    return deploy
+
+
+def test_servers_get_the_functions_that_carry_the_type_and_no_others(l40s, start):
+    cloud = start(l40s("{L40S-16Q: ['10de:26b9']}"))
+    assert cloud.pci_devices() == FUNCTIONS
+    assert cloud.inventories() == {}
+    assert cloud.boot(3, **VGPU) == DEVICES
+    assert cloud.refuse(**VGPU).startswith(NO_ROOM)
+
+
+def test_placement_has_as_many_as_the_card_holds(l40s, start):
+    cloud = start(l40s("{L40S-16Q: ['10de:26b9']}", **PLACEMENT), pci_in_placement=True)
+    assert cloud.inventories() == {PROVIDER: {"CUSTOM_L40S_16Q": 3}}
+    assert cloud.boot(3, **VGPU) == DEVICES
+    assert cloud.refuse(**VGPU).startswith(NO_ROOM)
+    cloud.update_available_resource()
+    assert cloud.inventories() == {PROVIDER: {"CUSTOM_L40S_16Q": 3}}
+
+
+def test_placement_has_as_many_as_max_instances_in_a_class_of_ones_own(l40s, start):
+    mapping = "{L40S-16Q: {devices: ['3d:00.0'], max-instances: 2, resource-class: CUSTOM_FEW}}"
+    cloud = start(l40s(mapping, **PLACEMENT), pci_in_placement=True)
+    assert cloud.inventories() == {PROVIDER: {"CUSTOM_FEW": 2}}
+    assert cloud.boot(2, **VGPU) == DEVICES[:2]
+    assert cloud.refuse(**VGPU).startswith(NO_ROOM)
+
+
+def test_mdev_and_variant_driver_serve_one_server(unit, start):
+    t4, l40s = recorded.host("t4-pair"), recorded.without_functions("l40s-vendor-vfio")
+    host = {**l40s, "functions": [*t4["functions"], *l40s["functions"]]}
+    mapping = "{T4-16Q: ['84:00.0'], L40S-16Q: ['10de:26b9']}"
+    cloud = start(unit(host, mapping, **PLACEMENT), pci_in_placement=True)
+    assert cloud.inventories() == {
+        "pci_0000_84_00_0": {"VGPU": 1},
+        PROVIDER: {"CUSTOM_L40S_16Q": 3},
+    }
+    both = {"resources:VGPU": "1", **VGPU}
+    function, card = cloud.boot(**both)
+    assert function in DEVICES
+    assert card == ("0000:84:00.0", "nvidia-234", "no")
+    assert cloud.refuse(**both).startswith(NO_ROOM)
+
+
+@pytest.mark.parametrize("options", [{}, PLACEMENT], ids=["alone", "placement"])
+def test_what_was_withdrawn_is_no_longer_offered(l40s, start, options):
+    deployed = l40s("{L40S-16Q: ['10de:26b9']}", **options)
+    alias = dict(deployed.sections["pci"])["alias"]
+    deployed.configure("")
+    cloud = start(deployed, pci_in_placement=bool(options), alias=alias)
+    assert cloud.pci_devices() == []
+    assert cloud.inventories() == {}
+    assert cloud.refuse(**VGPU).startswith(NO_ROOM)
