@@ -157,26 +157,12 @@ def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
     folder = parent_folder / uuid
     folder.mkdir()
     (folder / "mdev_type").symlink_to(f"../mdev_supported_types/{type_id}")
-    _lower_available(parent_folder, type_id)
+    for known in (parent_folder / "mdev_supported_types").iterdir():
+        left = int((known / "available_instances").read_text())
+        _write(known / "available_instances", f"{left - 1 if known.name == type_id else 0}\n")
     bus = root / "sys/bus/mdev/devices"
     bus.mkdir(parents=True, exist_ok=True)
     (bus / uuid).symlink_to(os.path.relpath(folder, bus))
-
-
-def _lower_available(parent: Path, type_id: str) -> None:
-    """Show that other types no longer fit on a card, and on a full one none on any function."""
-    siblings = [link.resolve() for link in parent.glob("physfn/virtfn*")]
-    description = (parent / "mdev_supported_types" / type_id / "description").read_text()
-    most = int(description.rsplit("=", 1)[1])
-    used = sum(len(list(function.glob("*/mdev_type"))) for function in siblings)
-    for function in siblings or [parent]:
-        for known in (function / "mdev_supported_types").iterdir():
-            left = int((known / "available_instances").read_text())
-            if known.name != type_id or (siblings and used == most):
-                left = 0
-            elif function == parent:
-                left -= 1
-            _write(known / "available_instances", f"{left}\n")
 
 
 def define_guest(root: Path, name: str, *uuids: str) -> Path:

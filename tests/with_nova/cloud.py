@@ -23,7 +23,7 @@ from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.libvirt import base
 from oslo_config import cfg
 
-import recorded
+import sysfs
 
 HOST = "compute"
 LIBVIRT, QEMU = 10_000_000, 8_002_002  # noble's
@@ -239,7 +239,7 @@ class Cloud(base.ServersTestBase):
     def _create_mdev(self, parent: str, type_id: str, uuid: str | None = None) -> str:
         types = self._libvirt.root / "sys/class/mdev_bus" / parent / "mdev_supported_types"
         created = uuid or str(uuid4())
-        recorded.create_mdev(types / type_id / "create", created)
+        sysfs.write(types / type_id / "create", created)
         return created
 
 

@@ -15,6 +15,7 @@ from simulated import Machine
 
 import recorded
 import services
+import sysfs
 from charm import NovaComputeNvidiaVgpuCharm
 
 
@@ -31,10 +32,7 @@ class Unit:
         patch.setattr(NovaComputeNvidiaVgpuCharm, "root", machine.root)
         patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
         patch.setattr(services, "SETTLE", 0)  # a simulated daemon gives up at once
-        for function in host["functions"]:
-            if function.get("sriov", {}).get("framework") == "vendor-vfio":
-                driver = recorded.write_vgpu_type(function["types"])
-                patch.setattr("devices.write_attribute", driver)
+        patch.setattr(sysfs, "write", machine.driver.write)
         self._relation = testing.SubordinateRelation("nova-vgpu")
         # Charmhub's own revision of the resource is an empty file.
         empty = folder / "empty.deb"

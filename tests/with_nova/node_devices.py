@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-import recorded
+import sysfs
 
 
 class NodeDevices:
@@ -49,7 +49,7 @@ class NodeDevices:
         folder = self._folder(wanted.findtext("parent", ""))
         kind, uuid = wanted.find("capability/type"), wanted.findtext("capability/uuid")
         assert kind is not None and uuid is not None
-        recorded.create_mdev(folder / "mdev_supported_types" / kind.attrib["id"] / "create", uuid)
+        sysfs.write(folder / "mdev_supported_types" / kind.attrib["id"] / "create", uuid)
         return _mdev_name(folder.resolve() / uuid)
 
     def _folder(self, name: str) -> Path:

@@ -84,17 +84,26 @@ def test_functions_that_the_charm_enabled_hold_one_each(unit, start):
     assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:2])
 
 
-@pytest.mark.usefixtures("_max_instances")
-def test_more_functions_than_instances_are_offered_until_the_card_is_full(unit, start):
-    """Only the driver knows that the card is full, and Nova asks it every minute."""
+def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(unit, start, nova):
+    """Before 29 a single type takes all functions, until the card is full and none has room."""
     cloud = start(unit("a100-sriov-off", "{A100-20C: ['10de:20f1']}"))
-    assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS)
+    functions = A100_FUNCTIONS[:2] if nova.major >= 29 else A100_FUNCTIONS
+    assert cloud.inventories() == inventories("VGPU", 1, *functions)
     devices = cloud.boot(2, **VGPU)
     assert {device.type_id for device in devices} == {"nvidia-472"}
-    assert cloud.refuse(**VGPU).startswith("Exceeded maximum number of retries.")
-    cloud.update_available_resource()
+    if nova.major < 29:
+        assert cloud.refuse(**VGPU).startswith("Exceeded maximum number of retries.")
+        cloud.update_available_resource()
     used = [device.address for device in devices]
     assert cloud.inventories() == inventories("VGPU", 1, *used)
+    assert cloud.refuse(**VGPU).startswith(NO_ROOM)
+
+
+@pytest.mark.usefixtures("_max_instances")
+def test_a_mig_backed_type_by_name_is_offered_once_for_each_gpu_instance(unit, start):
+    cloud = start(unit("a100-sriov-off", "{A100-1-5C: ['10de:20f1']}"))
+    assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:7])
+    assert {device.type_id for device in cloud.boot(7, **VGPU)} == {"nvidia-474"}
     assert cloud.refuse(**VGPU).startswith(NO_ROOM)
 
 
