@@ -17,7 +17,7 @@ BASES = Path(__file__).with_name("bases")
 def bases() -> dict[str, str]:
     """Return the Python of each base, e.g. 3.10 of 22.04."""
     rows = BASES.read_text(encoding="utf-8").splitlines()
-    return dict((row.split()[0], row.split()[1]) for row in rows)
+    return dict(row.split() for row in rows)
 
 
 def for_base(base: str) -> Path | None:

@@ -30,6 +30,7 @@ HEADING = "# What the charm ships for Python {python}; written by `make lock`.\n
 
 
 def main(uv: str) -> int:
+    """Write a lock for each Python; return the exit code."""
     LOCKS.mkdir(exist_ok=True)
     for python in pythons():
         command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import pytest
-import interpreters
 from bed import juju, machine, packages
 
+import interpreters
 import recorded
 
 Host = Tuple[machine.Machine, juju.Juju]
