@@ -1,6 +1,6 @@
 # `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit functional release test test-nova demo bench clean
+.PHONY: help setup format lint unit functional release test test-nova pack test-pack lock demo bench clean
 
 # All that is fetched or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -10,6 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 space := $(subst ,, )
 PYENV_BINS := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin)
 TOX := PATH="$(subst $(space),:,$(strip $(PATH) $(PYENV_BINS)))" $(VENV)/bin/tox -q
+CHARMCRAFT := $(CURDIR)/build/charmcraft
+UV := $(CURDIR)/build/uv
 # Mounts and processes of the booted hosts end with the command that made them.
 NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
 	echo unshare --mount --pid --fork --kill-child --mount-proc)
@@ -33,8 +35,8 @@ unit: setup  ## Run the unit tests on every Python that is found, with coverage 
 	@$(TOX) run-parallel --parallel 2 --parallel-no-spinner \
 		-e unit,py38,py39,py310,py312,py313,py314
 
-functional: setup  ## Run the charm's dispatch on booted hosts
-	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional
+functional: setup  ## Run the charm's dispatch on booted hosts; BASE=20.04: that base's charm
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(if $(BASE),--base $(BASE))
 
 release: setup  ## Check the suite for a cloud, the Terraform module, the workflow
 	@$(TOX) run -e release
@@ -44,11 +46,27 @@ test: lint unit functional release  ## Run all of the above
 test-nova: setup  ## Boot servers on Nova itself with what the charm publishes, without hardware
 	@$(TOX) run -e nova
 
+$(CHARMCRAFT)/ready: packing/setup packing/requirements.txt
+	@packing/setup "$(CHARMCRAFT)"
+	@touch $@
+
+pack: $(CHARMCRAFT)/ready  ## Pack the charm for all bases into build/charms
+	@$(CHARMCRAFT)/bin/python packing/pack.py
+
+test-pack: setup pack  ## Check the packed charms, and drive them on the Pythons of their bases
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest -rs tests/packed
+
+lock:  ## Write requirements/ anew: the newest that requirements.txt and each Python allow
+	@python3 -m venv --clear "$(UV)"
+	@"$(UV)/bin/python" -m pip install -q "uv>=0.9,<1" 'tomli>=2,<3; python_version < "3.11"'
+	@"$(UV)/bin/python" packing/lock.py "$(UV)/bin/uv"
+
 demo: setup  ## Show the charm at work on a simulated host
 	@$(VENV)/bin/python tests/functional/demo.py
 
-bench: setup  ## Time the charm's hooks against those of a charm that does nothing
-	@$(VENV)/bin/python tests/functional/bench.py
+bench: setup $(CHARMCRAFT)/ready  ## Time the packed charm's hooks against a charm's that does nothing
+	@$(CHARMCRAFT)/bin/python packing/pack.py --output build/bench ubuntu@22.04:amd64
+	@$(VENV)/bin/python tests/functional/bench.py build/bench/*.charm
 
 clean:  ## Remove all that was fetched or built
 	rm -rf build .tox .venv

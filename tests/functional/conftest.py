@@ -9,39 +9,58 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import pytest
-from bed import juju, kernel, machine, packages
+from bed import juju, machine, packages
 
+import interpreters
 import recorded
 
 Host = Tuple[machine.Machine, juju.Juju]
 
 
-def pytest_report_header() -> str:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "run the charm of that base, on a Python that stands for the base's if one is here"
+    parser.addoption("--base", choices=sorted(interpreters.bases()), help=text)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
     reason = machine.why_not()
     if reason:
         return f"no host can be booted here, its tests are left out: {reason}"
-    reason = kernel.why_still()
-    return f"no /sys reacts here, tests that write to it are left out: {reason}" if reason else ""
+    base = config.getoption("base")
+    python = interpreters.for_base(base) if base else None
+    header = f"charm of {base or machine.CHARM_BASE} on {python or 'python3 of the booted host'}"
+    return (
+        f"{header}; no /sys reacts here, tests that write to it are left out: {still}"
+        if still
+        else header
+    )
 
 
 @pytest.fixture(scope="session")
-def charm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def charm(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """The charm, laid out as Juju unpacks it."""
     reason = machine.why_not()
     if reason:
         pytest.skip(f"no host can be booted here: {reason}")
     target = tmp_path_factory.mktemp("charm") / "charm"
-    return juju.make_charm(machine.REPOSITORY, target, machine.ensure_venv())
+    return juju.make_charm(target, pytestconfig.getoption("base") or machine.CHARM_BASE)
 
 
 @pytest.fixture(scope="session")
-def boot(charm: Path) -> Callable[..., Any]:
+def python(pytestconfig: pytest.Config) -> Path | None:
+    """The interpreter that the hosts have as python3, if not their own."""
+    base = pytestconfig.getoption("base")
+    return interpreters.for_base(base) if base else None
+
+
+@pytest.fixture(scope="session")
+def boot(charm: Path, python: Path | None) -> Callable[..., Any]:
     """Boots a recorded host with one unit of the charm on it."""
 
     @contextmanager
     def booted(host: str | dict[str, Any], **config: Any) -> Iterator[Host]:
         recorded_host = recorded.host(host) if isinstance(host, str) else host
-        with machine.Machine(recorded_host, charm) as started:
+        with machine.Machine(recorded_host, charm, python=python) as started:
             yield started, juju.Juju(started, machine.REPOSITORY, **config)
 
     return booted
@@ -69,7 +88,7 @@ def ready_image(
 
 
 @pytest.fixture
-def ready_host(ready_image: Path, charm: Path) -> Iterator[Host]:
+def ready_host(ready_image: Path, charm: Path, python: Path | None) -> Iterator[Host]:
     """A host with two T4, the driver installed and loaded, and the relation made."""
-    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image) as host:
+    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image, python) as host:
         yield host, juju.Juju(host, machine.REPOSITORY)

@@ -47,11 +47,11 @@ def main() -> int:
     print(ABOUT)
     with tempfile.TemporaryDirectory() as folder:
         say("Preparing the host; the first time this takes half a minute")
-        base, venv = machine.ensure_base(), machine.ensure_venv()
+        base, dependencies = machine.ensure_base(), machine.ensure_dependencies()
         principal.wheel(NOVA)
         print(f"  {host['description']}: {', '.join(card['address'] for card in cards)}")
-        print(f"  root {base.name}, dependencies {venv.name}, all below build/\n")
-        charm = juju.make_charm(machine.REPOSITORY, Path(folder) / "charm", venv)
+        print(f"  root {base.name}, dependencies {dependencies.name}, all below build/\n")
+        charm = juju.make_charm(Path(folder) / "charm")
         package = packages.build_nvidia(Path(folder))
         start = time.monotonic()
         with machine.Machine(host, charm) as compute:

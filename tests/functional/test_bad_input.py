@@ -75,9 +75,8 @@ print("METER", code, time.monotonic() - start, usage.ru_maxrss / 1024)
 
 
 @pytest.fixture(scope="module")
-def unit_at_work(ready_image, charm):
-
-    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image) as host:
+def unit_at_work(ready_image, charm, python):
+    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image, python) as host:
         unit = juju.Juju(host, machine.REPOSITORY)
         unit.configure(vgpu_device_mappings=GOOD)
         yield host, unit, unit.databag

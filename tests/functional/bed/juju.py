@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .machine import CHARM, HERE, Machine
+from .machine import CHARM, CHARM_BASE, HERE, REPOSITORY, Machine, ensure_dependencies
 
 UNIT = "nova-compute-nvidia-vgpu/0"
 PRINCIPAL = "nova-compute/0"
@@ -183,13 +184,25 @@ def _databag(unit: str) -> str:
     return f"relations/{RELATION}/{unit.replace('/', '-')}.json"
 
 
-def make_charm(repository: Path, target: Path, venv: Path) -> Path:
-    """Lay out the charm as Juju unpacks it: the source, and its dependencies in venv."""
+def make_charm(target: Path, base: str = CHARM_BASE) -> Path:
+    """Lay out the charm of a base as Juju unpacks it: what charmcraft is told to pack."""
     target.mkdir(parents=True, exist_ok=True)
+    parts = yaml.safe_load((REPOSITORY / "charmcraft.yaml").read_text(encoding="utf-8"))["parts"]
     no_bytecode = shutil.ignore_patterns("__pycache__")
-    for name in ("src", "lib"):
-        shutil.copytree(repository / name, target / name, ignore=no_bytecode)
-    for name in ("dispatch", "metadata.yaml", "config.yaml", "actions.yaml"):
-        shutil.copy(repository / name, target / name)
-    shutil.copytree(venv, target / "venv", ignore=no_bytecode)
+    for name in parts["charm"]["prime"]:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=no_bytecode)
+        elif source.exists():  # but for the version, which is stamped on what is packed
+            shutil.copy(source, target / name)
+    shutil.copytree(ensure_dependencies(base), target / "venv", ignore=no_bytecode)
+    return target
+
+
+def unpack_charm(charm: Path, target: Path) -> Path:
+    """Unpack a packed charm as Juju does."""
+    with zipfile.ZipFile(charm) as archive:
+        for entry in archive.infolist():
+            path = Path(archive.extract(entry, target))
+            path.chmod(entry.external_attr >> 16 & 0o777)
     return target

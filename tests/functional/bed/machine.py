@@ -22,7 +22,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import nvidia
 
@@ -31,7 +31,8 @@ from .kernel import Kernel
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
-VENV = REPOSITORY / "build/bed/venv"
+# The base whose charm runs on the booted hosts unless a test says otherwise.
+CHARM_BASE = "22.04"
 CHARM = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm"
 # What a host needs to boot, and what the charm may call on it.
 INCLUDE = "apt,systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,pciutils,python3,iproute2"
@@ -93,17 +94,24 @@ def ensure_base() -> Path:
     return BASE
 
 
-def ensure_venv() -> Path:
-    """Install what the charm runs on into a folder, as it is shipped, if it is not there yet."""
-    if not VENV.exists():
-        partial = Path(tempfile.mkdtemp(dir=_made(VENV.parent)))
-        command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        command += ["install", "--no-compile", "--target", str(partial)]
-        command += ["-r", str(REPOSITORY / "requirements.txt")]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+def ensure_dependencies(base: str = CHARM_BASE) -> Path:
+    """Fetch what the charm of a base ships into a folder, if it is not there yet."""
+    packing = REPOSITORY / "packing"
+    sources = [packing / "dependencies", *sorted((REPOSITORY / "requirements").glob("*.txt"))]
+    stamp = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    target = REPOSITORY / f"build/bed/dependencies-{base}-{stamp:08x}"
+    if not target.exists():
+        partial = Path(tempfile.mkdtemp(dir=_made(target.parent)))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        subprocess.run(
+            [packing / "dependencies", partial, base],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": path},
+        )
         partial.chmod(0o755)
-        partial.rename(VENV)
-    return VENV
+        partial.rename(target)
+    return target
 
 
 def _made(folder: Path) -> Path:
@@ -118,20 +126,40 @@ def platform_suite() -> str:
     return "bookworm"
 
 
+def _parts_of(python: Path) -> list[Path]:
+    """Return the folders and files that an interpreter of this machine consists of."""
+    ask = "import sys, sysconfig; print(sys.base_prefix); print(sysconfig.get_path('stdlib'))"
+    answer = subprocess.run([python, "-c", ask], check=True, stdout=subprocess.PIPE, text=True)
+    prefix, library = map(Path, answer.stdout.splitlines())
+    return [prefix] if prefix != Path("/usr") else [python.resolve(), library]
+
+
 class Machine:
     """One host; use it as a context, which powers it off."""
 
-    def __init__(self, host: dict[str, Any], charm: Path, image: Path | None = None) -> None:
+    def __init__(
+        self,
+        host: dict[str, Any],
+        charm: Path,
+        image: Path | None = None,
+        python: Path | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
         """Plan a host.
 
         Args:
             host: the recorded host; see `recorded`.
             charm: the charm's folder, as Juju unpacks it.
             image: what `save` kept of an earlier one; None starts from a new root.
+            python: the interpreter, of this machine, that the host has as python3; None is the
+                root's own.
+            others: interpreters that it can see besides.
         """
         self._host = host
         self._charm = charm
         self._image = image
+        self._python = python
+        self._others = others
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         self._stack = contextlib.ExitStack()
@@ -170,7 +198,11 @@ class Machine:
         stack.callback(subprocess.run, ["umount", "-l", arguments[-1]], check=True)
 
     def _prepare(self) -> None:
-        """Put in place what stands for the archive and for modprobe."""
+        """Put in place what stands for the archive, modprobe and another Python."""
+        if self._python is not None:
+            link = self.root / "usr/bin/python3"
+            link.unlink()
+            link.symlink_to(self._python)
         shutil.copy(HERE / "modprobe", self.root / "usr/local/sbin/modprobe")
         packages.build_archive(self.bed / "archive")
 
@@ -204,6 +236,8 @@ class Machine:
         command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off"]
         command += [f"--bind={self.bed}:/bed", f"--bind={self._charm}:/{CHARM}"]
         command += self._kernel.mounts()
+        for python in filter(None, (self._python, *self._others)):
+            command += [f"--bind-ro={path}" for path in _parts_of(python)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

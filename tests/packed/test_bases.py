@@ -1,0 +1,207 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A unit's life on each base: its packed charm, on a Python that stands for the base's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import built
+import pytest
+from built import BASES
+
+import interpreters
+import recorded
+from functional.bed import juju, machine, packages
+
+MAPPING = "{T4-8Q: ['10de:1eb8']}"
+AT_WORK = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
+NO_PYTHON = (
+    "waiting",
+    "No python3.8: apt-get must reach bionic's universe; the next hook tries again",
+)
+LOCKED = ("waiting", "No python3.8: apt-get is locked; the next hook tries again")
+NO_SOFTWARE = (
+    "blocked",
+    "No host software: juju attach-resource nova-compute-nvidia-vgpu "
+    "nvidia-vgpu-software=FILE.deb",
+)
+PAUSED = ("maintenance", "Paused. Use 'resume' action to resume normal service.")
+
+
+def go_through_life(host, unit, nvidia_deb):
+    """From the first hook to the last, as Juju runs them."""
+    unit.store(nvidia_deb)
+    for hook in ("install", "config-changed", "start"):
+        outcome = unit.hook(hook)
+        assert outcome.returncode == 0
+        assert "Traceback" not in outcome.log
+    host.reboot()
+    assert unit.hook("start").returncode == 0
+    assert unit.integrate().returncode == 0
+    assert unit.configure(vgpu_device_mappings=MAPPING).returncode == 0
+    assert unit.status == AT_WORK
+    assert unit.version == "570.172.07"
+    published = unit.databag
+    assert json.loads(published["services"]) == ["nvidia-vgpu-mgr"]
+
+    types = unit.action("list-vgpu-types").results["output"].splitlines()
+    assert "nvidia-233, 0000:84:00.0, GRID T4-8Q, num_heads=4" in "\n".join(types)
+    plan = json.loads(unit.action("show-plan", format="json").results["output"])
+    assert plan["problems"] == []
+    assert unit.action("pause").failed is None
+    assert unit.status == PAUSED
+    assert unit.action("resume").failed is None
+    assert unit.status == AT_WORK
+    assert unit.attach(nvidia_deb).returncode == 0  # upgrade-charm
+    assert unit.status == AT_WORK
+    assert unit.databag == published
+
+    service = host.run("systemctl", "start", "nova-compute-nvidia-vgpu", check=False)
+    assert service.returncode == 0, host.run("journalctl", "-u", "nova-compute-nvidia-vgpu").stdout
+    for hook in ("nova-vgpu-relation-departed", "nova-vgpu-relation-broken", "stop", "remove"):
+        outcome = unit.hook(hook)
+        assert outcome.returncode == 0
+        assert "Traceback" not in outcome.log
+    assert json.loads(unit.databag["services"]) == []
+    assert not (host.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service").exists()
+
+
+def byte_code(charm):
+    """The Pythons that have left byte code in the charm."""
+    return {path.suffixes[0] for path in charm.rglob("*.pyc")}
+
+
+def tag(python):
+    ask = "import sys; print(sys.implementation.cache_tag)"
+    answer = subprocess.run([python, "-c", ask], check=True, stdout=subprocess.PIPE, text=True)
+    return f".{answer.stdout.strip()}"
+
+
+@pytest.mark.parametrize("base", [base for base in BASES if base != "18.04"])
+def test_a_life_on(base, bootable, unpacked, nvidia_deb):
+    python = built.interpreter(base)
+    charm = unpacked(f"ubuntu@{base}:amd64")
+    with machine.Machine(recorded.host("t4-fresh"), charm, python=python) as host:
+        go_through_life(host, juju.Juju(host, built.REPOSITORY), nvidia_deb)
+    assert byte_code(charm) == {tag(python)}
+    # What a hook imports is compiled once; this folder says so without timing anything.
+    assert (charm / f"src/__pycache__/facts{tag(python)}.pyc").exists()
+
+
+@pytest.fixture
+def bionic(bootable, unpacked):
+    """A host whose python3 is 3.6, and which knows no python3.8 yet."""
+    ancient, python = interpreters.find("3.6"), built.interpreter("18.04")
+    if ancient is None:
+        pytest.skip("no Python 3.6 here, which is bionic's own")
+    charm = unpacked("ubuntu@18.04:amd64")
+    t4 = recorded.host("t4-fresh")
+    with machine.Machine(t4, charm, python=ancient, others=[python]) as host:
+        (host.root / "usr/lib/os-release").write_text('ID=ubuntu\nVERSION_ID="18.04"\n')
+        yield host, juju.Juju(host, built.REPOSITORY), charm, python
+
+
+def offer_python38(host, python):
+    """Put a package python3.8 into the archive that the host's apt-get has."""
+    archive = host.bed / "archive"
+    link = f"#!/bin/sh\nln -sf {python} /usr/bin/python3.8\n"
+    scripts = {"postinst": link}
+    packages.build(archive / "python3.8.deb", "python3.8", "3.8.0-3", arch="all", scripts=scripts)
+    packages.build_archive(archive)
+
+
+def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
+    host, unit, charm, python = bionic
+    for hook in ("install", "config-changed", "start"):
+        outcome = unit.hook(hook)
+        assert outcome.returncode == 0
+        assert "E: Unable to locate package python3.8" in outcome.log
+        assert unit.status == NO_PYTHON
+    outcome = unit.action("list-vgpu-types")
+    assert (outcome.returncode, outcome.failed) == (0, NO_PYTHON[1])
+    assert byte_code(charm) == set()
+
+    offer_python38(host, python)
+    assert unit.hook("update-status").returncode == 0
+    assert unit.status == NO_SOFTWARE  # the charm's own
+    assert host.run("python3", "--version").stdout.startswith("Python 3.6.")
+
+    before = host.text("var/log/dpkg.log").count("install python3.8:all")
+    go_through_life(host, unit, nvidia_deb)
+    assert byte_code(charm) == {tag(python)}
+    assert host.text("var/log/dpkg.log").count("install python3.8:all") == before == 1
+
+
+def test_the_boot_service_follows_to_python38(bionic, nvidia_deb):
+    host, unit, _, python = bionic
+    offer_python38(host, python)
+    unit.store(nvidia_deb)
+    unit.hook("install")
+    host.reboot()
+    unit.hook("start")
+    service = host.text("etc/systemd/system/nova-compute-nvidia-vgpu.service")
+    assert "\nExecStart=/usr/bin/python3.8 -W ignore " in service
+    host.run("systemctl", "start", "nova-compute-nvidia-vgpu")
+
+
+HOLDER = """\
+import fcntl, sys, time
+lock = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+open("/run/held", "w").close()
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def hold_lock(host, seconds):
+    """Let another process have the lock of dpkg, and make the dispatch's pauses short."""
+    (host.bed / "holder.py").write_text(HOLDER)
+    sleep = host.bed / "tools/sleep"
+    sleep.write_text('#!/bin/sh\necho "$1" >>/bed/pauses\nexec /bin/sleep 0.1\n')
+    sleep.chmod(0o755)
+    (host.bed / "pauses").write_text("")
+    host.run("systemd-run", "-q", "python3", "/bed/holder.py", str(seconds))
+    host.run("sh", "-c", "until [ -e /run/held ]; do sleep 0.1; done")
+
+
+def test_bionic_waits_while_another_has_the_lock(bionic):
+    host, unit, _, python = bionic
+    offer_python38(host, python)
+    host.run("apt-get", "-q", "update")
+    hold_lock(host, 3)
+    assert unit.hook("install").returncode == 0
+    assert "No python3.8" not in unit.status[1]
+    pauses = (host.bed / "pauses").read_text().split()
+    assert set(pauses) == {"10"}
+    assert len(pauses) < 30
+
+
+def test_bionic_gives_up_after_five_minutes_of_lock_until_the_next_hook(bionic):
+    host, unit, _, python = bionic
+    offer_python38(host, python)
+    host.run("apt-get", "-q", "update")
+    hold_lock(host, 600)
+    assert unit.hook("install").returncode == 0
+    assert unit.status == LOCKED
+    assert (host.bed / "pauses").read_text().split() == ["10"] * 30
+
+
+def test_without_bionic_the_dispatch_starts_nothing_but_python(tmp_path):
+    charm = juju.make_charm(tmp_path / "charm")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    stub = programs / "python3"
+    stub.write_text('#!/bin/sh\necho "$PYTHONPATH" "${PYTHONDONTWRITEBYTECODE-unset}" "$@"\n')
+    stub.chmod(0o755)
+    result = subprocess.run(
+        ["/bin/sh", "./dispatch"],
+        cwd=charm,
+        env={"PATH": str(programs), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "lib:venv unset -S -W ignore src/charm.py\n"
+    assert (result.returncode, result.stderr) == (0, "")
