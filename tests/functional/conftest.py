@@ -29,11 +29,10 @@ def pytest_report_header(config: pytest.Config) -> str:
     base = config.getoption("base")
     python = interpreters.for_base(base) if base else None
     header = f"charm of {base or machine.CHARM_BASE} on {python or 'python3 of the booted host'}"
-    return (
-        f"{header}; no /sys reacts here, tests that write to it are left out: {still}"
-        if still
-        else header
-    )
+    reason = kernel.why_still()
+    if reason:
+        return f"{header}; no /sys reacts here, tests that write to it are left out: {reason}"
+    return header
 
 
 @pytest.fixture(scope="session")
