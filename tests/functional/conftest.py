@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import pytest
-from bed import juju, machine, packages
+from bed import juju, kernel, machine, packages
 
 import interpreters
 import recorded

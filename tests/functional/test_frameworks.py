@@ -236,9 +236,6 @@ def test_a_function_that_a_guest_holds_open_keeps_its_type(at_work):
     assert (addresses, alias["name"]) == (functions("0000:3d:00.0", 4, 2), "L40S-24Q")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="under vendor VFIO no TYPE_IN_USE holds what is published, as under mdev"
-)
 def test_what_a_guest_holds_open_stays_published(at_work):
     """Nova would lose the device of a guest that runs, and its alias."""
     host, unit = at_work("l40s-vendor-vfio")

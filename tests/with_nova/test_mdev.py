@@ -84,18 +84,12 @@ def test_functions_that_the_charm_enabled_hold_one_each(unit, start):
     assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:2])
 
 
-def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(unit, start, nova):
-    """Before 29 a single type takes all functions, until the card is full and none has room."""
+@pytest.mark.usefixtures("_max_instances")
+def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(unit, start):
     cloud = start(unit("a100-sriov-off", "{A100-20C: ['10de:20f1']}"))
-    functions = A100_FUNCTIONS[:2] if nova.major >= 29 else A100_FUNCTIONS
-    assert cloud.inventories() == inventories("VGPU", 1, *functions)
-    devices = cloud.boot(2, **VGPU)
-    assert {device.type_id for device in devices} == {"nvidia-472"}
-    if nova.major < 29:
-        assert cloud.refuse(**VGPU).startswith("Exceeded maximum number of retries.")
-        cloud.update_available_resource()
-    used = [device.address for device in devices]
-    assert cloud.inventories() == inventories("VGPU", 1, *used)
+    assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:2])
+    devices = [(function, "nvidia-472", "no") for function in A100_FUNCTIONS[:2]]
+    assert cloud.boot(2, **VGPU) == devices
     assert cloud.refuse(**VGPU).startswith(NO_ROOM)
 
 
