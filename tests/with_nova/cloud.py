@@ -181,8 +181,9 @@ class Cloud(base.ServersTestBase):
         self._patch("nova.pci.utils.get_mac_by_pci_address", _find_no_interface)
 
     def origin(self, group: str, option: str) -> str | None:
-        """Return the file that Nova has an option from."""
-        return cfg.CONF.get_location(option, group).detail
+        """Return the file that Nova has an option from; None for its own default."""
+        location = cfg.CONF.get_location(option, group)
+        return location.detail if location else None
 
     def inventories(self) -> dict[str, dict[str, int]]:
         """Return what placement has of the host's devices, by the providers' names."""

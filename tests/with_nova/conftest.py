@@ -44,7 +44,7 @@ def _fetch(release: str) -> Path:
     target = RELEASES / release
     if not target.exists():
         partial = target.with_name(f"{release}.partial")
-        command = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--upgrade"]
+        command = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--no-compile"]
         subprocess.run([*command, "--target", str(partial), f"nova=={release}"], check=True)
         partial.rename(target)
     return target
