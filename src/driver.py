@@ -21,6 +21,7 @@ import package
 import services
 from commands import CommandError, Runner
 from files import ensure_text
+from line import one_line
 from package import HostPackage
 from pci import Gpu, PciAddress
 from problem import HostError, Kind, Problem
@@ -229,6 +230,6 @@ def _upstream(version: str) -> str:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip() or None
+        return one_line(path.read_text(encoding="ascii", errors="replace").strip(), 200) or None
     except OSError:
         return None

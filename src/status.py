@@ -8,6 +8,7 @@ import enum
 from typing import NamedTuple
 
 from facts import Facts
+from line import one_line
 from plan import Plan
 from problem import Kind, Problem
 from situation import Situation
@@ -296,7 +297,8 @@ def evaluate(situation: Situation, app: str) -> tuple[Status, ...]:
 def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     """Return how grave a problem is and what is said of it."""
     level, template = _WORDING[problem.kind]
-    words = {"subject": problem.subject, "detail": problem.detail, "more": problem.more}
+    said = {"subject": problem.subject, "detail": problem.detail, "more": problem.more}
+    words = {name: one_line(text, 2 * _LIMIT) for name, text in said.items()}
     text = template.format(app=app, **words)
     for _ in words:  # the mend at the end matters more than all of a long word
         if len(text) > _LIMIT:

@@ -109,7 +109,7 @@ def test_a_bad_value_costs_little(unit_at_work, name):
     output = host.run("python3", "-c", METER, env=env, cwd=f"/{CHARM}").stdout
     code, seconds, mebibytes = output.split("METER")[1].split()
     assert code == "0"
-    assert float(seconds) < 3
+    assert float(seconds) < 10  # a machine may be busy; the bombs of YAML take minutes
     assert float(mebibytes) < 100
 
 

@@ -115,6 +115,16 @@ def test_plan_says_that_the_module_is_the_open_one_or_that_nobody_knows(silent_t
     assert notes(silent_t4)[0] == NEEDS_CLOSED
 
 
+def test_what_a_driver_says_is_one_printable_line(unit, tmp_path):
+    """A NUL would end the hook that hands it to one of Juju's tools."""
+    on = unit(recorded.without_driver("t4-pair"))
+    on.machine.fail("modprobe nvidia", output="modprobe: ERROR: no\x00 \x1b[31mdriver\n")
+    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert on.status == testing.BlockedStatus(
+        "Driver not loaded: no? ?[31mdriver; mend, then run reboot-install"
+    )
+
+
 # What only nvidia-smi tells
 
 
