@@ -72,7 +72,8 @@ def find(root: Path, pattern: str) -> tuple[Package, ...]:
         fields = dict(
             line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"\S+: ", line)
         )
-        _, flag, state = (fields.get("Status", "").split() or ["", "ok", "not-installed"])[:3]
+        words = fields.get("Status", "").split()
+        _, flag, state = words if len(words) == 3 else ("", "ok", "not-installed")
         found.append(Package(match[1].decode(), fields.get("Version", ""), state, flag))
     return tuple(found)
 

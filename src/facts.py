@@ -25,7 +25,7 @@ from vgpu import Card, VgpuType
 
 __all__ = ["Facts", "gather", "inspect"]
 
-_VERSION = re.compile(r"(?:[0-9]+:)?([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", re.ASCII)
+_VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 
 class Facts(NamedTuple):

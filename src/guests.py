@@ -20,8 +20,6 @@ __all__ = ["defined_functions", "defined_mdevs", "open_functions"]
 
 _DOMAINS = Path("etc/libvirt/qemu")
 _MAX_BYTES = 1024 * 1024  # of one definition
-_HOST_DEVICE = re.compile(r"<hostdev\b([^>]*)>(.*?)</hostdev>", re.DOTALL)
-_SOURCE = re.compile(r"<source\b[^>]*>(.*?)</source>", re.DOTALL)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _NUMBER = re.compile(r"\b(domain|bus|slot|function)=['\"]0x([0-9a-fA-F]{1,8})['\"]")
 
@@ -78,6 +76,15 @@ def _sources(root: Path) -> Iterator[tuple[str, str]]:
     """Return what each device of each guest is, and where on the host; only looked for as text."""
     for path in sorted((root / _DOMAINS).glob("*.xml")):
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-            for kind, device in _HOST_DEVICE.findall(file.read(_MAX_BYTES)):
-                for source in _SOURCE.findall(device):
-                    yield kind, source
+            for device in _elements(file.read(_MAX_BYTES), "hostdev"):
+                for source in _elements(device[1], "source"):
+                    yield device[0], source[1]
+
+
+def _elements(text: str, name: str) -> Iterator[tuple[str, str]]:
+    """Return attributes and content of each element; a pattern would take hours over bad XML."""
+    for piece in text.split(f"<{name}")[1:]:
+        attributes, _, rest = piece.partition(">")
+        content, end, _ = rest.partition(f"</{name}>")
+        if end:
+            yield attributes, content

@@ -212,7 +212,7 @@ def _virtual_functions(path: Path) -> tuple[PciAddress, ...]:
             found.append((int(match[1]), PciAddress.parse(target)))
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be followed, left out: %s", path / name, error)
-    return tuple(address for _, address in sorted(found))
+    return tuple(dict.fromkeys(address for _, address in sorted(found)))
 
 
 def _compare(in_sysfs: frozenset[PciAddress], root: Path, run: Runner) -> None:
@@ -239,6 +239,6 @@ def _ask_lspci(root: Path, run: Runner) -> list[PciAddress]:
     found = []
     for record in run(*command).stdout.split("\n\n"):
         fields = dict(line.split(":\t", 1) for line in record.splitlines() if ":\t" in line)
-        if fields and int(fields.get("Class", "0"), 16) in GPU_CLASSES:
+        if "Slot" in fields and int(fields.get("Class", "0"), 16) in GPU_CLASSES:
             found.append(PciAddress.parse(fields["Slot"]))
     return found

@@ -67,7 +67,7 @@ class Share(NamedTuple):
     def carrying(self) -> tuple[PciAddress, ...]:
         """The functions that carry the type (vendor VFIO)."""
         carried = dict(self.card.carried)
-        type_id = self.vgpu_type.id if self.vgpu_type else None
+        type_id = self.vgpu_type.id if self.vgpu_type else ""
         return tuple(each for each in self.target.parents if carried.get(each) == type_id)
 
     @property

@@ -43,7 +43,7 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
     for address in gpu.virtual_functions:
         folder = devices / str(address) / "nvidia"
         current = read(folder / "current_vgpu_type")
-        if not current.isdigit():
+        if not (current.isascii() and current.isdigit()):
             continue
         parents.append(address)
         listed = creatable_types(folder)
