@@ -47,7 +47,7 @@ def ensure(
     root: Path,
     run: Runner,
     requests: tuple[VgpuRequest, ...],
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
     write: Callable[[Path, str], None] | None = None,
 ) -> tuple[Problem, ...]:
     """Make true what the requests mean on this host; return what could not be done.
@@ -55,7 +55,7 @@ def ensure(
     Cards are dealt with one after the other, since sriov-manage does not bear company, and one
     that fails stops no other.
     """
-    write = write or sysfs.write
+    sleep, write = sleep or time.sleep, write or sysfs.write
     problems: list[Problem] = []
     done: set[object] = set()
     deadline = time.monotonic() + _BUDGET

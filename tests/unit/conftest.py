@@ -11,6 +11,7 @@ import pytest
 from ops import testing
 from simulated import Machine
 
+import devices
 import facts
 import pci
 import recorded
@@ -23,8 +24,9 @@ from unit import Unit
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulated daemon gives up at once."""
+    """A simulated daemon gives up at once, and no driver needs time."""
     monkeypatch.setattr(services, "SETTLE", 0)
+    monkeypatch.setattr(devices.time, "sleep", lambda _: None)
 
 
 @pytest.fixture
