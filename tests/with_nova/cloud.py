@@ -226,6 +226,10 @@ class Cloud(base.ServersTestBase):
             vcpu=1, memory_mb=256, disk=1, ephemeral=0, extra_spec=dict(extra_specs)
         )
 
+    def _wait_for_state_change(self, server: Any, status: str, max_retries: int = 60) -> Any:
+        """Wait for half a minute: the fixture's five seconds are too few for a busy machine."""
+        return super()._wait_for_state_change(server, status, max_retries)
+
     def _get_connection(self, *_: Any, **__: Any) -> Libvirt:
         return self._libvirt
 
