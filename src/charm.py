@@ -27,7 +27,7 @@ import status
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from facts import Facts
 from memory import Memory
-from plan import Plan
+from plan import PciOptions, Plan
 from problem import REBOOT, HostError, Kind, Problem
 from situation import Situation, assess
 
@@ -289,7 +289,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memory,
             str(text),
             needs_software=needs_software,
-            options=nova_conf.PciOptions(
+            options=PciOptions(
                 report_in_placement=memory.has_reported
                 or self.config.get("report-in-placement") is True,
                 live_migratable=self.config.get("live-migratable") is True,

@@ -25,9 +25,8 @@ from commands import CommandError, Runner
 from facts import Facts
 from limits import honour
 from mappings import VgpuRequest
-from nova_conf import PciOptions
 from pci import PciAddress
-from plan import Plan, make_plan
+from plan import PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
 from work import ModeStep, TypeStep, Work, profiles
@@ -258,7 +257,7 @@ def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -
     path = folder / "current_vgpu_type"
     try:
         write(path, number)
-        return path.read_text(encoding="ascii").strip() == number
+        return sysfs.read(path) == number
     except OSError as error:
         logger.warning("%s refuses %s: %s", path, number, error)
         return False

@@ -25,6 +25,7 @@ from line import one_line
 from package import HostPackage
 from pci import Gpu, PciAddress
 from problem import HostError, Kind, Problem
+from sysfs import read
 
 __all__ = ["DriverState", "ensure_installed", "ensure_loaded", "keep_nouveau_away", "query"]
 
@@ -196,7 +197,7 @@ def keep_nouveau_away(root: Path) -> None:
 
 def _disable_nouveau(root: Path, run: Runner) -> bool:
     path = root / _MODPROBE
-    if path.is_file() and path.read_text(encoding="utf-8") == _NO_NOUVEAU + _DONE:
+    if path.is_file() and read(path) == (_NO_NOUVEAU + _DONE).strip():
         return False
     ensure_text(path, _NO_NOUVEAU)
     # The initramfs may hold nouveau, which then takes the cards before /etc is there to say no.
@@ -229,7 +230,4 @@ def _upstream(version: str) -> str:
 
 
 def _text(path: Path) -> str | None:
-    try:
-        return one_line(path.read_text(encoding="ascii", errors="replace").strip(), 200) or None
-    except OSError:
-        return None
+    return one_line(read(path), 200) or None

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from nova_conf import DEFAULTS, PciOptions
 from pci import PciAddress, PciId
-from plan import Assignment, Plan
+from plan import DEFAULTS, Assignment, PciOptions, Plan
 from problem import Kind, Problem
 from releases import NovaVersion
 from vgpu import Card, Framework

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Iterable, NamedTuple
+from typing import Iterable
 
-from plan import Assignment
+from plan import DEFAULTS, Assignment, PciOptions
 from releases import NovaVersion
 from vgpu import Framework
 
-__all__ = ["DEFAULTS", "REPORT", "PciOptions", "alias", "render"]
+__all__ = ["REPORT", "alias", "render"]
 
 # Nova refuses to start without it on a compute node that has said it once:
 # https://docs.openstack.org/nova/latest/admin/pci-passthrough.html
@@ -24,21 +24,6 @@ REPORT = ("report_in_placement", "true")
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
-
-
-class PciOptions(NamedTuple):
-    """What the operator wants of functions under the kernel variant driver.
-
-    Attributes:
-        report_in_placement: whether each is reported to placement, under a class of its type.
-        live_migratable: whether guests may be migrated with them.
-    """
-
-    report_in_placement: bool = False
-    live_migratable: bool = False
-
-
-DEFAULTS = PciOptions()
 
 
 def render(
@@ -65,10 +50,10 @@ def render(
 
 def alias(assignment: Assignment, options: PciOptions) -> str:
     """Return the JSON of the alias that flavors ask for; the controllers need the same one."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", (assignment.name or assignment.type_id).split()[-1])
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", _short_name(assignment))
     found = {"name": name, "device_type": "type-VF"}
     if options.report_in_placement:
-        found["resource_class"] = _resource_class(assignment, name)
+        found["resource_class"] = _resource_class(assignment)
     elif assignment.function_id is not None:
         found["vendor_id"] = f"{assignment.function_id.vendor:04x}"
         found["product_id"] = f"{assignment.function_id.device:04x}"
@@ -89,8 +74,7 @@ def _pci_section(variant: list[Assignment], options: PciOptions) -> list[tuple[s
         if options.live_migratable:
             spec["live_migratable"] = "yes"
         if options.report_in_placement:
-            name = (assignment.name or assignment.type_id).split()[-1]
-            spec["resource_class"] = _resource_class(assignment, name)
+            spec["resource_class"] = _resource_class(assignment)
         pairs += [
             ("device_spec", json.dumps({"address": str(address), **spec}))
             for address in assignment.addresses
@@ -99,10 +83,15 @@ def _pci_section(variant: list[Assignment], options: PciOptions) -> list[tuple[s
     return pairs
 
 
-def _resource_class(assignment: Assignment, name: str) -> str:
+def _short_name(assignment: Assignment) -> str:
+    """Return the last word of the type's name, `L40S-8Q`; its id if it has none."""
+    return ((assignment.name or "").split() or [assignment.type_id])[-1]
+
+
+def _resource_class(assignment: Assignment) -> str:
     """Return the class asked for, or one made of the type's name: CUSTOM_L40S_8Q."""
-    made = "CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-    return _check(_RESOURCE_CLASS, assignment.resource_class or made)
+    made = "CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", _short_name(assignment).upper())
+    return _check(_RESOURCE_CLASS, assignment.resource_class or made[:255])
 
 
 def _mdev_sections(

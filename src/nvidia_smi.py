@@ -36,6 +36,7 @@ _MODES = {
     "N/A": None,
     "[Not Supported]": None,
 }
+_DIGITS = 6  # of a type, a profile or a count, with its 0x
 _TIMEOUT = 60.0  # seconds; a card that fell off the bus answers late
 _FIELD = re.compile(
     r"^[ \t]*([A-Za-z][A-Za-z ]*?)[ \t]*:[ \t]*(.*?)[ \t]*$", re.ASCII | re.MULTILINE
@@ -182,6 +183,6 @@ def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Resu
 
 def _number(text: str, base: int = 10) -> int | None:
     try:
-        return int(text, base)
+        return int(text, base) if len(text) <= _DIGITS else None
     except ValueError:  # N/A
         return None

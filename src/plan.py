@@ -15,7 +15,7 @@ from targets import Share, Target, find_targets, share_out
 from vgpu import Card, Framework
 from work import Work
 
-__all__ = ["Assignment", "Plan", "make_plan"]
+__all__ = ["DEFAULTS", "Assignment", "PciOptions", "Plan", "make_plan"]
 
 
 class Assignment(NamedTuple):
@@ -41,6 +41,21 @@ class Assignment(NamedTuple):
     resource_class: str | None = None
     framework: Framework = Framework.MDEV
     function_id: PciId | None = None
+
+
+class PciOptions(NamedTuple):
+    """What the operator wants of functions under the kernel variant driver.
+
+    Attributes:
+        report_in_placement: whether each is reported to placement, under a class of its type.
+        live_migratable: whether guests may be migrated with them.
+    """
+
+    report_in_placement: bool = False
+    live_migratable: bool = False
+
+
+DEFAULTS = PciOptions()
 
 
 class Plan(NamedTuple):
@@ -172,7 +187,7 @@ def _as_published(
 def _resolve(share: Share) -> Assignment | Problem | None:
     """Say what one card makes of a request; None if other cards have all that is asked for."""
     request, card, known = share.request, share.card, share.vgpu_type
-    if share.limit == 0 and not share.carrying and not share.occupied:
+    if share.limit == 0 and not share.carrying and not share.held:
         return None
     if not share.is_offered:
         reason = _why_not(share)

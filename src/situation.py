@@ -18,8 +18,7 @@ from facts import Facts
 from limits import honour
 from mappings import VgpuRequest
 from memory import Memory
-from nova_conf import DEFAULTS, PciOptions
-from plan import Plan, make_plan
+from plan import DEFAULTS, PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Framework
 
@@ -105,12 +104,7 @@ def assess(
     if facts.nova is None:
         problems.append(Problem(Kind.NOVA_MISSING))
         return Situation(facts, Plan(held=True), tuple(problems), memory)
-    plan = honour(
-        make_plan(requests, facts.cards),
-        facts.cards,
-        facts.nova,
-        options,
-    )
+    plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova, options)
     if plan.work.is_due or facts.missing_mdevs:
         problems += boot.result(root)
     if facts.unreadable and requests:

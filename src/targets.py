@@ -81,7 +81,7 @@ class Share(NamedTuple):
         return min(numbers) if numbers else None
 
     @property
-    def occupied(self) -> int:
+    def held(self) -> int:
         """On how many of its parents guests have a vGPU."""
         return len(self.card.occupied.intersection(self.target.parents))
 
@@ -105,8 +105,8 @@ def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share
             yield share._replace(limit=request.max_instances)
             continue
         if room is not None:  # what guests have on the cards that follow is not to be had here
-            later = (_share(request, other).occupied for other in targets[number + 1 :])
-            share = share._replace(limit=max(room - sum(later), share.occupied, 0))
+            later = (_share(request, other).held for other in targets[number + 1 :])
+            share = share._replace(limit=max(room - sum(later), share.held, 0))
         yield share
         if room is not None:
             room -= min(room, _taken(share))

@@ -22,7 +22,8 @@ from vgpu import Card, Framework, VgpuType, type_number
 __all__ = ["absent", "claim", "creatable_types", "inspect", "prune"]
 
 _CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
-_CREATABLE = re.compile(r"\s*([0-9]{1,9})\s*:\s*(\S.*?)\s*", re.ASCII)
+_CREATABLE = re.compile(r"\s*(?P<id>[0-9]{1,9})\s*:\s*(?P<name>\S.*?)\s*", re.ASCII)
+_REVERSED = re.compile(r"\s*(?P<name>[^:\s][^:]*?)\s+(?P<id>[0-9]{1,9})\s*", re.ASCII)
 
 
 def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | None:
@@ -75,11 +76,15 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
 def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
     """Read the types that a virtual function can still become, `ID : NAME` lines below a heading.
 
-    Names hold blanks, and ids are padded with them: the first colon parts the two.
+    Names hold blanks, and ids are padded with them: the first colon parts the two. Some drivers
+    are said to write `NAME ID`.
     """
-    lines = read(folder / "creatable_vgpu_types").splitlines()
-    found = filter(None, map(_CREATABLE.fullmatch, lines))
-    return tuple(VgpuType(f"nvidia-{int(match[1])}", match[2]) for match in found)
+    found = []
+    for line in read(folder / "creatable_vgpu_types").splitlines():
+        match = _CREATABLE.fullmatch(line) or _REVERSED.fullmatch(line)
+        if match is not None:
+            found.append(VgpuType(f"nvidia-{int(match['id'])}", match["name"]))
+    return tuple(found)
 
 
 def _function_id(path: Path) -> PciId | None:

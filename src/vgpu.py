@@ -78,7 +78,7 @@ class VgpuType(NamedTuple):
         if mine is not None and theirs is not None:
             return mine == theirs
         plain = _BRAND.sub("", self.name).casefold()
-        return _BRAND.sub("", wanted).casefold() in (plain, plain.rsplit(maxsplit=1)[-1])
+        return _BRAND.sub("", wanted).casefold() in (plain, *plain.split()[-1:])
 
 
 class Mode(NamedTuple):

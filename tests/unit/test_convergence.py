@@ -8,6 +8,7 @@ import pytest
 from ops import testing
 
 import recorded
+import sysfs
 from facts import gather
 
 L40S, A100, A100D = "0000:3d:00.0", "0000:41:00.0", "0000:31:00.0"
@@ -322,7 +323,7 @@ def test_suffix_that_the_driver_lists_is_a_type_of_its_own(unit):
     assert addresses(on, "nvidia-706") == ["0000:41:00.4"]
 
 
-def test_card_that_falls_off_the_bus_in_mid_run_stops_no_other(unit):
+def test_card_that_falls_off_the_bus_in_mid_run_stops_no_other(unit, monkeypatch):
     (card,) = recorded.host("l40s-vendor-vfio")["functions"]
     on = unit("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     write = on.machine.driver.write
@@ -333,8 +334,6 @@ def test_card_that_falls_off_the_bus_in_mid_run_stops_no_other(unit):
         if (devices / "0000:c1:00.0").is_symlink():
             recorded.remove_function(on.machine.root, on.machine.driver.card("0000:c1:00.0"))
 
-    on.machine.driver.write = and_fall_off
-    sysfs = pytest.importorskip("sysfs")
-    sysfs.write = and_fall_off
+    monkeypatch.setattr(sysfs, "write", and_fall_off)
     on.configure("{L40S-8Q: ['10de:26b9']}")
     assert len(carried(on)) == 6

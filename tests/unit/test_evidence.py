@@ -53,9 +53,8 @@ def test_closed_module_is_not_blamed(silent_t4):
 
 @pytest.mark.parametrize("name", ["A40-8C", "A40-1-6C"])
 def test_compute_types_come_with_another_package(unit, name):
-    on = unit("a40-mdev")
-    if name == "A40-1-6C":  # only nvidia-smi can tell that there is none
-        on.machine.driver.card("0000:41:00.0")["mig"] = {}
+    (card,) = recorded.host("a40-mdev")["functions"]
+    on = unit("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi tells what there is
     on.configure(f"{{{name}: ['10de:2235']}}")
     assert on.status == testing.BlockedStatus(
         f"0000:41:00.0 lacks {name}: such types come with NVIDIA's package "
@@ -139,11 +138,16 @@ def test_types_without_gpu_instances_are_listed(unit):
     assert (row["mig_backed"], row["free"], row["maximum"]) == (True, 0, 7)
 
 
+def free_of(on):
+    """Return free and maximum vGPUs by the name of their type."""
+    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    return {row["name"]: (row["free"], row["maximum"]) for row in rows}
+
+
 def test_functions_that_carry_a_type_idly_are_free(unit):
     on = unit("l40s-vendor-vfio")
     on.configure("{L40S-8Q: ['10de:26b9']}")
-    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
-    free = {row["name"]: (row["free"], row["maximum"]) for row in rows}
+    free = free_of(on)
     assert free["NVIDIA L40S-8Q"] == (6, 6)
     assert free["NVIDIA L40S-24Q"] == (0, 2)
 
@@ -151,8 +155,7 @@ def test_functions_that_carry_a_type_idly_are_free(unit):
 def test_functions_that_can_still_become_a_type_are_free(unit):
     on = unit("l40s-vendor-vfio")
     on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
-    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
-    free = {row["name"]: (row["free"], row["maximum"]) for row in rows}
+    free = free_of(on)
     assert free["NVIDIA L40S-8Q"] == (6, 6)
     assert free["NVIDIA L40S-8A"] == (4, 6)
     assert free["NVIDIA L40S-24Q"] == (0, 2)

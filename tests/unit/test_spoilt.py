@@ -4,12 +4,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 
+import devices
 import guests
+import mappings
+import nova_conf
+import nvidia_smi
+import plan
 import recorded
 from facts import gather
 from pci import list_gpus
+from problem import Kind
 
 
 def test_type_in_digits_of_another_script_is_none(host):
@@ -52,3 +59,41 @@ def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
     start = time.process_time()
     assert guests.defined_mdevs(tmp_path) == frozenset()
     assert time.process_time() - start < 5
+
+
+def test_count_without_end_is_none(machine):
+    """A number that a driver makes up must not become a list of that length."""
+    on = machine("a100-80-pair")
+    block = "vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : 99999999999\n"
+    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    (told,) = nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)
+    assert (told.id, told.maximum) == ("nvidia-699", None)
+
+
+def test_blank_name_is_called_by_its_id(host):
+    root = host("l40s-vendor-vfio")
+    for path in root.glob("sys/devices/pci0000:3d/*/nvidia/creatable_vgpu_types"):
+        path.write_text("ID    : vGPU Name\n1152  : \u00a0\n", encoding="utf-8")
+    card = gather(root).cards[0]
+    assert card.find_type("L40S-8Q") is None
+    assigned = plan.Assignment(
+        "nvidia-1152", card.parents[:1], name=card.types[0].name, function_id=card.function_id
+    )
+    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, plan.PciOptions())
+
+
+def test_name_without_end_makes_a_class_that_placement_takes():
+    assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
+    found = nova_conf.alias(assigned, plan.PciOptions(report_in_placement=True))
+    assert len(json.loads(found)["resource_class"]) == 255
+
+
+def test_value_that_is_read_back_as_no_text_is_no_type(machine):
+    on = machine("l40s-vendor-vfio")
+
+    def write(path, _):
+        path.write_bytes(b"\xff\n")
+
+    requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
+    (problem,) = devices.ensure(on.root, on, requests, write=write)
+    assert (problem.kind, problem.more) == (Kind.TYPE_REFUSED, "the driver says no")

@@ -214,3 +214,10 @@ def test_maximum_of_a_type_is_unknown_if_the_driver_does_not_say(cards):
     (card,) = cards("l40s-vendor-vfio", count=True)
     known = card.find_type("L40S-2Q")
     assert (known.maximum, known.available) == (None, None)
+
+
+def test_columns_may_stand_the_other_way_round(host):
+    root = host("l40s-vendor-vfio")
+    path = root / "sys/bus/pci/devices/0000:3d:00.4/nvidia/creatable_vgpu_types"
+    path.write_text("vGPU Name : ID\nNVIDIA L40S-9Q  3152\n")
+    assert inspect(root).find_type("L40S-9Q").id == "nvidia-3152"
