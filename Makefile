@@ -12,6 +12,9 @@ PYENV_BINS := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.*/bin)
 TOX := PATH="$(subst $(space),:,$(strip $(PATH) $(PYENV_BINS)))" $(VENV)/bin/tox -q
 CHARMCRAFT := $(CURDIR)/build/charmcraft
 UV := $(CURDIR)/build/uv
+# The tests write hundreds of thousands of files, each for a moment: in memory, where 1 GiB is free.
+export PYTEST_DEBUG_TEMPROOT ?= $(shell df --output=avail /dev/shm 2>/dev/null | \
+	awk '$$1 + 0 > 1024 * 1024 {print "/dev/shm"}')
 # Mounts and processes of the booted hosts end with the command that made them.
 NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
 	echo unshare --mount --pid --fork --kill-child --mount-proc)
