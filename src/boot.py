@@ -24,14 +24,15 @@ import guest_mdevs
 import mappings
 import memory as memories
 from commands import CommandError, Runner
-from files import ensure_text
+from files import ensure_text, has_text
 from problem import HostError, Kind, Problem
 
-__all__ = ["UNIT", "ensure_unit", "record", "remove_unit", "result", "start"]
+__all__ = ["UNIT", "ensure_unit", "is_done", "record", "remove_unit", "result", "start"]
 
 UNIT = "nova-compute-nvidia-vgpu"
 _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
 _RESULT = Path("run/nova-compute-nvidia-vgpu/result.json")
+_UNREAD = Path("run/nova-compute-nvidia-vgpu/daemon-reload")
 # A wish that ends in one of these leaves the cards to the wish before.
 _FINAL = {Kind.MIG_FAILED, Kind.TYPE_NOT_OFFERED, Kind.MIXED_SIZE_FAILED}
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
@@ -72,10 +73,15 @@ def ensure_unit(root: Path, run: Runner, charm: Path) -> bool:
             raise HostError(Problem(Kind.BOOT_SERVICE, "the charm's folder has an odd name"))
     text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT)
     wanted = root / "etc/systemd/system/multi-user.target.wants" / f"{UNIT}.service"
-    if not ensure_text(root / _UNIT_PATH, text) and wanted.is_symlink():
+    unread = root / _UNREAD
+    if not has_text(root / _UNIT_PATH, text):
+        ensure_text(unread, "")  # a hook may be killed before systemd has read the new one
+        ensure_text(root / _UNIT_PATH, text)
+    elif wanted.is_symlink() and not unread.exists():
         return False
     _systemctl(run, "daemon-reload")
     _systemctl(run, "enable", UNIT)
+    unread.unlink(missing_ok=True)
     return True
 
 
@@ -90,13 +96,28 @@ def remove_unit(root: Path, run: Runner) -> None:
     shutil.rmtree((root / _RESULT).parent, ignore_errors=True)
 
 
-def start(run: Runner) -> None:
-    """Run the service now, and wait for it.
+def start(root: Path, run: Runner) -> None:
+    """Run the service now, and wait for it; a run that is under way is not cut short.
 
     Raises:
         HostError: BOOT_SERVICE, if it fails; `result` may say more.
     """
-    _systemctl(run, "restart", UNIT)
+    if not is_done(root):
+        with contextlib.suppress(CommandError, HostError):
+            state = run("systemctl", "is-active", UNIT, check=False).stdout.strip()
+            if state == "activating":  # the one of this boot, perhaps with an older wish
+                _systemctl(run, "start", UNIT)
+    try:
+        _systemctl(run, "restart", UNIT)
+    except HostError:
+        if not result(root):  # killed: what it found good it may not have brought to an end
+            (root / _RESULT).unlink(missing_ok=True)
+        raise
+
+
+def is_done(root: Path) -> bool:
+    """Whether the service has come to its end in this boot; it may have been killed."""
+    return (root / _RESULT).exists()
 
 
 def result(root: Path) -> tuple[Problem, ...]:

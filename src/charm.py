@@ -270,10 +270,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
             guest_mdevs.record(self.root, situation.facts.cards)
-            if not situation.plan.work.is_due and not situation.facts.missing_mdevs:
+            is_due = situation.plan.work.is_due or bool(situation.facts.missing_mdevs)
+            if not is_due and boot.is_done(self.root):
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
-            boot.start(self.run)
+            boot.start(self.root, self.run)
         except HostError as error:
             if not boot.result(self.root):
                 problems = (error.problem, *situation.problems)

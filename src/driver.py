@@ -138,8 +138,10 @@ def ensure_loaded(root: Path, run: Runner, state: DriverState) -> bool:
         return False
     if state.nouveau:
         return _disable_nouveau(root, run)
+    # Power may have gone before the initramfs knew.
+    is_half_told = (root / _MODPROBE).is_file() and _disable_nouveau(root, run)
     if state.loaded is not None:
-        return False
+        return is_half_told
     try:
         _load(root, run)
     except HostError:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 from problem import HostError, Kind, Problem
 
-__all__ = ["ensure_text"]
+__all__ = ["ensure_text", "has_text"]
 
 
 def ensure_text(path: Path, text: str, mode: int = 0o644) -> bool:
@@ -29,22 +29,41 @@ def ensure_text(path: Path, text: str, mode: int = 0o644) -> bool:
         raise HostError(Problem(Kind.DISK, str(path), error.strerror or "failed")) from error
 
 
+def has_text(path: Path, text: str) -> bool:
+    """Whether a file is there and has this content."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
+
+
 def _ensure(path: Path, text: str, mode: int) -> bool:
-    data = text.encode()
-    with contextlib.suppress(OSError):
-        if path.read_bytes() == data:
-            return False
+    if has_text(path, text):
+        return False
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    partial = path.with_name(f".{path.name}.new")
+    handle = _open_alone(partial)
     try:
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
-            stream.write(data)
+            stream.truncate()
+            stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+            os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            os.unlink(partial)
         raise
     return True
+
+
+def _open_alone(partial: Path) -> int:
+    """Open a path's one temporary file, which no other writer has; one that was killed left it."""
+    while True:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # another writer has renamed it meanwhile
+            if os.path.samestat(os.fstat(handle), os.lstat(partial)):
+                return handle
+        os.close(handle)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
@@ -13,6 +14,8 @@ from bed import juju, kernel, machine, packages
 
 import interpreters
 import recorded
+
+pytest_plugins = ["faults"]
 
 Host = Tuple[machine.Machine, juju.Juju]
 
@@ -36,13 +39,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def charm(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """The charm, laid out as Juju unpacks it."""
+def charm(
+    python: Path | None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
+    """The charm, laid out as Juju unpacks it, with the byte code that its first hook leaves."""
     reason = machine.why_not()
     if reason:
         pytest.skip(f"no host can be booted here: {reason}")
     target = tmp_path_factory.mktemp("charm") / "charm"
-    return juju.make_charm(target, pytestconfig.getoption("base") or machine.CHARM_BASE)
+    juju.make_charm(target, pytestconfig.getoption("base") or machine.CHARM_BASE)
+    subprocess.run([python or "/usr/bin/python3", "-m", "compileall", "-q", target], check=True)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -82,13 +82,14 @@ def unit_at_work(ready_image, charm, python):
         yield host, unit, unit.databag
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
-def test_a_bad_value_blocks_and_loses_nothing(unit_at_work, value):
+@pytest.mark.parametrize("name", VALUES)
+def test_a_bad_value_blocks_and_loses_nothing(unit_at_work, fault, name):
     _, unit, published = unit_at_work
     unit.configure(vgpu_device_mappings=GOOD)
     assert unit.status == ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
 
-    outcome = unit.configure(vgpu_device_mappings=value)
+    row = fault(f"The option holds {name.replace('-', ' ')}; what was published stays")
+    outcome = unit.configure(vgpu_device_mappings=VALUES[name])
 
     level, message = unit.status
     assert outcome.returncode == 0
@@ -99,6 +100,7 @@ def test_a_bad_value_blocks_and_loses_nothing(unit_at_work, value):
     assert "Traceback" not in outcome.log
     assert len(outcome.log) < 200_000
     assert unit.databag == published
+    row.seen(unit)
 
 
 @pytest.mark.parametrize("name", ["a-bomb", "deep", "large", "many-types", "a-long-word"])
@@ -127,10 +129,19 @@ def test_a_good_value_after_a_bad_one_is_taken(ready_host):
     assert principal.read(unit.databag)[0]["devices"] == [["enabled_mdev_types", "nvidia-233"]]
 
 
-@pytest.mark.parametrize(
-    "trigger", ["", "x" * 100_000, "a\nb", "$(reboot)", '{"a": 1}', "\u202e"], ids=range(6)
-)
-def test_whatever_the_other_side_sends_the_unit_stays_up(ready_host, trigger):
+TRIGGERS = {
+    "nothing": "",
+    "100,000 characters": "x" * 100_000,
+    "two lines": "a\nb",
+    "a command": "$(reboot)",
+    "JSON": '{"a": 1}',
+    "a character that turns the text around": "\u202e",
+}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_whatever_the_other_side_sends_the_unit_stays_up(ready_host, fault, name):
     _, unit = ready_host
-    assert unit.trigger(trigger).returncode == 0
+    assert unit.trigger(TRIGGERS[name]).returncode == 0
     assert unit.status[0] == "active"
+    fault(f"nova-compute's restart-trigger is {name}").seen(unit)

@@ -54,7 +54,7 @@ def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
     assert "all devices that are asked for are there" in journal
 
 
-def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvidia_deb):
+def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvidia_deb, fault):
     """A type given by name is resolved at boot, when the driver first tells its types."""
     cards = [{**card, "driver": "nouveau"} for card in recorded.host("a40-mdev")["functions"]]
     with boot(recorded.host("a40-mdev", functions=cards)) as (host, unit):
@@ -63,18 +63,22 @@ def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvid
         unit.integrate()
         unit.configure(vgpu_device_mappings=MAPPING)
         assert unit.status[1].startswith("Reboot needed: nouveau holds 0000:41:00.0")
+        row = fault("nouveau holds the cards")
+        row.seen(unit)
         host.reboot()
         assert count(host) == 32
         unit.hook("start")
         assert unit.status == READY
+        row.over(unit, "the host is rebooted")
 
 
-def test_a_failure_at_boot_delays_nobody_and_is_seen(a40):
+def test_a_failure_at_boot_delays_nobody_and_is_seen(a40, fault):
     host, unit = a40
+    row = fault("sriov-manage fails at a boot; what was published stays")
     unit.configure(vgpu_device_mappings=MAPPING)
     before = unit.databag
-    fault = host.bed / "sriov-fault"
-    fault.write_text("echo 'Cannot obtain unbindLock' >&2; exit 1\n")
+    broken = host.bed / "sriov-fault"
+    broken.write_text("echo 'Cannot obtain unbindLock' >&2; exit 1\n")
     host.reboot()
     assert found_by_nova(host) == 0
     assert host.run("systemctl", "is-failed", "nova-compute-nvidia-vgpu").stdout == "failed\n"
@@ -85,12 +89,14 @@ def test_a_failure_at_boot_delays_nobody_and_is_seen(a40):
         "see journalctl -u nova-compute-nvidia-vgpu",
     )
     assert unit.databag == before
-    fault.unlink()
+    row.seen(unit)
+    broken.unlink()
     unit.hook("update-status")
     assert unit.status == READY
+    row.over(unit, "it works again")
 
 
-def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40):
+def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40, fault):
     host, unit = a40
     counter = "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries; "
     again = "[ $n -lt 1 ] && exit 0; rm /bed/sriov-fault; /usr/lib/nvidia/sriov-manage -e $1\n"
@@ -98,13 +104,34 @@ def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40):
     unit.configure(vgpu_device_mappings=MAPPING)
     assert host.run("cat", "/run/tries").stdout == "2\n"
     assert unit.status == READY
+    fault("sriov-manage says that all is well and does nothing, once").seen(unit)
 
 
-def test_a_host_without_a_card_has_no_boot_service(boot):
+def test_a_hook_lets_the_boot_service_finish(a40, fault):
+    """Juju's agent comes up while the cards are still being prepared."""
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    slow = (
+        "echo >>/run/tries; sleep 2; rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1"
+    )
+    host.driver.sriov_manage("-d", "0000:41:00.0")
+    (host.bed / "sriov-fault").write_text(slow)
+    host.run("systemctl", "restart", "--no-block", "nova-compute-nvidia-vgpu")
+    while host.run("test", "-e", "/run/tries", check=False).returncode:
+        pass
+    unit.hook("start")
+    assert host.run("cat", "/run/tries").stdout == "\n"
+    assert unit.status == READY
+    fault("A hook runs while the boot service is at work").seen(unit)
+
+
+def test_a_host_without_a_card_has_no_boot_service(boot, fault):
     with boot("no-gpu") as (host, unit):
         unit.hook("install")
         unit.configure(vgpu_device_mappings="{nvidia-35: ['0000:84:00.0']}")
         assert host.run("systemctl", "cat", "nova-compute-nvidia-vgpu", check=False).returncode
+        unit.integrate()
+        fault("The host has no card, and gets no boot service").seen(unit)
 
 
 def test_removing_leaves_nothing_of_ours_and_the_driver_in_place(a40):

@@ -194,6 +194,17 @@ def test_a_folder_that_systemd_would_read_otherwise_is_refused(a40, folder):
     assert not (a40.root / UNIT_FILE).exists()
 
 
+def test_a_unit_that_systemd_has_not_read_is_told_again(a40):
+    """The hook may be killed in between, and finds its text there the next time."""
+    boot.ensure_unit(a40.root, a40, Path("/of/another/revision"))
+    a40.fail("systemctl daemon-reload")
+    with pytest.raises(HostError):
+        boot.ensure_unit(a40.root, a40, CHARM)
+    a40.mend("systemctl daemon-reload")
+    assert boot.ensure_unit(a40.root, a40, CHARM) is True
+    assert boot.ensure_unit(a40.root, a40, CHARM) is False
+
+
 def test_a_systemd_that_refuses_is_told(a40):
     a40.fail("systemctl enable")
     with pytest.raises(HostError) as error:

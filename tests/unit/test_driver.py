@@ -352,6 +352,16 @@ def test_nouveau_that_is_kept_away_already_costs_no_program(machine):
     assert simulated.commands == []
 
 
+def test_initramfs_that_a_loss_of_power_kept_in_the_dark_is_told(machine):
+    """After the boot nouveau may be away, and its initramfs still know it."""
+    simulated = machine("t4-pair")
+    (simulated.root / CONF).parent.mkdir(parents=True)
+    (simulated.root / CONF).write_text("blacklist nouveau\n")
+    assert load(simulated) is True
+    assert simulated.commands == [("update-initramfs", "-u")]
+    assert load(simulated) is False
+
+
 def test_host_with_dracut_rewrites_its_initramfs_with_that(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,3 +47,18 @@ def test_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
         ensure_text(tmp_path / "a", "x")
     assert error.value.problem == Problem(Kind.DISK, str(tmp_path / "a"), "Is a directory")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    (tmp_path / ".a.new").write_text("half of a longer t")
+    assert ensure_text(tmp_path / "a", "whole") is True
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "whole"
+
+
+def test_writers_at_the_same_time_leave_one_whole_text(tmp_path):
+    texts = {letter * 100_000 for letter in "abcdefgh"}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: ensure_text(tmp_path / "a", text), sorted(texts) * 20))
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() in texts

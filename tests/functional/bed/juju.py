@@ -78,10 +78,10 @@ class Juju:
         self.store(package)
         return self.hook("upgrade-charm")
 
-    def store(self, package: Path | None) -> None:
-        """Put a file into Juju's store; None takes it out."""
+    def store(self, package: Path | None, name: str = "nvidia-vgpu.deb") -> None:
+        """Put a file into Juju's store, under a name; None takes it out."""
         inside = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/resources"
-        target = self._machine.root / inside / "nvidia-vgpu-software/nvidia-vgpu.deb"
+        target = self._machine.root / inside / "nvidia-vgpu-software" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if package is not None:
@@ -166,9 +166,12 @@ class Juju:
     def _dispatch(self, path: str, env: dict[str, str]) -> Outcome:
         for name in ("calls", "log"):
             (self._folder / name).write_text("")
+        before = self._read(_databag(UNIT))
         result = self._machine.run(
             "./dispatch", check=False, env=self.environment(path, env), cwd=f"/{CHARM}"
         )
+        if result.returncode != 0 and self._read(_databag(UNIT)) != before:
+            self._write(_databag(UNIT), before or "{}")  # a hook that fails has set nothing
         log = (self._folder / "log").read_text() + result.stdout + result.stderr
         return Outcome(result.returncode, (self._folder / "calls").read_text().splitlines(), log)
 

@@ -23,7 +23,7 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import nvidia
 import recorded
@@ -52,7 +52,10 @@ class Kernel:
     Attributes:
         driver: NVIDIA's driver.
         tree: what /sys shows of the cards, as plain files.
+        cut_power: what a program on the host that asks for a power cut gets.
     """
+
+    cut_power: Callable[[], None]
 
     def __init__(self, folder: Path, bed: Path, host: dict[str, Any]) -> None:
         """Plan a kernel.
@@ -115,6 +118,9 @@ class Kernel:
         try:
             if program == "write":
                 return self._write(*words)
+            if program == "power-cut":
+                self.cut_power()
+                return 0, ""
             if program == "modprobe":
                 self.driver.load(*words)
                 return 0, ""

@@ -134,6 +134,12 @@ def _parts_of(python: Path) -> list[Path]:
     return [prefix] if prefix != Path("/usr") else [python.resolve(), library]
 
 
+def _layers(image: Path) -> list[Path]:
+    """Return what an image consists of, the newest first: it may lie over another."""
+    over = image / "over"
+    return [image / "root", *(_layers(over.resolve()) if over.exists() else ())]
+
+
 class Machine:
     """One host; use it as a context, which powers it off."""
 
@@ -169,15 +175,17 @@ class Machine:
             self._folder = Path(tempfile.mkdtemp(prefix="bed-"))
             stack.callback(self._folder.rmdir)
             self._mount(stack, "-t", "tmpfs", "bed", str(self._folder))
-            for name in ("upper", "work", "root", "bed/juju", "kernel"):
+            for name in ("upper", "work", "root", "charm", "bed/juju", "kernel"):
                 (self._folder / name).mkdir(parents=True)
             self._kernel = Kernel(self._folder / "kernel", self.bed, self._host)
+            stack.callback(self._remove_groups)
+            self._kernel.cut_power = self.cut_power
             stack.enter_context(self._kernel)
-            lower = str(ensure_base())
+            lower = [ensure_base()]
             if self._image is not None:
-                lower = f"{self._image / 'root'}:{lower}"
+                lower = [*_layers(self._image), *lower]
                 shutil.copytree(self._image / "juju", self.bed / "juju", dirs_exist_ok=True)
-            layers = f"lowerdir={lower},upperdir={self._folder / 'upper'}"
+            layers = f"lowerdir={':'.join(map(str, lower))},upperdir={self._folder / 'upper'}"
             layers += f",workdir={self._folder / 'work'}"
             self._mount(stack, "-t", "overlay", "overlay", "-o", layers, str(self.root))
             stack.callback(self.power_off)
@@ -205,6 +213,7 @@ class Machine:
             link.symlink_to(self._python)
         shutil.copy(HERE / "modprobe", self.root / "usr/local/sbin/modprobe")
         packages.build_archive(self.bed / "archive")
+        (self.root / CHARM).mkdir(parents=True, exist_ok=True)
 
     def save(self, image: Path) -> Path:
         """Power off and keep what has become of the host, to start others from."""
@@ -212,6 +221,8 @@ class Machine:
         image.mkdir(parents=True)
         for name, source in (("root", self._folder / "upper"), ("juju", self.bed / "juju")):
             subprocess.run(["cp", "-a", source, image / name], check=True)
+        if self._image is not None:
+            (image / "over").symlink_to(self._image)
         return image
 
     @property
@@ -231,10 +242,13 @@ class Machine:
 
     def power_on(self) -> None:
         """Boot; what the kernel shows is made anew, as it is at each boot."""
+        self.power_off()
         self._kernel.boot(*self._drivers_at_boot())
         command = ["unshare", "-n", "systemd-nspawn", "-q", "-b", "-D", str(self.root)]
         command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off"]
-        command += [f"--bind={self.bed}:/bed", f"--bind={self._charm}:/{CHARM}"]
+        command += [f"--bind={self.bed}:/bed"]
+        # What ops keeps in the charm's folder is of this host alone.
+        command += [f"--overlay={self._charm}:{self._folder / 'charm'}:/{CHARM}"]
         command += self._kernel.mounts()
         for python in filter(None, (self._python, *self._others)):
             command += [f"--bind-ro={path}" for path in _parts_of(python)]
@@ -243,11 +257,31 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+            preexec_fn=self._before_nspawn,
         )
         self._init = self._wait_for_init()
         state = self.run("systemctl", "is-system-running", "--wait", check=False)
         assert state.stdout.strip() in ("running", "degraded"), state
+
+    def _before_nspawn(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for group in self._groups():
+            with contextlib.suppress(OSError):
+                group.mkdir(exist_ok=True)
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    def _groups(self) -> list[Path]:
+        """Return control groups of this host alone: two would end each other's services."""
+        hierarchies = [Path("/sys/fs/cgroup") / name for name in ("", "systemd", "unified")]
+        return [
+            each / self._folder.name for each in hierarchies if (each / "cgroup.procs").exists()
+        ]
+
+    def _remove_groups(self) -> None:
+        for group in self._groups():
+            for folder, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
 
     def _drivers_at_boot(self) -> tuple[str | None, str | None]:
         """Return the version of NVIDIA's driver, if it is loaded, and which driver has the cards.
@@ -259,6 +293,8 @@ class Machine:
             "blacklist nouveau" in file.read_text(encoding="utf-8")
             for file in (self.root / "etc/modprobe.d").glob("*.conf")
         )
+        if (self.bed / "refuse-module").exists():
+            return None, None
         if not kept_away and any(
             known.get("driver") == "nouveau" for known in self._host["functions"]
         ):
@@ -288,6 +324,10 @@ class Machine:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def cut_power(self) -> None:
+        """End all that runs at once; `power_on` comes next."""
+        os.kill(self._init, signal.SIGKILL)
 
     def reboot(self) -> None:
         """Shut down and boot."""
@@ -334,6 +374,19 @@ class Machine:
     def found_by_nova(self) -> list[str]:
         """Return what nova-compute saw when it was started in this boot, by lines."""
         return self.run("cat", "/run/nova-found").stdout.splitlines()
+
+    def fill_disk(self) -> None:
+        """Leave no room on the disk."""
+        usage = os.statvfs(self._folder)
+        self._resize((usage.f_blocks - usage.f_bavail) * usage.f_frsize)
+
+    def free_disk(self) -> None:
+        """Give it all the room again."""
+        self._resize(4 << 30)
+
+    def _resize(self, size: int) -> None:
+        command = ["mount", "-o", f"remount,size={size}", str(self._folder)]
+        subprocess.run(command, check=True)
 
     def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
         """Make a mediated device, as libvirt does when a guest starts."""

@@ -114,10 +114,13 @@ def build_nvidia(
     *,
     branch: str = "570",
     version: str = "570.172.07",
+    preinst: str = "#!/bin/sh\n",
     postinst: str = _POSTINST,
+    conffiles: Mapping[str, str] | None = None,
     **options: str,
 ) -> Path:
     """Build a sample of NVIDIA's vGPU host package; it has what a host sees of the real one."""
+    known = dict(conffiles or {})
     name = options.pop("name", f"nvidia-vgpu-ubuntu-{branch}")
     target = folder / f"{name}_{version}_{architecture()}.deb"
     return build(
@@ -135,8 +138,13 @@ def build_nvidia(
             "/usr/share/nvidia/vgpu/version": version + "\n",
             "/lib/systemd/system/nvidia-vgpu-mgr.service": _DAEMON_UNIT,
             "/lib/systemd/system/nvidia-vgpud.service": _REGISTRAR_UNIT,
+            **known,
         },
-        scripts={"postinst": postinst},
+        scripts={
+            "preinst": preinst,
+            "postinst": postinst,
+            "conffiles": "".join(f"{path}\n" for path in known),
+        },
     )
 
 
