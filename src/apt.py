@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands import CommandError, Runner
+from line import one_line
 from problem import HostError, Kind, Problem
 
 __all__ = [
@@ -175,4 +176,4 @@ def _started(run: Runner, *argv: str, check: bool = True) -> None:
 def _reason(error: CommandError) -> str:
     """Pick the line that names the cause; dpkg's stand on stdout, before apt's own on stderr."""
     lines = [line.strip() for line in error.output.splitlines() if _REASON.match(line)]
-    return lines[0] if lines else str(error).rsplit(": ", 1)[-1]
+    return one_line(lines[0] if lines else str(error).rsplit(": ", 1)[-1], 200)

@@ -10,6 +10,8 @@ import signal
 import subprocess
 from typing import NamedTuple, Protocol, Sequence
 
+from line import one_line
+
 __all__ = ["CommandError", "Result", "Runner", "run"]
 
 # A hook's environment is Juju's; what we start on the host sees a fixed one.
@@ -42,7 +44,7 @@ class CommandError(Exception):
     """
 
     def __init__(self, argv: Sequence[str], reason: str, result: Result | None = None) -> None:
-        super().__init__(f"{' '.join(argv)}: {reason}")
+        super().__init__(f"{one_line(' '.join(argv), 300)}: {one_line(reason, 200)}")
         self.argv = tuple(argv)
         self.result = result
 

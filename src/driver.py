@@ -219,7 +219,7 @@ def _load(root: Path, run: Runner) -> None:
     except CommandError as error:
         lines = error.output.strip().splitlines() or [str(error)]
         reason = re.sub(r"^modprobe: \w+: ", "", lines[-1])
-        raise HostError(Problem(Kind.NOT_LOADED, reason)) from error
+        raise HostError(Problem(Kind.NOT_LOADED, one_line(reason, 200))) from error
     run("modprobe", _MODULES[1], timeout=120, check=False)  # some branches have it built in
     services.start(root, run)
 

@@ -7,16 +7,26 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
+import boot
 import devices
 import guests
+import limits
 import mappings
+import memory
 import nova_conf
 import nvidia_smi
+import package
 import plan
+import predecessor
 import recorded
+import vendor_vfio
+from commands import CommandError
 from facts import gather
 from pci import list_gpus
-from problem import Kind
+from problem import HostError, Kind, Problem
+from releases import NovaVersion
 
 
 def test_type_in_digits_of_another_script_is_none(host):
@@ -97,3 +107,90 @@ def test_value_that_is_read_back_as_no_text_is_no_type(machine):
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
     (problem,) = devices.ensure(on.root, on, requests, write=write)
     assert (problem.kind, problem.more) == (Kind.TYPE_REFUSED, "the driver says no")
+
+
+@pytest.mark.parametrize("count", ["1000", "999999", "-1"])
+def test_count_that_no_card_has_is_none(machine, count):
+    on = machine("a100-80-pair")
+    block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
+    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    assert nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)[0].maximum is None
+
+
+def test_remembered_count_that_no_card_has_is_forgotten(host):
+    root = host("l40s-vendor-vfio")
+    path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"10de:26b9": [["nvidia-1", "A-1-1C", 999999999, 1, 1]]}')
+    assert gather(root).cards[0].mig_types == ()
+
+
+def test_blanks_without_end_are_read_in_no_time(machine):
+    on = machine("t4-pair")
+    on.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
+    card = list_gpus(on.root).gpus[0].address
+    start = time.process_time()
+    assert nvidia_smi.supported_types(on, card) == ()
+    assert nvidia_smi.mixed_size(on, card) is None
+    assert time.process_time() - start < 5
+
+
+def test_name_of_controls_is_shown_as_one_short_line(host):
+    root = host("t4-pair")
+    for path in root.glob("sys/devices/*/*/mdev_supported_types/nvidia-233/name"):
+        path.write_text("GRID T4\n\x1b[2J-8Q" + "x" * 400)
+    name = gather(root).cards[0].find_type("nvidia-233").name
+    assert (len(name), name[:15]) == (100, "GRID T4??[2J-8Q")
+
+
+def test_name_without_end_makes_an_alias_that_nova_takes():
+    assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
+    assert len(json.loads(nova_conf.alias(assigned, plan.PciOptions()))["name"]) == 255
+
+
+def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
+    """Without ids and without a class, an alias would fit every virtual function of the host."""
+    root = host("l40s-vendor-vfio")
+    function = root / "sys/bus/pci/devices/0000:3d:00.4"
+    (function / "nvidia/current_vgpu_type").write_text("1152\n")
+    (function / "device").unlink()
+    vendor_vfio.claim(root, [], "nvidia-1152")
+    found = gather(root)
+    requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
+    wanted = plan.make_plan(requests, found.cards)
+    for options, is_held in ((plan.PciOptions(), True), (plan.PciOptions(True), False)):
+        held = limits.honour(wanted, found.cards, NovaVersion(31), options)
+        assert held.held is is_held
+        told = Problem(Kind.CARD_UNREADABLE, "0000:3d:00.0")
+        assert (told in held.problems) is is_held
+
+
+@pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
+def test_words_of_others_stay_one_short_line_of_the_log(said):
+    problem = Problem(Kind.INSTALL_FAILED, said)
+    for text in (str(CommandError(("x",), said)), str(HostError(problem))):
+        assert text.isprintable()
+        assert len(text) <= 600
+
+
+def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
+    assert package.stamp(tmp_path / "a\0b") == ""
+    with pytest.raises(HostError) as error:
+        package.inspect(tmp_path / "a\0b", machine("t4-pair"))
+    assert error.value.problem.kind is Kind.RESOURCE_MISSING
+
+
+def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
+    on = machine("t4-pair")
+    path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
+    path.mkdir(parents=True)
+    predecessor.take_over(on.root, on)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("wish", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
+def test_wish_that_was_damaged_is_told_by_the_boot_service(machine, wish):
+    on = machine("t4-pair")
+    memory.save(on.root, memory.Memory(wish=wish))
+    assert boot.main(on.root, on) == 1
+    assert [problem.kind for problem in boot.result(on.root)] == [Kind.MAPPING_INVALID]
