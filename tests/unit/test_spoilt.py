@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 
 import pytest
+from ops import testing
 
 import boot
+import commands
 import devices
 import guests
 import limits
@@ -21,12 +24,14 @@ import package
 import plan
 import predecessor
 import recorded
+import report
 import vendor_vfio
 from commands import CommandError
 from facts import gather
 from pci import list_gpus
 from problem import HostError, Kind, Problem
 from releases import NovaVersion
+from vgpu import VgpuType
 
 
 def test_type_in_digits_of_another_script_is_none(host):
@@ -194,3 +199,28 @@ def test_wish_that_was_damaged_is_told_by_the_boot_service(machine, wish):
     memory.save(on.root, memory.Memory(wish=wish))
     assert boot.main(on.root, on) == 1
     assert [problem.kind for problem in boot.result(on.root)] == [Kind.MAPPING_INVALID]
+
+
+def test_flood_of_a_program_is_not_held_in_memory():
+    tracemalloc.start()
+    output = commands.run("sh", "-c", "head -c 50000000 /dev/zero; echo end").stdout
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(output), output[-4:]) == (4 * 1024 * 1024, "end\n")
+    assert peak < 25_000_000
+
+
+def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
+    (card,) = cards("l40s-vendor-vfio")
+    types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
+    lines = report.types_text([card._replace(types=types)]).splitlines()
+    assert lines[-1] == f"... and {2001 - len(lines)} lines more, which is more than Juju takes"
+    assert len("\n".join(lines).encode()) < 120 * 1024
+
+
+@pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
+def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, monkeypatch, action):
+    on = unit("t4-pair")
+    monkeypatch.setattr(report, "_LIMIT", 100)
+    with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
+        on.action(action, format="json")
