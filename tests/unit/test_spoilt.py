@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 from ops import testing
 
+import apt
 import boot
 import commands
 import devices
@@ -224,3 +225,28 @@ def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, mon
     monkeypatch.setattr(report, "_LIMIT", 100)
     with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
         on.action(action, format="json")
+
+
+def test_apt_that_does_not_answer_is_told(machine):
+    on = machine("t4-pair")
+    on.fail("apt-cache", returncode=None)
+    with pytest.raises(HostError) as error:
+        apt.ensure_known(on.root, on, "dkms")
+    assert error.value.problem.kind is Kind.INSTALL_FAILED
+
+
+@pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
+def test_program_that_does_not_answer_to_a_question_costs_no_event(unit, command):
+    on = unit(recorded.without_driver("t4-pair"))
+    on.machine.fail(command, returncode=None)
+    on.attach(on.machine.make_deb(on.machine.root / "x.deb"))
+    on.action("pause")
+    assert on.status.name == "maintenance"
+
+
+def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
+    root = host("t4-pair")
+    (root / "var/lib/dpkg/status").write_text("Package: nova-common\n" * 20_000)
+    start = time.process_time()
+    assert gather(root).nova is None
+    assert time.process_time() - start < 5
