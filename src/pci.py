@@ -29,7 +29,7 @@ _ADDRESS = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE
 )
 _ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})", re.ASCII | re.IGNORECASE)
-_VIRTUAL_FUNCTION_LINK = re.compile(r"virtfn([0-9]+)", re.ASCII)
+_VIRTUAL_FUNCTION_LINK = re.compile(r"virtfn([0-9]{1,6})", re.ASCII)
 
 logger = logging.getLogger(__name__)
 

@@ -305,7 +305,7 @@ def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     for _ in words:  # the mend at the end matters more than all of a long word
         if len(text) > _LIMIT:
             longest = max(words, key=lambda word: len(words[word]))
-            room = max(len(words[longest]) - (len(text) - _LIMIT), 16)
+            room = max(len(words[longest]) - (len(text) - _LIMIT), 11)
             words[longest] = _cut(words[longest], room)
             text = template.format(app=app, **words)
     return level, _cut(text)

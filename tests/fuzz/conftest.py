@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
 settings.register_profile("short", max_examples=50, derandomize=True, **COMMON)
-settings.register_profile("long", max_examples=1500, print_blob=True, **COMMON)
+settings.register_profile("long", max_examples=1000, print_blob=True, **COMMON)
 settings.load_profile("short")
 set_hypothesis_home_dir(str(Path(__file__).parents[2] / "build/hypothesis"))
 

@@ -32,6 +32,12 @@ def texts(max_size: int = 60) -> SearchStrategy[str]:
     return st.one_of(word, free, st.lists(st.one_of(word, free), max_size=4).map("".join))
 
 
+def names() -> SearchStrategy[str]:
+    """What a file can be called, or a link lead to: no NUL, and nothing that is no text."""
+    kept = texts(20).map(lambda text: text.encode("utf-8", "ignore").decode()[:50])
+    return kept.map(lambda text: "x" + text.replace("\0", "").replace("/", ""))
+
+
 def octets(max_size: int = 200) -> SearchStrategy[bytes]:
     """Any bytes of a file, among them such that are no text in any encoding."""
     repeated = st.sampled_from(WORDS).map(lambda word: word[:100] * 500)

@@ -29,14 +29,14 @@ def answer(unit, action, **params):
         assert json.loads(text) is not None
 
 
-@tried(share=0.2, host=HOSTS, text=hostile.mappings(), style=FORMATS)
+@tried(share=0.1, host=HOSTS, text=hostile.mappings(), style=FORMATS)
 def test_whatever_mapping_is_tried_the_plan_is_shown(folder, host, text, style):
     with unit_on(folder, host) as unit:
         answer(unit, "show-plan", mappings=text, format=style)
         assert not (unit.machine.root / "var/lib/nova-compute-nvidia-vgpu").exists()
 
 
-@tried(share=0.05, host=HOSTS, style=FORMATS, force=st.booleans(), text=hostile.type_names())
+@tried(share=0.03, host=HOSTS, style=FORMATS, force=st.booleans(), text=hostile.type_names())
 def test_whatever_other_actions_are_given_they_answer_or_say_why_not(
     folder, host, style, force, text
 ):

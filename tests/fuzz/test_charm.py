@@ -85,7 +85,7 @@ EVENTS = (
 
 
 @tried(
-    share=0.3,
+    share=0.1,
     seconds=5,
     host=st.sampled_from(["t4-pair", "l40s-vendor-vfio", "l40s-vendor-vfio"]),
     events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=4),

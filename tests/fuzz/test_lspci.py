@@ -21,7 +21,7 @@ FIELD = st.builds(
 SAID = programs.lines(FIELD, FIELD, FIELD, st.just(""), hostile.texts())
 
 
-@tried(run=programs.saying(SAID))
+@tried(share=1.5, run=programs.saying(SAID))
 def test_whatever_lspci_says_sysfs_is_believed(hosts, run):
     root = hosts["t4-pair"]
     with holds.Log():

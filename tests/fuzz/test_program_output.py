@@ -63,7 +63,7 @@ def test_whatever_nvidia_smi_says_is_read_as_bounded_words(run, hosts):
     holds.commands(run.started, hosts["t4-pair"])
 
 
-@tried(share=0.5, run=programs.saying(SMI), data=st.data())
+@tried(share=0.2, run=programs.saying(SMI), data=st.data())
 def test_whatever_nvidia_smi_says_the_cards_are_prepared_or_it_is_told(hosts, run, data):
     name = data.draw(st.sampled_from(["a100-80-pair", "a40-mdev", "l40s-vendor-vfio"]))
     text = data.draw(st.sampled_from(trees.WISHES[name]))
@@ -87,7 +87,7 @@ POLICY = programs.lines(
 )
 
 
-@tried(run=programs.saying(POLICY))
+@tried(share=1.5, run=programs.saying(POLICY))
 def test_whatever_apt_or_modprobe_says_it_is_told_in_one_line(hosts, run):
     root = hosts["t4-pair"]
     found = apt.Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")

@@ -31,7 +31,7 @@ BAGS = st.fixed_dictionaries(
 )
 
 
-@tried(bag=BAGS)
+@tried(share=2, bag=BAGS)
 def test_whatever_a_provider_writes_the_principal_gets_lines_and_words(bag):
     try:
         found = ProviderData.from_databag(bag)
@@ -43,7 +43,7 @@ def test_whatever_a_provider_writes_the_principal_gets_lines_and_words(bag):
     assert all(" " not in word for word in (*found.services, *found.packages))
 
 
-@tried(sections=SECTIONS)
+@tried(share=2, sections=SECTIONS)
 def test_nothing_that_would_break_its_line_is_published(sections):
     try:
         bag = ProviderData(sections=sections).to_databag()

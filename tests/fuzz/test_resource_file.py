@@ -49,7 +49,7 @@ CONTROL = programs.lines(
 )
 
 
-@tried(run=programs.saying(st.one_of(CONTROL, CONTROL, hostile.texts())))
+@tried(share=1.5, run=programs.saying(st.one_of(CONTROL, CONTROL, hostile.texts())))
 def test_whatever_the_fields_of_a_package_say_only_nvidia_s_is_taken(folder, run):
     path = folder / "resource.deb"
     path.write_bytes(MAGIC)
@@ -57,12 +57,11 @@ def test_whatever_the_fields_of_a_package_say_only_nvidia_s_is_taken(folder, run
     holds.commands(run.started, folder)
 
 
-@tried(share=0.5, content=hostile.octets(), has_magic=st.booleans(), name=hostile.texts(20))
+@tried(share=0.5, content=hostile.octets(), has_magic=st.booleans(), name=hostile.names())
 def test_any_file_of_any_name_is_refused_in_one_line(folder, content, has_magic, name):
-    path = folder / "any" / (name.replace("/", "").replace("\ud800", "")[:50] or "x")
+    path = folder / "any" / name
     path.parent.mkdir(exist_ok=True)
-    if "\0" not in str(path) and path.name not in ("", ".", "..", "any"):
-        path.write_bytes(MAGIC * has_magic + content)
+    path.write_bytes(MAGIC * has_magic + content)
     is_sound(path, programs.Programs(programs.SILENT))
 
 
@@ -79,7 +78,7 @@ def deb(folder):
     return path.read_bytes()
 
 
-@tried(share=0.05, cut=st.integers(0, 1), at=st.floats(0, 1), put=st.binary(max_size=20))
+@tried(share=0.03, cut=st.integers(0, 1), at=st.floats(0, 1), put=st.binary(max_size=20))
 def test_real_package_that_was_damaged_is_read_by_the_real_dpkg_deb(deb, folder, cut, at, put):
     path, place = folder / "damaged.deb", int(len(deb) * at)
     path.write_bytes(deb[:place] + put + (b"" if cut else deb[place + len(put) :]))

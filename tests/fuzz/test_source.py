@@ -16,14 +16,20 @@ FORBIDDEN = {"os.system", "os.popen", "subprocess.getoutput", "yaml.load", "yaml
 MODULES = {"pickle", "marshal", "shelve"}
 
 
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_shell_and_no_code_made_of_data(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN, ast.unparse(node)
-            assert "shell" not in [keyword.arg for keyword in node.keywords], ast.unparse(node)
+            assert dotted(node.func) not in FORBIDDEN, node.lineno
+            assert "shell" not in [keyword.arg for keyword in node.keywords], node.lineno
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not names & MODULES, ast.unparse(node)
+            assert not names & MODULES, node.lineno
             if "subprocess" in names:
                 assert path.name == "commands.py"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problem import HostError, Kind, Problem
 
 
-@tried(problem=st.builds(Problem, st.sampled_from(Kind), *[hostile.texts(200)] * 3))
+@tried(share=3, problem=st.builds(Problem, st.sampled_from(Kind), *[hostile.texts(200)] * 3))
 def test_any_words_are_told_in_one_line_that_ends_with_the_mend(problem):
     holds.said(problem)
     holds.message(str(HostError(problem)))

@@ -26,6 +26,7 @@ import plan
 import predecessor
 import recorded
 import report
+import status
 import vendor_vfio
 from commands import CommandError
 from facts import gather
@@ -250,3 +251,17 @@ def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
     start = time.process_time()
     assert gather(root).nova is None
     assert time.process_time() - start < 5
+
+
+def test_function_that_leads_back_to_its_card_is_named_once(host):
+    """Nova refuses to start with an address that stands twice."""
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")
+    requests = mappings.requests(mappings.parse("{T4-8Q: ['10de:1eb8']}"))
+    (found,) = plan.make_plan(requests, gather(root).cards).assignments
+    assert list(map(str, found.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
+
+
+def test_version_without_end_leaves_room_for_the_mend():
+    problem = Problem(Kind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
+    assert status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")
