@@ -1,6 +1,7 @@
 # `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit functional release test test-nova pack test-pack lock demo bench clean
+.PHONY: help setup format lint unit fuzz fuzz-smoke functional release test test-nova pack \
+	test-pack lock demo bench clean
 
 # All that is fetched or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -38,13 +39,19 @@ unit: setup  ## Run the unit tests on every Python that is found, with coverage 
 	@$(TOX) run-parallel --parallel 2 --parallel-no-spinner \
 		-e unit,py38,py39,py310,py312,py313,py314
 
+fuzz: setup  ## Try the charm with made-up input, 20,000 examples of it at the least
+	@$(TOX) run -e fuzz
+
+fuzz-smoke: setup  ## Try the charm with a few of those examples, the same each time
+	@$(TOX) run -e fuzz-smoke
+
 functional: setup  ## Run the charm's dispatch on booted hosts; BASE=20.04: that base's charm
 	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(if $(BASE),--base $(BASE))
 
 release: setup  ## Check the suite for a cloud, the Terraform module, the workflow
 	@$(TOX) run -e release
 
-test: lint unit functional release  ## Run all of the above
+test: lint unit fuzz-smoke functional release  ## Run all of the above but fuzz
 
 test-nova: setup  ## Boot servers on Nova itself with what the charm publishes, without hardware
 	@$(TOX) run -e nova

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from commands import CommandError, Runner
+from commands import CommandError, Result, Runner
+from line import one_line
 from problem import HostError, Kind, Problem
 
 __all__ = [
@@ -64,11 +65,13 @@ def find(root: Path, pattern: str) -> tuple[Package, ...]:
     except OSError:
         return ()
     found = []
+    end = 0
     for match in re.finditer(rb"^Package: (" + pattern.encode() + rb")$", status, re.MULTILINE):
+        if match.start() < end:  # each paragraph is of one package, and read once
+            continue
         end = status.find(b"\n\n", match.start())
-        paragraph = status[match.start() : end if end >= 0 else len(status)].decode(
-            errors="replace"
-        )
+        end = end if end >= 0 else len(status)
+        paragraph = status[match.start() : end].decode(errors="replace")
         fields = dict(
             line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"\S+: ", line)
         )
@@ -154,7 +157,7 @@ def ensure_known(root: Path, run: Runner, *names: str) -> tuple[str, ...]:
 
 
 def _candidates(run: Runner, names: list[str]) -> list[str]:
-    output = run("apt-cache", "policy", *names, check=False).stdout
+    output = _started(run, "apt-cache", "policy", *names, check=False).stdout
     blocks = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)$", output, re.MULTILINE)
     return [name for name, candidate in blocks if name in names and candidate != "(none)"]
 
@@ -163,9 +166,9 @@ def _apt_get(run: Runner, *arguments: str, check: bool = True) -> None:
     _started(run, *_APT_GET, *arguments, check=check)
 
 
-def _started(run: Runner, *argv: str, check: bool = True) -> None:
+def _started(run: Runner, *argv: str, check: bool = True) -> Result:
     try:
-        run(*argv, timeout=_TIMEOUT, check=check)
+        return run(*argv, timeout=_TIMEOUT, check=check)
     except CommandError as error:
         if _LOCKED.search(error.output):
             raise HostError(Problem(Kind.LOCKED)) from error
@@ -175,4 +178,4 @@ def _started(run: Runner, *argv: str, check: bool = True) -> None:
 def _reason(error: CommandError) -> str:
     """Pick the line that names the cause; dpkg's stand on stdout, before apt's own on stderr."""
     lines = [line.strip() for line in error.output.splitlines() if _REASON.match(line)]
-    return lines[0] if lines else str(error).rsplit(": ", 1)[-1]
+    return one_line(lines[0] if lines else str(error).rsplit(": ", 1)[-1], 200)

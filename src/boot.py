@@ -25,6 +25,7 @@ import mappings
 import memory as memories
 from commands import CommandError, Runner
 from files import ensure_text, has_text
+from mappings import VgpuRequest
 from problem import HostError, Kind, Problem
 
 __all__ = ["UNIT", "ensure_unit", "is_done", "record", "remove_unit", "result", "start"]
@@ -157,10 +158,10 @@ def main(root: Path, run: Runner) -> int:
         logger.info("nothing to do: paused")
         return 0
     try:
-        problems = devices.ensure(root, run, mappings.requests(mappings.parse(memory.wish)))
+        problems = devices.ensure(root, run, _requests(memory.wish))
         if memory.fulfilled not in ("", memory.wish) and _FINAL & {each.kind for each in problems}:
             logger.info("the last wish cannot be fulfilled, going back to the one before")
-            devices.ensure(root, run, mappings.requests(mappings.parse(memory.fulfilled)))
+            devices.ensure(root, run, _requests(memory.fulfilled))
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]
@@ -170,6 +171,13 @@ def main(root: Path, run: Runner) -> int:
     if not problems:
         logger.info("all devices that are asked for are there")
     return 1 if problems else 0
+
+
+def _requests(wish: str) -> tuple[VgpuRequest, ...]:
+    data = mappings.parse(wish)
+    if data is not None:  # it was found good, but a file may be damaged
+        mappings.check(data)
+    return mappings.requests(data)
 
 
 if __name__ == "__main__":

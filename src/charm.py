@@ -191,9 +191,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
         cards = survey(self.root, self.run).cards
         if event.params.get("format") == "json":
-            event.set_results({"output": report.types_json(cards)})
+            answer = report.types_json(cards)
         else:
-            event.set_results({"output": report.types_text(cards) or status.NO_TYPES})
+            answer = report.types_text(cards) or status.NO_TYPES
+        _answer(event, answer)
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
@@ -202,7 +203,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         facts = survey(self.root, self.run)
         situation = self._assess(facts, memories.load(self.root), event.params.get("mappings"))
         show = report.plan_json if event.params.get("format") == "json" else report.plan_text
-        event.set_results({"output": show(situation, self.app.name)})
+        _answer(event, show(situation, self.app.name))
 
     def _reconcile(
         self,
@@ -334,6 +335,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         except (ops.ModelError, NameError) as error:
             logger.info("no resource %s: %s", RESOURCE, error)
             return ""
+
+
+def _answer(event: ops.ActionEvent, text: str) -> None:
+    """Give an action's answer; one that is too large and has no end to leave out is refused."""
+    import report
+
+    if report.fits(text):
+        event.set_results({"output": text})
+    else:
+        event.fail(status.TOO_LARGE)
 
 
 if __name__ == "__main__":

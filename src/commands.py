@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
+import time
 from typing import NamedTuple, Protocol, Sequence
+
+from line import one_line
 
 __all__ = ["CommandError", "Result", "Runner", "run"]
 
@@ -22,7 +26,7 @@ _ENVIRONMENT = {
     # https://manpages.ubuntu.com/manpages/jammy/man1/needrestart.1.html
     "NEEDRESTART_SUSPEND": "1",
 }
-_OUTPUT_LIMIT = 4 * 1024 * 1024  # characters kept of each stream, from its end
+_OUTPUT_LIMIT = 4 * 1024 * 1024  # bytes kept of each stream, from its end
 
 
 class Result(NamedTuple):
@@ -42,7 +46,7 @@ class CommandError(Exception):
     """
 
     def __init__(self, argv: Sequence[str], reason: str, result: Result | None = None) -> None:
-        super().__init__(f"{' '.join(argv)}: {reason}")
+        super().__init__(f"{one_line(' '.join(argv), 300)}: {one_line(reason, 200)}")
         self.argv = tuple(argv)
         self.result = result
 
@@ -78,21 +82,53 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_ENVIRONMENT,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,
         )
     except OSError as error:
         raise CommandError(argv, error.strerror or "cannot be started") from error
     with process:
         try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
+            stdout, stderr = _outputs(process, timeout)
+        except TimeoutError as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise CommandError(argv, f"did not end within {timeout:.0f} s") from error
-    result = Result(process.returncode, stdout[-_OUTPUT_LIMIT:], stderr[-_OUTPUT_LIMIT:])
+    result = Result(process.returncode, stdout, stderr)
     if check and result.returncode != 0:
         lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
         raise CommandError(argv, f"exit {result.returncode}: {lines[-1]}", result)
     return result
+
+
+def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str]:
+    """Read both streams until the program ends; no more of a flood is held than is kept.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    """
+    deadline = time.monotonic() + timeout
+    kept = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for stream in filter(None, kept):
+            selector.register(stream, selectors.EVENT_READ, kept[stream])
+        while selector.get_map():
+            room = deadline - time.monotonic()
+            ready = selector.select(room) if room > 0 else []
+            if not ready:
+                raise TimeoutError
+            for key, _ in ready:
+                piece = os.read(key.fd, 64 * 1024)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                key.data.extend(piece)
+                del key.data[:-_OUTPUT_LIMIT]
+    try:
+        process.wait(max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError from error
+    stdout, stderr = (data.decode("utf-8", errors="replace") for data in kept.values())
+    return _with_plain_ends(stdout), _with_plain_ends(stderr)
+
+
+def _with_plain_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

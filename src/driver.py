@@ -9,6 +9,7 @@ https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -221,8 +222,9 @@ def _load(root: Path, run: Runner) -> None:
     except CommandError as error:
         lines = error.output.strip().splitlines() or [str(error)]
         reason = re.sub(r"^modprobe: \w+: ", "", lines[-1])
-        raise HostError(Problem(Kind.NOT_LOADED, reason)) from error
-    run("modprobe", _MODULES[1], timeout=120, check=False)  # some branches have it built in
+        raise HostError(Problem(Kind.NOT_LOADED, one_line(reason, 200))) from error
+    with contextlib.suppress(CommandError):  # some branches have it built in
+        run("modprobe", _MODULES[1], timeout=120)
     services.start(root, run)
 
 

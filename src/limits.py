@@ -97,6 +97,8 @@ def _variant_limits(
     for step in steps:
         if not nova.has_variant_driver:
             yield Problem(Kind.VENDOR_VFIO, str(step.card), str(nova))
+        if ids[step.card] is None and not options.report_in_placement:
+            yield Problem(Kind.CARD_UNREADABLE, str(step.card))  # its alias would fit any function
         if step.resource_class is not None and not options.report_in_placement:
             yield Problem(Kind.NEEDS_PLACEMENT, step.type_id)
         other = first_on.setdefault(step.card, step)

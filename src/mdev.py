@@ -11,9 +11,10 @@ import contextlib
 import os
 from pathlib import Path
 
+from line import one_line
 from pci import Gpu, PciAddress
 from sysfs import names, read
-from vgpu import Card, Framework, VgpuType, stated, type_number
+from vgpu import NAME_LIMIT, Card, Framework, VgpuType, stated, type_number
 
 __all__ = ["inspect", "present"]
 
@@ -77,8 +78,8 @@ def _types(folders: list[Path], count: bool, used: list[str]) -> tuple[VgpuType,
         types.append(
             VgpuType(
                 id=type_id,
-                name=read(folder / "name") or type_id,
-                description=description,
+                name=one_line(read(folder / "name").strip(), NAME_LIMIT) or type_id,
+                description=one_line(description, 300),
                 maximum=maximum,
                 available=available,
             )

@@ -51,7 +51,7 @@ def render(
 def alias(assignment: Assignment, options: PciOptions) -> str:
     """Return the JSON of the alias that flavors ask for; the controllers need the same one."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", _short_name(assignment))
-    found = {"name": name, "device_type": "type-VF"}
+    found = {"name": name[:255], "device_type": "type-VF"}
     if options.report_in_placement:
         found["resource_class"] = _resource_class(assignment)
     elif assignment.function_id is not None:

@@ -13,8 +13,9 @@ import re
 from typing import Iterable
 
 from commands import CommandError, Result, Runner
+from line import one_line
 from pci import PciAddress
-from vgpu import VgpuType
+from vgpu import COUNT_LIMIT, NAME_LIMIT, VgpuType
 
 __all__ = [
     "create_instance",
@@ -38,13 +39,11 @@ _MODES = {
 }
 _DIGITS = 6  # of a type, a profile or a count, with its 0x
 _TIMEOUT = 60.0  # seconds; a card that fell off the bus answers late
-_FIELD = re.compile(
-    r"^[ \t]*([A-Za-z][A-Za-z ]*?)[ \t]*:[ \t]*(.*?)[ \t]*$", re.ASCII | re.MULTILINE
-)
 # |   0  MIG 1g.5gb          19        7          4:1     |: name, profile, instance, placement
 _NO_INSTANCES = re.compile(r"No (?:MIG-enabled|GPU instances)", re.IGNORECASE)
 _INSTANCE = re.compile(
-    r"^\|\s+[0-9]+\s+MIG\s+\S+\s+([0-9]+)\s+[0-9]+\s+[0-9]+:[0-9]+\s+\|", re.ASCII | re.MULTILINE
+    r"^\|\s+[0-9]+\s+MIG\s+\S+\s+([0-9]{1,6})\s+[0-9]+\s+[0-9]+:[0-9]+\s+\|",
+    re.ASCII | re.MULTILINE,
 )
 
 
@@ -57,18 +56,18 @@ def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
     found = []
     text = _smi(run, card, "vgpu", "-s", "-v").stdout
     for block in re.split(r"(?=vGPU Type ID)", text)[1:]:
-        fields = dict(_FIELD.findall(block))
+        fields = _fields(block)
         number = _number(fields.get("vGPU Type ID", ""), 16)
-        name = fields.get("Name", "")
+        name = one_line(fields.get("Name", ""), NAME_LIMIT)
         if number is not None and name:
             found.append(
                 VgpuType(
                     id=f"nvidia-{number}",
                     name=name,
                     description=_description(fields),
-                    maximum=_number(fields.get("Max Instances", "")),
+                    maximum=_count(fields.get("Max Instances", "")),
                     profile=_number(fields.get("GPU Instance Profile ID", "")),
-                    per_instance=_number(fields.get("Max Instances Per GI", "")) or 1,
+                    per_instance=_count(fields.get("Max Instances Per GI", "")) or 1,
                 )
             )
     return tuple(found)
@@ -77,7 +76,7 @@ def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
 def _description(fields: dict[str, str]) -> str:
     """Say in the words of a mediated device's description what is told of it here."""
     memory = _number(fields.get("FB Memory", "").split(" ")[0])
-    maximum = _number(fields.get("Max Instances", ""))
+    maximum = _count(fields.get("Max Instances", ""))
     told = (("framebuffer={}M", memory), ("max_instance={}", maximum))
     return ", ".join(text.format(number) for text, number in told if number is not None)
 
@@ -155,7 +154,7 @@ def mixed_size(run: Runner, card: PciAddress) -> bool | None:
     Raises:
         CommandError: the driver does not answer.
     """
-    fields = dict(_FIELD.findall(_smi(run, card, "-q").stdout))
+    fields = _fields(_smi(run, card, "-q").stdout)
     return _MODES.get(fields.get("vGPU Heterogeneous Mode", ""))
 
 
@@ -171,7 +170,7 @@ def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:
 def reason(error: CommandError) -> str:
     """Return why a command failed: the end of the last line that it left."""
     lines = [line.strip() for line in error.output.splitlines() if line.strip()]
-    return (lines[-1] if lines else str(error)).rsplit(": ", 1)[-1]
+    return one_line((lines[-1] if lines else str(error)).rsplit(": ", 1)[-1], 200)
 
 
 def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Result:
@@ -179,6 +178,17 @@ def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Resu
     command = [word for word in words[:1] if not word.startswith("-")]
     options: Iterable[str] = words[len(command) :]
     return run("nvidia-smi", *command, "-i", str(card), *options, timeout=_TIMEOUT, check=check)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Read `Name : value` lines; of those that stand twice, the last."""
+    parts = (line.partition(":") for line in text.split("\n"))
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _count(text: str) -> int | None:
+    number = _number(text)
+    return number if number is not None and 0 <= number <= COUNT_LIMIT else None
 
 
 def _number(text: str, base: int = 10) -> int | None:

@@ -36,7 +36,7 @@ def stamp(path: Path) -> str:
     """Return a short text that changes with the file; empty if there is none."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL
         return ""
     return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -51,7 +51,7 @@ def inspect(path: Path, run: Runner) -> HostPackage:
     try:
         with open(path, "rb") as stream:
             start = stream.read(len(_MAGIC))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise HostError(Problem(Kind.RESOURCE_MISSING)) from error
     if not start:
         raise HostError(Problem(Kind.RESOURCE_MISSING))

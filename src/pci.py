@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands import CommandError, Runner
+from line import one_line
 
 __all__ = ["GPU_CLASSES", "NVIDIA", "Gpu", "Inventory", "PciAddress", "PciId", "list_gpus"]
 
@@ -28,7 +29,7 @@ _ADDRESS = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE
 )
 _ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})", re.ASCII | re.IGNORECASE)
-_VIRTUAL_FUNCTION_LINK = re.compile(r"virtfn([0-9]+)", re.ASCII)
+_VIRTUAL_FUNCTION_LINK = re.compile(r"virtfn([0-9]{1,6})", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class PciAddress(NamedTuple):
         """
         match = _ADDRESS.fullmatch(text)
         if match is None:
-            raise ValueError(f"not a PCI address: {text!r}")
+            raise ValueError(f"not a PCI address: {text[:40]!r}")
         return cls(*(int(part or "0", 16) for part in match.groups()))
 
     def __str__(self) -> str:
@@ -73,7 +74,7 @@ class PciId(NamedTuple):
         """
         match = _ID.fullmatch(text)
         if match is None:
-            raise ValueError(f"not a PCI id: {text!r}")
+            raise ValueError(f"not a PCI id: {text[:40]!r}")
         return cls(int(match[1], 16), int(match[2], 16))
 
     def __str__(self) -> str:
@@ -122,7 +123,8 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
         try:
             address = PciAddress.parse(name)
         except ValueError:
-            logger.warning("%s: not a PCI address, left out", devices / name)
+            place = one_line(str(devices / name), 300)
+            logger.warning("%s: not a PCI address, left out", place)
             continue
         try:
             gpu = _read_gpu(devices / name, address)
@@ -190,7 +192,7 @@ def _subsystem(path: Path) -> PciId | None:
 
 def _driver(path: Path) -> str | None:
     try:
-        return os.path.basename(os.readlink(path / "driver"))
+        return one_line(os.path.basename(os.readlink(path / "driver")), 60)
     except OSError:
         return None
 

@@ -169,7 +169,7 @@ def _join(resolved: dict[str, Assignment], found: Assignment) -> None:
     """Add a card to those that know a request's type by one id."""
     known = resolved.setdefault(found.type_id, found._replace(addresses=(), cards=()))
     resolved[found.type_id] = known._replace(
-        addresses=known.addresses + found.addresses,
+        addresses=tuple(dict.fromkeys(known.addresses + found.addresses)),
         cards=known.cards + found.cards,
     )
 

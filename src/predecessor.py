@@ -38,15 +38,18 @@ def take_over(root: Path, run: Runner) -> None:
         logger.info("%s makes way for our own boot service", _UNIT)
         _systemctl(run, "disable", _UNIT)
         for folder in _FOLDERS:
-            (root / folder / _UNIT).unlink(missing_ok=True)
+            _remove(root / folder / _UNIT)
         _systemctl(run, "daemon-reload")
     for name in _SCRIPTS:
-        path = root / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(root / name)
     _replace_nouveau_file(root / _NO_NOUVEAU, root)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _replace_nouveau_file(path: Path, root: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from line import one_line
+
 __all__ = ["REBOOT", "HostError", "Kind", "Problem"]
 
 
@@ -109,5 +111,6 @@ class HostError(Exception):
     """A step on the host could not be done; `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(f"{problem.kind.value}: {problem.subject} {problem.detail}".strip())
+        text = f"{problem.kind.value}: {problem.subject} {problem.detail}".strip()
+        super().__init__(one_line(text, 500))
         self.problem = problem

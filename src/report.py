@@ -18,17 +18,24 @@ from status import sentence
 from vgpu import Card, Framework, VgpuType, type_number
 from work import Work
 
-__all__ = ["plan_json", "plan_text", "types_json", "types_text"]
+__all__ = ["fits", "plan_json", "plan_text", "types_json", "types_text"]
+
+# Bytes; the hook tool takes an answer as one argument, which the kernel limits to 128 KiB.
+_LIMIT = 120 * 1024
 
 Sections = Mapping[str, Sequence["tuple[str, str]"]]
 
 
 def types_text(cards: Iterable[Card]) -> str:
     """Return `id, address, name, description`, a line for each type of each card."""
-    return "\n".join(
-        ", ".join(filter(None, (known.id, str(card.gpu.address), known.name, known.description)))
-        for card in cards
-        for known in _all_types(card)
+    return _within(
+        "\n".join(
+            ", ".join(
+                filter(None, (known.id, str(card.gpu.address), known.name, known.description))
+            )
+            for card in cards
+            for known in _all_types(card)
+        )
     )
 
 
@@ -85,7 +92,7 @@ def plan_text(situation: Situation, app: str) -> str:
     if plan.elsewhere:
         lines = "\n".join(f"- {_asked(request)}" for request in plan.elsewhere)
         blocks.append("for other hosts:\n" + _indented(lines))
-    return "\n\n".join(blocks)
+    return _within("\n\n".join(blocks))
 
 
 def plan_json(situation: Situation, app: str) -> str:
@@ -222,3 +229,18 @@ def _ini(sections: Sections) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+
+
+def fits(text: str) -> bool:
+    """Whether Juju takes an answer."""
+    return len(text.encode()) <= _LIMIT
+
+
+def _within(text: str) -> str:
+    """Return the lines that Juju takes, and how many are left out."""
+    if fits(text):
+        return text
+    start = text.encode()[: _LIMIT - 100].decode(errors="ignore")
+    shown = start.rsplit("\n", 1)[0]
+    left_out = len(text.splitlines()) - len(shown.splitlines())
+    return f"{shown}\n... and {left_out} lines more, which is more than Juju takes"

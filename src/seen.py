@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Iterable
 
 from files import ensure_text
+from line import one_line
 from pci import PciAddress, PciId
-from vgpu import Mode, VgpuType, type_number
+from vgpu import COUNT_LIMIT, NAME_LIMIT, Mode, VgpuType, type_number
 
 __all__ = ["modes", "remember_mode", "remember_types", "types"]
 
@@ -46,9 +47,11 @@ def _type(
     if type_number(str(type_id)) is None or not str(name).strip():
         raise ValueError(f"no vGPU type: {type_id!r} {name!r}")
     numbers = [None if found is None else int(found) for found in (maximum, profile)]
+    if numbers[0] is not None and not 0 <= numbers[0] <= COUNT_LIMIT:
+        raise ValueError(f"no number of vGPUs: {maximum!r}")
     return VgpuType(
         id=str(type_id),
-        name=str(name),
+        name=one_line(str(name).strip(), NAME_LIMIT),
         maximum=numbers[0],
         profile=numbers[1],
         per_instance=max(int(per_instance), 1),

@@ -69,10 +69,7 @@ def is_active(root: Path, run: Runner) -> bool:
         with contextlib.suppress(OSError):
             if processes.read_bytes():
                 return True
-    try:
-        return run("systemctl", "is-active", DAEMON, check=False).stdout.strip() == "active"
-    except CommandError:  # no systemctl, or it does not answer
-        return False
+    return _is_said_active(run)
 
 
 def start(root: Path, run: Runner) -> None:
@@ -104,7 +101,7 @@ def pause(run: Runner) -> None:
         HostError: STILL_RUNNING, if it does not stop.
     """
     _systemctl(run, "stop", DAEMON)
-    if run("systemctl", "is-active", DAEMON, check=False).stdout.strip() == "active":
+    if _is_said_active(run):
         raise HostError(Problem(Kind.STILL_RUNNING, DAEMON))
     _systemctl(run, "disable", DAEMON)
     _systemctl(run, "mask", DAEMON)
@@ -132,6 +129,13 @@ def schedule_reboot(run: Runner) -> None:
         run("systemd-run", "--on-active=30", "systemctl", "reboot")
     except CommandError as error:
         raise HostError(Problem(Kind.REBOOT_REFUSED)) from error
+
+
+def _is_said_active(run: Runner) -> bool:
+    try:
+        return run("systemctl", "is-active", DAEMON, check=False).stdout.strip() == "active"
+    except CommandError:  # no systemctl, or it does not answer
+        return False
 
 
 def _systemctl(run: Runner, verb: str, *units: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable
 
 from commands import CommandError, Result, Runner
+from line import one_line
 from pci import Gpu
 from problem import HostError, Kind, Problem
 
@@ -112,7 +113,11 @@ def _try(run: Runner, gpu: Gpu, verb: str) -> str:
         return str(error).rsplit(": ", 1)[-1]
     lines = f"{result.stdout}\n{result.stderr}".split("\n")
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1] if said else f"sriov-manage ended with {result.returncode} and said nothing"
+    return (
+        one_line(said[-1], 200)
+        if said
+        else f"sriov-manage ended with {result.returncode} and said nothing"
+    )
 
 
 def _count(path: Path) -> int:

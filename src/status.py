@@ -20,6 +20,7 @@ __all__ = [
     "REBOOT_NEEDED",
     "REBOOT_NOT_NEEDED",
     "REBOOT_SCHEDULED",
+    "TOO_LARGE",
     "Level",
     "Status",
     "evaluate",
@@ -50,6 +51,7 @@ INSTALLING = "Installing NVIDIA's host software; this takes some minutes"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"
+TOO_LARGE = "The answer is larger than Juju takes; run the action again without format=json"
 NO_TYPES = "No vGPU types: the cards of this host, if any, have no driver that tells them"
 
 # Each sentence says what is wrong and ends with the mend. {app} is the application's name.
@@ -303,7 +305,7 @@ def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     for _ in words:  # the mend at the end matters more than all of a long word
         if len(text) > _LIMIT:
             longest = max(words, key=lambda word: len(words[word]))
-            room = max(len(words[longest]) - (len(text) - _LIMIT), 16)
+            room = max(len(words[longest]) - (len(text) - _LIMIT), 11)
             words[longest] = _cut(words[longest], room)
             text = template.format(app=app, **words)
     return level, _cut(text)

@@ -15,9 +15,10 @@ from typing import Iterable
 
 import guests
 from files import ensure_text
+from line import one_line
 from pci import Gpu, PciAddress, PciId
 from sysfs import read
-from vgpu import Card, Framework, VgpuType, type_number
+from vgpu import NAME_LIMIT, Card, Framework, VgpuType, type_number
 
 __all__ = ["absent", "claim", "creatable_types", "inspect", "prune"]
 
@@ -83,7 +84,9 @@ def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
     for line in read(folder / "creatable_vgpu_types").splitlines():
         match = _CREATABLE.fullmatch(line) or _REVERSED.fullmatch(line)
         if match is not None:
-            found.append(VgpuType(f"nvidia-{int(match['id'])}", match["name"]))
+            type_id = f"nvidia-{int(match['id'])}"
+            name = one_line(match["name"].strip(), NAME_LIMIT)
+            found.append(VgpuType(type_id, name or type_id))
     return tuple(found)
 
 

@@ -16,7 +16,21 @@ from typing import NamedTuple
 
 from pci import Gpu, PciAddress, PciId
 
-__all__ = ["Card", "Framework", "Mode", "VgpuType", "is_mig_backed", "stated", "type_number"]
+__all__ = [
+    "COUNT_LIMIT",
+    "NAME_LIMIT",
+    "Card",
+    "Framework",
+    "Mode",
+    "VgpuType",
+    "is_mig_backed",
+    "stated",
+    "type_number",
+]
+
+# More than any driver tells; what is beyond is made up.
+COUNT_LIMIT = 999  # vGPUs of a card
+NAME_LIMIT = 100  # characters of a type's name
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)

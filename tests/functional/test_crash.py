@@ -83,7 +83,11 @@ def state(host: machine.Machine, unit: juju.Juju) -> dict[str, Any]:
         if path.endswith("memory.json"):
             known = json.loads(text)
             found[path] = {key: known[key] for key in _REMEMBERED}
-    cards = [known for known in host.driver.host["functions"] if known.get("types")]
+    cards = {}
+    for known in host.driver.host["functions"]:
+        if known.get("types"):  # a pending mode that is there is none
+            mig = {key: each for key, each in known.get("mig", {}).items() if key != "pending"}
+            cards[known["address"]] = {**known, "mig": mig}
     return {**found, "status": unit.status, "databag": unit.databag, "cards": cards}
 
 

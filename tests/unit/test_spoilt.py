@@ -6,17 +6,34 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 
+import pytest
+from ops import testing
+
+import apt
+import boot
+import commands
 import devices
 import guests
+import limits
 import mappings
+import memory
 import nova_conf
 import nvidia_smi
+import package
 import plan
+import predecessor
 import recorded
+import report
+import status
+import vendor_vfio
+from commands import CommandError
 from facts import gather
 from pci import list_gpus
-from problem import Kind
+from problem import HostError, Kind, Problem
+from releases import NovaVersion
+from vgpu import VgpuType
 
 
 def test_type_in_digits_of_another_script_is_none(host):
@@ -97,3 +114,154 @@ def test_value_that_is_read_back_as_no_text_is_no_type(machine):
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
     (problem,) = devices.ensure(on.root, on, requests, write=write)
     assert (problem.kind, problem.more) == (Kind.TYPE_REFUSED, "the driver says no")
+
+
+@pytest.mark.parametrize("count", ["1000", "999999", "-1"])
+def test_count_that_no_card_has_is_none(machine, count):
+    on = machine("a100-80-pair")
+    block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
+    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    assert nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)[0].maximum is None
+
+
+def test_remembered_count_that_no_card_has_is_forgotten(host):
+    root = host("l40s-vendor-vfio")
+    path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"10de:26b9": [["nvidia-1", "A-1-1C", 999999999, 1, 1]]}')
+    assert gather(root).cards[0].mig_types == ()
+
+
+def test_blanks_without_end_are_read_in_no_time(machine):
+    on = machine("t4-pair")
+    on.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
+    card = list_gpus(on.root).gpus[0].address
+    start = time.process_time()
+    assert nvidia_smi.supported_types(on, card) == ()
+    assert nvidia_smi.mixed_size(on, card) is None
+    assert time.process_time() - start < 5
+
+
+def test_name_of_controls_is_shown_as_one_short_line(host):
+    root = host("t4-pair")
+    for path in root.glob("sys/devices/*/*/mdev_supported_types/nvidia-233/name"):
+        path.write_text("GRID T4\n\x1b[2J-8Q" + "x" * 400)
+    name = gather(root).cards[0].find_type("nvidia-233").name
+    assert (len(name), name[:15]) == (100, "GRID T4??[2J-8Q")
+
+
+def test_name_without_end_makes_an_alias_that_nova_takes():
+    assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
+    assert len(json.loads(nova_conf.alias(assigned, plan.PciOptions()))["name"]) == 255
+
+
+def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
+    """Without ids and without a class, an alias would fit every virtual function of the host."""
+    root = host("l40s-vendor-vfio")
+    function = root / "sys/bus/pci/devices/0000:3d:00.4"
+    (function / "nvidia/current_vgpu_type").write_text("1152\n")
+    (function / "device").unlink()
+    vendor_vfio.claim(root, [], "nvidia-1152")
+    found = gather(root)
+    requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
+    wanted = plan.make_plan(requests, found.cards)
+    for options, is_held in ((plan.PciOptions(), True), (plan.PciOptions(True), False)):
+        held = limits.honour(wanted, found.cards, NovaVersion(31), options)
+        assert held.held is is_held
+        told = Problem(Kind.CARD_UNREADABLE, "0000:3d:00.0")
+        assert (told in held.problems) is is_held
+
+
+@pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
+def test_words_of_others_stay_one_short_line_of_the_log(said):
+    problem = Problem(Kind.INSTALL_FAILED, said)
+    for text in (str(CommandError(("x",), said)), str(HostError(problem))):
+        assert text.isprintable()
+        assert len(text) <= 600
+
+
+def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
+    assert package.stamp(tmp_path / "a\0b") == ""
+    with pytest.raises(HostError) as error:
+        package.inspect(tmp_path / "a\0b", machine("t4-pair"))
+    assert error.value.problem.kind is Kind.RESOURCE_MISSING
+
+
+def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
+    on = machine("t4-pair")
+    path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
+    path.mkdir(parents=True)
+    predecessor.take_over(on.root, on)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("wish", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
+def test_wish_that_was_damaged_is_told_by_the_boot_service(machine, wish):
+    on = machine("t4-pair")
+    memory.save(on.root, memory.Memory(wish=wish))
+    assert boot.main(on.root, on) == 1
+    assert [problem.kind for problem in boot.result(on.root)] == [Kind.MAPPING_INVALID]
+
+
+def test_flood_of_a_program_is_not_held_in_memory():
+    tracemalloc.start()
+    output = commands.run("sh", "-c", "head -c 50000000 /dev/zero; echo end").stdout
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(output), output[-4:]) == (4 * 1024 * 1024, "end\n")
+    assert peak < 25_000_000
+
+
+def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
+    (card,) = cards("l40s-vendor-vfio")
+    types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
+    lines = report.types_text([card._replace(types=types)]).splitlines()
+    assert lines[-1] == f"... and {2001 - len(lines)} lines more, which is more than Juju takes"
+    assert len("\n".join(lines).encode()) < 120 * 1024
+
+
+@pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
+def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, monkeypatch, action):
+    on = unit("t4-pair")
+    monkeypatch.setattr(report, "_LIMIT", 100)
+    with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
+        on.action(action, format="json")
+
+
+def test_apt_that_does_not_answer_is_told(machine):
+    on = machine("t4-pair")
+    on.fail("apt-cache", returncode=None)
+    with pytest.raises(HostError) as error:
+        apt.ensure_known(on.root, on, "dkms")
+    assert error.value.problem.kind is Kind.INSTALL_FAILED
+
+
+@pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
+def test_program_that_does_not_answer_to_a_question_costs_no_event(unit, command):
+    on = unit(recorded.without_driver("t4-pair"))
+    on.machine.fail(command, returncode=None)
+    on.attach(on.machine.make_deb(on.machine.root / "x.deb"))
+    on.action("pause")
+    assert on.status.name == "maintenance"
+
+
+def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
+    root = host("t4-pair")
+    (root / "var/lib/dpkg/status").write_text("Package: nova-common\n" * 20_000)
+    start = time.process_time()
+    assert gather(root).nova is None
+    assert time.process_time() - start < 5
+
+
+def test_function_that_leads_back_to_its_card_is_named_once(host):
+    """Nova refuses to start with an address that stands twice."""
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")
+    requests = mappings.requests(mappings.parse("{T4-8Q: ['10de:1eb8']}"))
+    (found,) = plan.make_plan(requests, gather(root).cards).assignments
+    assert list(map(str, found.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
+
+
+def test_version_without_end_leaves_room_for_the_mend():
+    problem = Problem(Kind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
+    assert status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")

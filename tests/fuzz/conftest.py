@@ -1,0 +1,78 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the properties are tried: the same few examples each time, or many new ones.
+
+A failure prints its example, made as small as it can be, and the line that tries it again.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Iterator
+
+import examples
+import pytest
+import trees
+from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+import devices
+import services
+import sysfs
+
+# What an example may cost is held in `examples`, in time of the processor; the deadline, on a
+# machine that does other things as well, ends only what hangs.
+COMMON: dict[str, Any] = {
+    "database": None,
+    "deadline": timedelta(seconds=60),
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("short", max_examples=50, derandomize=True, **COMMON)
+settings.register_profile("long", max_examples=1000, print_blob=True, **COMMON)
+settings.load_profile("short")
+set_hypothesis_home_dir(str(Path(__file__).parents[2] / "build/hypothesis"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--at-least", type=int, default=0, help="fail unless so many examples passed in all"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if sum(examples.passed.values()) < session.config.getoption("--at-least"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for name, number in sorted(examples.passed.items()):
+        terminalreporter.write_line(f"{number:7} {name}")
+    total, least = sum(examples.passed.values()), config.getoption("--at-least")
+    terminalreporter.write_line(f"{total:7} examples in all, of {least} at the least")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_real() -> Iterator[None]:
+    """A simulated daemon gives up at once, no driver needs time, and it refuses every value."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "SETTLE", 0)
+        patch.setattr(devices.time, "sleep", lambda _: None)
+        patch.setattr(sysfs, "write", _refuse)
+        yield
+
+
+def _refuse(path: Path, text: str) -> None:
+    raise OSError(5, "Input/output error")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="session")
+def hosts(folder: Path) -> dict[str, Path]:
+    """The roots of small recorded hosts, by their names; an example leaves them as they were."""
+    return {name: trees.build(folder / name, name) for name in trees.WISHES}
