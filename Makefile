@@ -1,6 +1,6 @@
 # `make test` needs nothing but make, python3 and, for the booted hosts, root; it sets up the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit fuzz fuzz-smoke functional release test test-nova pack \
+.PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova pack \
 	test-pack lock demo bench clean
 
 # All that is fetched or built stays in this folder.
@@ -19,6 +19,9 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df --output=avail /dev/shm 2>/dev/null |
 # Mounts and processes of the booted hosts end with the command that made them.
 NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
 	echo unshare --mount --pid --fork --kill-child --mount-proc)
+
+# Two hosts at a time; the longest tests are begun where there is room.
+PARALLEL := --numprocesses 2 --dist worksteal
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +49,10 @@ fuzz-smoke: setup  ## Try the charm with a few of those examples, the same each 
 	@$(TOX) run -e fuzz-smoke
 
 functional: setup  ## Run the charm's dispatch on booted hosts; BASE=20.04: that base's charm
-	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(if $(BASE),--base $(BASE))
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(PARALLEL) $(if $(BASE),--base $(BASE))
+
+faults: setup  ## Cause all faults, crashes at every step among them, and write docs/faults.md
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(PARALLEL) --every-crash --write-faults
 
 release: setup  ## Check the suite for a cloud, the Terraform module, the workflow
 	@$(TOX) run -e release

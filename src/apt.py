@@ -33,6 +33,7 @@ _APT_GET = (
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
 _LOCKED = re.compile(r"Could not get lock|Unable to lock|dpkg frontend lock", re.IGNORECASE)
+_FULL = "No space left on device"
 _REASON = re.compile(r"^(?:E: |dpkg: error|dpkg-deb: error|\s*trying to overwrite)", re.MULTILINE)
 
 
@@ -177,5 +178,7 @@ def _started(run: Runner, *argv: str, check: bool = True) -> Result:
 
 def _reason(error: CommandError) -> str:
     """Pick the line that names the cause; dpkg's stand on stdout, before apt's own on stderr."""
+    if _FULL in error.output:  # which dpkg says in the middle of its second line
+        return _FULL
     lines = [line.strip() for line in error.output.splitlines() if _REASON.match(line)]
     return one_line(lines[0] if lines else str(error).rsplit(": ", 1)[-1], 200)

@@ -88,7 +88,7 @@ def ensure_unit(root: Path, run: Runner, charm: Path) -> bool:
 
 def remove_unit(root: Path, run: Runner) -> None:
     """Remove the service and what it left; what it made on the cards stays until the next boot."""
-    if not (root / _UNIT_PATH).exists():
+    if not (root / _UNIT_PATH).exists() and not (root / _RESULT).parent.exists():
         return
     for words in (("disable", "--now", UNIT), ("daemon-reload",)):
         with contextlib.suppress(CommandError):

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
@@ -37,6 +38,7 @@ options nouveau modeset=0
 """
 _DONE = "# The initramfs knows it too.\n"
 _MODPROBE = Path("etc/modprobe.d/nova-compute-nvidia-vgpu.conf")
+_PAUSE = 10  # seconds; an initramfs is written in less
 _MODULES = ("nvidia", "nvidia-vgpu-vfio")
 
 logger = logging.getLogger(__name__)
@@ -84,14 +86,18 @@ class DriverState(NamedTuple):
 
 def query(root: Path, gpus: Iterable[Gpu]) -> DriverState:
     """Read the state of the host driver."""
-    packages = apt.find(root, package.NAME_PATTERN)
     return DriverState(
-        packages=tuple(found for found in packages if not found.is_gone),
+        packages=_packages(root),
         loaded=_text(root / "sys/module/nvidia/version"),
         nouveau=tuple(gpu.address for gpu in gpus if gpu.driver == "nouveau"),
         kernel=_text(root / "proc/sys/kernel/osrelease") or os.uname().release,
         is_open="Open Kernel Module" in (_text(root / "proc/driver/nvidia/version") or ""),
     )
+
+
+def _packages(root: Path) -> tuple[apt.Package, ...]:
+    found = apt.find(root, package.NAME_PATTERN)
+    return tuple(known for known in found if not known.is_gone)
 
 
 def ensure_installed(
@@ -161,15 +167,17 @@ def _install(
     in_use: Callable[[], tuple[str, ...]],
 ) -> None:
     is_built_here = package.verify(wanted, run)
+    packages = state.packages
     if apt.is_interrupted(root):
         apt.configure(run)
+        packages = _packages(root)  # what was being unpacked stood in dpkg's journal only
     if is_built_here:
         names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")
         logger.info("installed %s", apt.ensure_known(root, run, *names))
     # Two branches ship the same files and declare no conflict. And over a package of the same
     # version that is half installed, apt would only run that package's own scripts again.
     in_the_way = [
-        found for found in state.packages if found.name != wanted.name or not found.is_installed
+        found for found in packages if found.name != wanted.name or not found.is_installed
     ]
     with tempfile.TemporaryDirectory(prefix="nvidia-vgpu-") as folder:
         path = package.absolute_deb(wanted, folder)
@@ -206,13 +214,23 @@ def _disable_nouveau(root: Path, run: Runner) -> bool:
     # The initramfs may hold nouveau, which then takes the cards before /etc is there to say no.
     for command in (("update-initramfs", "-u"), ("dracut", "--force", "--regenerate-all")):
         if any((root / folder / command[0]).exists() for folder in ("usr/sbin", "usr/bin")):
-            try:
-                run(*command, timeout=600)
-            except CommandError as error:
-                raise HostError(Problem(Kind.INSTALL_FAILED, f"{command[0]} failed")) from error
+            _write_initramfs(run, *command)
             break
     keep_nouveau_away(root)  # until then the next hook begins anew
     return True
+
+
+def _write_initramfs(run: Runner, *command: str, again: bool = True) -> None:
+    try:
+        run(*command, timeout=600)
+    except CommandError as error:
+        if not again:
+            problem = Problem(Kind.INSTALL_FAILED, f"{command[0]} failed")
+            raise HostError(problem) from error
+        # The one that a killed hook had begun may still be at work, and in the way.
+        logger.warning("%s, trying again in %d s", error, _PAUSE)
+        time.sleep(_PAUSE)
+        _write_initramfs(run, *command, again=False)
 
 
 def _load(root: Path, run: Runner) -> None:

@@ -300,7 +300,11 @@ def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     """Return how grave a problem is and what is said of it."""
     level, template = _WORDING[problem.kind]
     said = {"subject": problem.subject, "detail": problem.detail, "more": problem.more}
-    words = {name: one_line(text, 2 * _LIMIT) for name, text in said.items()}
+    words = {
+        name: one_line(text, 2 * _LIMIT)
+        for name, text in said.items()
+        if f"{{{name}}}" in template
+    }
     text = template.format(app=app, **words)
     for _ in words:  # the mend at the end matters more than all of a long word
         if len(text) > _LIMIT:

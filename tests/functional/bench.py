@@ -125,7 +125,7 @@ def main(packed: Path) -> int:
         with tempfile.TemporaryDirectory() as folder:
             charm = juju.unpack_charm(packed, Path(folder) / "charm")
             package = packages.build_nvidia(Path(folder))
-            with machine.Machine(case.host, charm) as host:
+            with machine.Machine(case.host, charm, reacts=False) as host:
                 unit = juju.Juju(host, machine.REPOSITORY)
                 unit.store(package)
                 unit.hook("install")

@@ -3,8 +3,7 @@
 """The table of faults and outcomes in docs/faults.md: tests make its rows, and are held to them.
 
 A test that causes a fault notes what the unit then says, and what it says once the fault is over.
-Without `--write-faults` each row has to stand in the table as it is; with it the table is written
-anew, and only a run of all tests can do that.
+Without `--write-faults` each row has to stand in the table as it is; with it the rows are written.
 """
 
 from __future__ import annotations
@@ -70,37 +69,36 @@ def _said(level: str, message: str) -> str:
     return f"{level}: {message}".replace("|", "\\|")
 
 
+def _documented() -> str:
+    return TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
+
+
+def _rows(title: str) -> list[Row]:
+    """Return the rows that are documented below a heading."""
+    part = _documented().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    return [Row(*line[2:-2].split(" | ")) for line in lines[1:]]
+
+
 class Table:
-    """The rows of a run, by section."""
+    """The rows of a run, by the modules of their tests."""
 
-    def __init__(self, is_written: bool) -> None:
-        self.is_written = is_written
-        self.rows: dict[str, dict[str, Row]] = {name: {} for name in SECTIONS}
-        self._documented = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
-
-    def add(self, module: str, row: Row) -> None:
-        """Take a row; it has to be documented.
-
-        Raises:
-            AssertionError: it is not, or it is there twice.
-        """
-        assert row.fault not in self.rows[module], f"two tests make the row: {row.fault}"
-        self.rows[module][row.fault] = row
-        if not self.is_written:
-            assert str(row) in self._documented, f"docs/faults.md lacks, see `make faults`: {row}"
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Row]] = {name: [] for name in SECTIONS}
 
     def missing(self) -> list[str]:
         """Return the faults that are documented and were not caused."""
-        made = {fault for rows in self.rows.values() for fault in rows}
-        rows = self._documented.split("|---|---|---|---|\n")[1:]
-        faults = [line.split(" | ")[0][2:] for part in rows for line in part.splitlines() if line]
-        return [fault for fault in faults if not fault.startswith("#") and fault not in made]
+        made = {row.fault for rows in self.rows.values() for row in rows}
+        lines = _documented().splitlines()
+        faults = [line.split(" | ")[0][2:] for line in lines if line.startswith("| ")]
+        return [fault for fault in faults if fault not in {*made, "fault"}]
 
     def write(self) -> None:
-        """Write the document anew."""
+        """Write the document anew; the rows of what was not caused stay."""
         text = _INTRODUCTION
         for name, title in SECTIONS.items():
-            text += f"\n## {title}\n\n{_HEAD}" + "".join(map(str, self.rows[name].values()))
+            rows = {row.fault: row for row in (*_rows(title), *self.rows[name])}
+            text += f"\n## {title}\n\n{_HEAD}" + "".join(map(str, sorted(rows.values())))
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(text, encoding="utf-8")
 
@@ -110,20 +108,20 @@ _TABLE: pytest.StashKey[Table] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-faults", action="store_true", help="write docs/faults.md; needs all tests"
+        "--write-faults", action="store_true", help="bring docs/faults.md up to what happens"
     )
-
     text = "crash at every step of the longest events too"
     parser.addoption("--every-crash", action="store_true", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TABLE] = Table(config.getoption("--write-faults"))
+    config.stash[_TABLE] = Table()
+    config.pluginmanager.register(Collector(config.stash[_TABLE]))
 
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Iterator[object]:
-    """Begins faults, by their names in the table."""
+    """Begins faults, by their names in the table; each row has to stand in it."""
     begun: list[Fault] = []
 
     def begin(name: str) -> Fault:
@@ -131,28 +129,28 @@ def fault(request: pytest.FixtureRequest) -> Iterator[object]:
         return begun[-1]
 
     yield begin
-    table = request.config.stash[_TABLE]
-    for each in begun:
-        if each.row.says:  # else the test has failed
-            table.add(request.module.__name__, each.row)
+    for row in (each.row for each in begun if each.row.says):  # without words its test has failed
+        request.node.user_properties.append((request.module.__name__, tuple(row)))
+        if not request.config.getoption("--write-faults"):
+            assert str(row) in _documented(), f"docs/faults.md lacks, see `make faults`: {row}"
+
+
+class Collector:
+    """Takes the rows of tests, also of those that ran in another process."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            for module, row in report.user_properties:
+                self._table.rows[module].append(Row(*row))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     table = session.config.stash[_TABLE]
-    if exitstatus != pytest.ExitCode.OK:
-        return
-    if table.is_written:
+    if exitstatus == pytest.ExitCode.OK and session.config.getoption("--write-faults"):
         table.write()
-    elif _is_whole(session) and table.missing():
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def _is_whole(session: pytest.Session) -> bool:
-    """Whether every test that makes rows was run."""
-    modules = {item.path.stem for item in session.items}
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    left_out = reporter.stats.keys() & {"skipped", "deselected"} if reporter else {"all"}
-    return modules >= SECTIONS.keys() and not left_out
 
 
 def pytest_terminal_summary(
@@ -162,6 +160,5 @@ def pytest_terminal_summary(
     number = sum(map(len, table.rows.values()))
     if number:
         terminalreporter.write_line(f"{number} rows of docs/faults.md")
-    if number and not table.is_written:
-        for fault in table.missing():
-            terminalreporter.write_line(f"not caused in this run: {fault}")
+        for name in table.missing():
+            terminalreporter.write_line(f"not caused in this run: {name}")

@@ -26,7 +26,7 @@ from unit import Unit
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated daemon gives up at once, and no driver needs time."""
     monkeypatch.setattr(services, "SETTLE", 0)
-    monkeypatch.setattr(devices.time, "sleep", lambda _: None)
+    monkeypatch.setattr(devices.time, "sleep", lambda _: None)  # everywhere: it is the module's
 
 
 @pytest.fixture

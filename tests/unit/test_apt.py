@@ -152,9 +152,19 @@ def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
             "dpkg-deb: error: unexpected end of file\n",
             "dpkg-deb: error: unexpected end of file",
         ),
+        (
+            "dpkg: error processing archive /tmp/a.deb (--unpack):\n"
+            " cannot copy extracted data for './usr/bin/a': failed to write "
+            "(No space left on device)\n",
+            "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "No space left on device",
+        ),
         ("something else\n", "", "something else"),
     ],
-    ids=["E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "the last line"],
+    ids=[
+        *("E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "a full disk"),
+        "the last line",
+    ],
 )
 def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason):
     simulated = machine("t4-pair")

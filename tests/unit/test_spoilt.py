@@ -262,6 +262,12 @@ def test_function_that_leads_back_to_its_card_is_named_once(host):
     assert list(map(str, found.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
 
 
+def test_words_that_are_not_said_take_no_room_from_the_mend():
+    problem = Problem(Kind.MAPPING_SYNTAX, "9" * 150, "x" * 130, "9" * 400)
+    said = status.sentence(problem, "nova-compute-nvidia-vgpu")[1]
+    assert said.endswith("; write {nvidia-35: ['0000:84:00.0']}")
+
+
 def test_version_without_end_leaves_room_for_the_mend():
     problem = Problem(Kind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
     assert status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")

@@ -30,6 +30,8 @@ _LOOKS = re.compile(
     r"|lspci|dpkg-(?:deb|query)|dpkg --print-architecture|apt-cache|uname"
     r"|systemctl (?:is-|show|cat)|apt-get .* --simulate|nvidia-smi .*(?:--query|-lgi|-s -v|-q))",
 )
+# Programs in whose midst it may end, too.
+_TAKES_TIME = re.compile(r"apt-get|dpkg|systemctl|sriov-manage|update-initramfs")
 _ELSEWHERE = ("/bed/", "/dev/", "/proc/", "/tmp/", "/var/lib/juju/")
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.chmod")
 
@@ -75,7 +77,7 @@ class Observer:
             words = " ".join(map(str, args[1]))
             if _LOOKS.match(words) is None:
                 self._note(words)
-                self._under_way = "" if words.startswith("relation-set") else words
+                self._under_way = words if _TAKES_TIME.search(words) else ""
         elif event == "open":
             path, _, flags = args
             if flags & (os.O_WRONLY | os.O_RDWR) and isinstance(path, (str, os.PathLike)):

@@ -57,14 +57,19 @@ class Kernel:
 
     cut_power: Callable[[], None]
 
-    def __init__(self, folder: Path, bed: Path, host: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, bed: Path, host: dict[str, Any], *, reacts: bool = True
+    ) -> None:
         """Plan a kernel.
 
         Args:
             folder: an empty one for the trees.
             bed: the folder that the host has as /bed.
             host: the recorded host; see `recorded`.
+            reacts: whether the driver hears what is written to /sys, where that can be had. Each
+                read then goes through it too, which takes far longer than the kernel would.
         """
+        self._reacts = reacts and not why_still()
         self._folder = folder
         self._bed = bed
         self._errors: list[str] = []
@@ -78,7 +83,7 @@ class Kernel:
             shutil.copy(HERE / "ask.py", self._bed / "ask")
             self._listen(stack)
             self.tree.mkdir(parents=True)
-            if not why_still():
+            if self._reacts:
                 self._mount(stack)
             self._stack = stack.pop_all()
         return self
@@ -186,7 +191,7 @@ class Kernel:
         for name in own:
             (places / name).mkdir(parents=True)
         shutil.copytree(self.tree / "module", places / "module")
-        tree = self.tree if why_still() else self._folder / "shown/sys"
+        tree = self._folder / "shown/sys" if self._reacts else self.tree
         options = [f"--overlay=/sys/{name}:{places / name}:/sys/{name}" for name in _OVERLAID]
         escaped = [name.replace(":", "\\:") for name in own]
         return [*options, *(f"--bind={tree / name}:/sys/{name}" for name in escaped)]

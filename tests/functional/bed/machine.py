@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import shutil
@@ -22,7 +23,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import nvidia
 
@@ -70,6 +71,15 @@ def enter_namespace() -> None:
     os.execvp("unshare", ["unshare", *namespace, sys.executable, *sys.argv])
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time make what all share."""
+    with open(_made(BASE.parent) / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@_alone()
 def ensure_base() -> Path:
     """Make the root that all hosts share, if it is not there yet."""
     if not BASE.exists():
@@ -94,6 +104,7 @@ def ensure_base() -> Path:
     return BASE
 
 
+@_alone()
 def ensure_dependencies(base: str = CHARM_BASE) -> Path:
     """Fetch what the charm of a base ships into a folder, if it is not there yet."""
     packing = REPOSITORY / "packing"
@@ -150,6 +161,8 @@ class Machine:
         image: Path | None = None,
         python: Path | None = None,
         others: Sequence[Path] = (),
+        *,
+        reacts: bool = True,
     ) -> None:
         """Plan a host.
 
@@ -160,7 +173,9 @@ class Machine:
             python: the interpreter, of this machine, that the host has as python3; None is the
                 root's own.
             others: interpreters that it can see besides.
+            reacts: whether the driver hears what is written to /sys; see `kernel.Kernel`.
         """
+        self._reacts = reacts
         self._host = host
         self._charm = charm
         self._image = image
@@ -177,7 +192,9 @@ class Machine:
             self._mount(stack, "-t", "tmpfs", "bed", str(self._folder))
             for name in ("upper", "work", "root", "charm", "bed/juju", "kernel"):
                 (self._folder / name).mkdir(parents=True)
-            self._kernel = Kernel(self._folder / "kernel", self.bed, self._host)
+            self._kernel = Kernel(
+                self._folder / "kernel", self.bed, self._host, reacts=self._reacts
+            )
             stack.callback(self._remove_groups)
             self._kernel.cut_power = self.cut_power
             stack.enter_context(self._kernel)
@@ -376,9 +393,9 @@ class Machine:
         return self.run("cat", "/run/nova-found").stdout.splitlines()
 
     def fill_disk(self) -> None:
-        """Leave no room on the disk."""
+        """Leave no room on the disk but for what Juju's own tools write."""
         usage = os.statvfs(self._folder)
-        self._resize((usage.f_blocks - usage.f_bavail) * usage.f_frsize)
+        self._resize((usage.f_blocks - usage.f_bavail) * usage.f_frsize + (64 << 10))
 
     def free_disk(self) -> None:
         """Give it all the room again."""
