@@ -8,6 +8,7 @@ https://docs.openstack.org/nova/latest/admin/virtual-gpu.html
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -80,8 +81,13 @@ def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
     Names hold blanks, and ids are padded with them: the first colon parts the two. Some drivers
     are said to write `NAME ID`.
     """
+    return _parse(read(folder / "creatable_vgpu_types"))
+
+
+@functools.lru_cache(maxsize=64)  # hundreds of functions tell the same
+def _parse(listed: str) -> tuple[VgpuType, ...]:
     found = []
-    for line in read(folder / "creatable_vgpu_types").splitlines():
+    for line in listed.splitlines():
         match = _CREATABLE.fullmatch(line) or _REVERSED.fullmatch(line)
         if match is not None:
             type_id = f"nvidia-{int(match['id'])}"
