@@ -26,6 +26,8 @@ _ENVIRONMENT = {
     # https://manpages.ubuntu.com/manpages/jammy/man1/needrestart.1.html
     "NEEDRESTART_SUSPEND": "1",
 }
+# A program that waits for a card that hangs cannot even be killed; it must not hold the hook.
+_GRACE = 5  # seconds
 _OUTPUT_LIMIT = 4 * 1024 * 1024  # bytes kept of each stream, from its end
 
 
@@ -86,13 +88,17 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
         )
     except OSError as error:
         raise CommandError(argv, error.strerror or "cannot be started") from error
-    with process:
-        try:
-            stdout, stderr = _outputs(process, timeout)
-        except TimeoutError as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise CommandError(argv, f"did not end within {timeout:.0f} s") from error
+    try:
+        stdout, stderr = _outputs(process, timeout)
+    except TimeoutError as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        raise CommandError(argv, f"did not end within {timeout:.0f} s") from error
+    finally:
+        for stream in filter(None, (process.stdout, process.stderr)):
+            stream.close()
     result = Result(process.returncode, stdout, stderr)
     if check and result.returncode != 0:
         lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -76,6 +77,17 @@ def test_time_limit_ends_the_program_and_all_that_it_started(tmp_path):
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(child)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_program_that_cannot_be_killed_is_left_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr("commands.os.killpg", lambda *_: None)
+    monkeypatch.setattr("commands._GRACE", 0.1)
+    began = time.monotonic()
+    with pytest.raises(CommandError, match=r": did not end within 1 s$"):
+        run("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 600", timeout=1)
+    assert time.monotonic() - began < 60
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def _runs(pid):
