@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,20 +23,28 @@ __all__ = [
     "install",
     "is_interrupted",
     "remove",
+    "unpack_again",
 ]
 
-# unattended-upgrades may hold the lock for minutes at a time.
-_LOCK_TIMEOUT = 300
+# unattended-upgrades may hold the lock for minutes at a time, and so does the apt-get of a hook
+# that was killed. dpkg itself does not wait for it, nor does apt-get on bionic.
+_LOCK_TIMEOUT, _LOCK_PAUSE = 300, 2  # seconds
 _TIMEOUT = 3600.0  # seconds; DKMS builds a driver for each kernel
 _APT_GET = (
     "apt-get", "-y", "-q",
-    "-o", f"DPkg::Lock::Timeout={_LOCK_TIMEOUT}",
     "-o", "Dpkg::Options::=--force-confdef",
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
-_LOCKED = re.compile(r"Could not get lock|Unable to lock|dpkg frontend lock", re.IGNORECASE)
+_INSTALL = ("install", "--no-install-recommends", "--allow-downgrades")
+_LOCKED = re.compile(
+    r"^(?:E: (?:Could not get lock|Unable to (?:lock|acquire))"
+    r"|dpkg: error: .* (?:is|was) locked by another)",
+    re.MULTILINE,
+)
 _FULL = "No space left on device"
 _REASON = re.compile(r"^(?:E: |dpkg: error|dpkg-deb: error|\s*trying to overwrite)", re.MULTILINE)
+
+logger = logging.getLogger(__name__)
 
 
 class Package(NamedTuple):
@@ -88,7 +98,7 @@ def install(run: Runner, *names: str) -> None:
     Raises:
         HostError: LOCKED or INSTALL_FAILED.
     """
-    _apt_get(run, "install", "--no-install-recommends", "--allow-downgrades", *names)
+    _apt_get(run, *_INSTALL, *names)
 
 
 def check(run: Runner, *names: str) -> None:
@@ -99,7 +109,7 @@ def check(run: Runner, *names: str) -> None:
     Raises:
         HostError: INSTALL_FAILED, with what is missing.
     """
-    _apt_get(run, "install", "--simulate", "--no-install-recommends", "--allow-downgrades", *names)
+    _apt_get(run, *_INSTALL, "--simulate", *names)
 
 
 def remove(run: Runner, *packages: Package) -> None:
@@ -126,6 +136,23 @@ def configure(run: Runner) -> None:
         HostError: LOCKED or INSTALL_FAILED.
     """
     _started(run, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
+
+
+def unpack_again(root: Path, run: Runner, *, but: str) -> None:
+    """Mend packages of the archive whose unpacking lost power; asked to install one, apt does not.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts apt-get.
+        but: a regular expression of whole names that the archive does not have.
+
+    Raises:
+        HostError: LOCKED or INSTALL_FAILED.
+    """
+    found = find(root, rf"(?!(?:{but})$)[a-z0-9][a-z0-9+.-]+")
+    torn = [package.name for package in found if package.flag == "reinstreq"]
+    if torn:
+        _apt_get(run, *_INSTALL, "--reinstall", *torn)
 
 
 def is_interrupted(root: Path) -> bool:
@@ -168,12 +195,18 @@ def _apt_get(run: Runner, *arguments: str, check: bool = True) -> None:
 
 
 def _started(run: Runner, *argv: str, check: bool = True) -> Result:
-    try:
-        return run(*argv, timeout=_TIMEOUT, check=check)
-    except CommandError as error:
-        if _LOCKED.search(error.output):
-            raise HostError(Problem(Kind.LOCKED)) from error
-        raise HostError(Problem(Kind.INSTALL_FAILED, _reason(error))) from error
+    """Run a program, again while another one holds dpkg's lock."""
+    for attempt in range(_LOCK_TIMEOUT // _LOCK_PAUSE):
+        try:
+            return run(*argv, timeout=_TIMEOUT, check=check)
+        except CommandError as error:
+            if not _LOCKED.search(error.output):
+                raise HostError(Problem(Kind.INSTALL_FAILED, _reason(error))) from error
+            cause = error
+        if not attempt:
+            logger.info("waiting for dpkg's lock: %s", one_line(cause.output.strip(), 200))
+        time.sleep(_LOCK_PAUSE)
+    raise HostError(Problem(Kind.LOCKED)) from cause
 
 
 def _reason(error: CommandError) -> str:

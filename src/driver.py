@@ -171,6 +171,7 @@ def _install(
     if apt.is_interrupted(root):
         apt.configure(run)
         packages = _packages(root)  # what was being unpacked stood in dpkg's journal only
+    apt.unpack_again(root, run, but=package.NAME_PATTERN)
     if is_built_here:
         names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")
         logger.info("installed %s", apt.ensure_known(root, run, *names))

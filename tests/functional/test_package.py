@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 from bed import packages
 
@@ -172,14 +174,30 @@ def test_a_branch_that_cannot_be_installed_does_not_cost_the_old_one(ready_host,
 )
 def test_a_package_that_is_half_there_is_mended(ready_host, fault, state):
     host, unit = ready_host
-    status = host.root / "var/lib/dpkg/status"
-    before, after = status.read_text().split("Package: nvidia-vgpu-ubuntu-570\n")
-    torn = after.replace("install ok installed", f"install {state}", 1)
-    status.write_text(f"{before}Package: nvidia-vgpu-ubuntu-570\n{torn}")
+    leave(host, "nvidia-vgpu-ubuntu-570", state)
     unit.hook("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
     fault(f"dpkg was left with the package `{state}`").seen(unit)
+
+
+def leave(host, name, state):
+    """Let dpkg have left a package in the midst of its work."""
+    status = host.root / "var/lib/dpkg/status"
+    before, after = status.read_text().split(f"Package: {name}\n")
+    torn = after.replace("install ok installed", f"install {state}", 1)
+    status.write_text(f"{before}Package: {name}\n{torn}")
+
+
+def test_a_package_of_the_archive_that_is_half_there_is_mended(fresh_host, nvidia_deb, fault):
+    host, unit = fresh_host
+    headers = f"linux-headers-{platform.release()}"
+    host.run("apt-get", "-y", "install", headers)
+    leave(host, headers, "reinstreq half-installed")
+    unit.attach(nvidia_deb)
+    assert unit.status == READY
+    assert host.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", headers).stdout == "ii "
+    fault("Power was lost while the kernel's headers were unpacked").seen(unit)
 
 
 def test_an_older_version_is_installed_when_it_is_attached(ready_host, tmp_path, fault):

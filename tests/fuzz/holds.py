@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import logging
 import re
@@ -13,6 +12,7 @@ from string import Formatter
 from typing import Any, Iterable, Mapping, Sequence
 
 import trees
+from oslo_config import cfg, iniparser
 
 import facts
 import report
@@ -60,11 +60,8 @@ _ARCHIVED = r"(?:linux-headers-\S+|linux-modules-extra-\S+|dkms|pciutils|mdevctl
 _NAME = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
 _FILE = r"/\S+\.deb"
 _UNIT = r"nvidia-vgpu-mgr|nvidia-vgpud|nova-compute-nvidia-vgpu"
-_INSTALL = r"install (?:--simulate )?--no-install-recommends --allow-downgrades"
-_APT = (
-    r"apt-get -y -q -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef "
-    r"-o Dpkg::Options::=--force-confold "
-)
+_INSTALL = r"install --no-install-recommends --allow-downgrades(?: --simulate)?"
+_APT = r"apt-get -y -q -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "
 _COMMANDS = (
     r"lspci -A linux-sysfs -O sysfs\.path={root}/sys/bus/pci -Dvmmn -d 10de:",
     rf"dpkg-deb --(?:field|contents) {_FILE}",
@@ -74,6 +71,7 @@ _COMMANDS = (
     rf"{_APT}update",
     rf"{_APT}remove {_NAME}(?: {_NAME})*",
     rf"{_APT}{_INSTALL} (?:{_ARCHIVED}(?: {_ARCHIVED})*|{_FILE}(?: {_NAME}-)*)",
+    rf"{_APT}{_INSTALL} --reinstall [a-z0-9.+-]+(?: [a-z0-9.+-]+)*",
     rf"apt-cache policy {_ARCHIVED}(?: {_ARCHIVED})*",
     rf"systemctl (?:start|stop|restart|enable|disable|mask|unmask|is-active) (?:{_UNIT})",
     r"systemctl disable --now nova-compute-nvidia-vgpu",
@@ -151,11 +149,14 @@ def _is_read_back(found: Mapping[str, Sequence[Sequence[str]]]) -> None:
         for name, pairs in found.items()
     )
     assert len(text.splitlines()) == sum(2 + len(pairs) for pairs in found.values())
-    reader = configparser.ConfigParser(strict=False, interpolation=None)
-    reader.read_string(text)
-    assert reader.sections() == list(found)
+    reader = cfg.ConfigParser("nova.conf", {})  # Nova's own
+    iniparser.BaseParser.parse(reader, text.splitlines(keepends=True))
+    assert list(reader.sections) == list(found)
     for name, pairs in found.items():
-        assert dict(reader[name]) == dict(pairs)  # the last of a name
+        told: dict[str, list[str]] = {}
+        for option, value in pairs:
+            told.setdefault(option, []).append(value)
+        assert reader.sections[name] == told
 
 
 def commands(started: Iterable[Sequence[str]], root: Path) -> None:

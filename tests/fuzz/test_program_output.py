@@ -80,7 +80,7 @@ def test_whatever_nvidia_smi_says_the_cards_are_prepared_or_it_is_told(hosts, ru
 POLICY = programs.lines(
     st.sampled_from(["dkms:", "  Installed: (none)", "  Candidate: 1.0", "  Candidate: (none)"]),
     st.sampled_from(
-        ["E: no", "dpkg: error: x", " trying to overwrite '/x'", "Could not get lock"]
+        ["E: no", "dpkg: error: x", " trying to overwrite '/x'", "E: Could not get lock"]
     ),
     st.sampled_from(["modprobe: ERROR: ", "Key was rejected by service", "active"]),
     hostile.texts(),

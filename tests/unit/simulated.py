@@ -286,12 +286,16 @@ class Machine:
         if "--simulate" in argv:
             return _OK
         for name in names:
-            result = self._install_deb(name, argv) if "/" in name else self._install_name(name)
+            result = (
+                self._install_deb(name, argv) if "/" in name else self._install_name(name, argv)
+            )
             if result.returncode != 0:
                 return result
         return _OK
 
-    def _install_name(self, name: str) -> Result:
+    def _install_name(self, name: str, argv: tuple[str, ...]) -> Result:
+        if self.packages().get(name) == ("1.0", "half-installed") and "--reinstall" not in argv:
+            return _OK  # apt takes it for installed
         if name not in self.archive:
             return Result(100, "", f"E: Unable to locate package {name}\n")
         self._write_packages({**self.packages(), name: ("1.0", "installed")})

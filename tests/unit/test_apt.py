@@ -12,7 +12,6 @@ from problem import HostError, Kind, Problem
 HEADERS = "linux-headers-5.15.0-173-generic"
 APT_GET = (
     "apt-get", "-y", "-q",
-    "-o", "DPkg::Lock::Timeout=300",
     "-o", "Dpkg::Options::=--force-confdef",
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
@@ -123,6 +122,32 @@ def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
     apt.install(simulated, "dkms")
 
 
+def test_package_of_the_archive_that_lost_power_in_unpacking_is_unpacked_again(machine):
+    simulated = machine("t4-pair")
+    apt.install(simulated, "dkms", HEADERS)
+    status = simulated.root / "var/lib/dpkg/status"
+    head, rest = status.read_text().split("Package: dkms\n")
+    torn = rest.replace("install ok installed", "install reinstreq half-installed", 1)
+    status.write_text(f"{head}Package: dkms\n{torn}")
+    apt.install(simulated, "dkms")
+    assert known(simulated.root, "dkms") == [("dkms", "1.0", "half-installed")]
+    for _ in range(2):
+        apt.unpack_again(simulated.root, simulated, but="linux-.*")
+    assert known(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
+    words = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
+    assert simulated.commands[2:] == [(*APT_GET, *words)]
+
+
+def test_package_that_the_archive_does_not_have_cannot_be_unpacked_again(machine):
+    simulated = machine("t4-pair")
+    status = simulated.root / "var/lib/dpkg/status"
+    status.write_text(
+        "Package: nvidia-vgpu-ubuntu-570\nStatus: install reinstreq half-installed\n"
+    )
+    apt.unpack_again(simulated.root, simulated, but="nvidia-vgpu-ubuntu-[0-9]+")
+    assert simulated.commands == []
+
+
 # Why it failed, in one line
 
 
@@ -180,19 +205,43 @@ def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason
         "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 4242 (apt)\n",
         "E: Unable to lock directory /var/lib/apt/lists/\n",
         "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n",
+        "dpkg: error: dpkg status database is locked by another process\n",
     ],
-    ids=["apt", "lists", "dpkg"],
+    ids=["apt", "lists", "dpkg", "dpkg on bionic"],
 )
 @pytest.mark.parametrize(
     "step", [lambda run: apt.install(run, "dkms"), apt.configure], ids=["install", "configure"]
 )
-def test_lock_of_another_program_is_worth_waiting_for(machine, output, step):
+def test_lock_of_another_program_is_waited_for_and_then_told(machine, output, step, caplog):
+    caplog.set_level("INFO")
     simulated = machine("t4-pair")
     simulated.fail("apt-get", output=output, returncode=100)
     simulated.fail("dpkg", output=output, returncode=2)
     with pytest.raises(HostError) as error:
         step(simulated)
     assert error.value.problem == Problem(Kind.LOCKED)
+    assert len(simulated.commands) == 150  # 2 seconds apart
+    assert caplog.messages == [f"waiting for dpkg's lock: {output.strip()}"]
+
+
+def test_lock_that_is_released_holds_nothing_up(machine, monkeypatch):
+    simulated = machine("t4-pair")
+    locked = "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n"
+    simulated.fail("dpkg", output=locked, returncode=2)
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", lambda pause: slept.append(pause) or simulated.mend("dpkg"))
+    apt.configure(simulated)
+    assert slept == [2]
+    assert len(simulated.commands) == 2
+
+
+def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
+    simulated = machine("t4-pair")
+    stdout = "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend.\n"
+    simulated.fail("apt-get install", stdout=stdout, output="E: it failed\n", returncode=100)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem == Problem(Kind.INSTALL_FAILED, "E: it failed")
 
 
 def test_missing_apt_is_a_failure_too(machine):
