@@ -20,8 +20,8 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df --output=avail /dev/shm 2>/dev/null |
 NAMESPACE := $(shell unshare --mount --pid --fork true 2>/dev/null && \
 	echo unshare --mount --pid --fork --kill-child --mount-proc)
 
-# Two hosts at a time; the longest tests are begun where there is room.
-PARALLEL := --numprocesses 2 --dist worksteal
+# A host waits some of its time; the longest tests are begun where there is room.
+PARALLEL := --numprocesses 3 --dist worksteal
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

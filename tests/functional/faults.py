@@ -148,6 +148,8 @@ class Collector:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if hasattr(session.config, "workerinput"):  # it knows its own tests only
+        return
     table = session.config.stash[_TABLE]
     if exitstatus == pytest.ExitCode.OK and session.config.getoption("--write-faults"):
         table.write()

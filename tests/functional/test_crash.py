@@ -171,7 +171,9 @@ def attached(**options: str) -> Event:
 
 
 T4, A40 = configured("{T4-8Q: ['10de:1eb8']}"), configured("{A40-8Q: ['10de:2235']}")
-L40S, L40S_24 = configured("{L40S-8Q: ['10de:26b9']}"), configured("{L40S-24Q: ['10de:26b9']}")
+# As few on a card as there can be: 2 or 3 types, 3 GPU instances.
+L40S_24, L40S_16 = (configured(f"{{L40S-{size}Q: ['10de:26b9']}}") for size in (24, 16))
+A100 = configured("{A100-2-10C: ['10de:20f1']}")
 LIVES = {
     "the first install": Life("t4-fresh", hook("install"), is_ready=False, is_due_at_boot=True),
     "another branch": Life(
@@ -179,10 +181,10 @@ LIVES = {
     ),
     "mediated devices on a card": Life("t4-fresh", T4),
     "mediated devices on functions": Life("a40-mdev", A40),
-    "types on functions": Life("l40s-vendor-vfio", L40S),
-    "another type": Life("l40s-vendor-vfio", L40S_24, (L40S,)),
-    "GPU instances": Life("a100-sriov-off", configured("{A100-1-5C: ['10de:20f1']}")),
-    "the option unset": Life("l40s-vendor-vfio", configured(""), (L40S,), is_due_at_boot=True),
+    "types on functions": Life("l40s-vendor-vfio", L40S_16),
+    "another type": Life("l40s-vendor-vfio", L40S_16, (L40S_24,)),
+    "GPU instances": Life("a100-sriov-off", A100),
+    "the option unset": Life("l40s-vendor-vfio", configured(""), (L40S_24,), is_due_at_boot=True),
     "pause": Life("a40-mdev", action("pause"), (A40,), is_due_at_boot=True),
     "resume": Life("a40-mdev", action("resume"), (A40, action("pause")), is_due_at_boot=True),
     "remove": Life("a40-mdev", hook("remove"), (A40,), is_due_at_boot=True),

@@ -30,8 +30,10 @@ _LOOKS = re.compile(
     r"|lspci|dpkg-(?:deb|query)|dpkg --print-architecture|apt-cache|uname"
     r"|systemctl (?:is-|show|cat)|apt-get .* --simulate|nvidia-smi .*(?:--query|-lgi|-s -v|-q))",
 )
-# Programs in whose midst it may end, too.
-_TAKES_TIME = re.compile(r"apt-get|dpkg|systemctl|sriov-manage|update-initramfs")
+# Programs in whose midst it may end, too; the others are done at once.
+_TAKES_TIME = re.compile(
+    r"apt-get|dpkg|systemctl (?:start|stop|restart|disable --now)|sriov-manage|update-initramfs"
+)
 _ELSEWHERE = ("/bed/", "/dev/", "/proc/", "/tmp/", "/var/lib/juju/")
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.chmod")
 
