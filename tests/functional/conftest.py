@@ -61,12 +61,14 @@ def python(pytestconfig: pytest.Config) -> Path | None:
 
 @pytest.fixture(scope="session")
 def boot(charm: Path, python: Path | None) -> Callable[..., Any]:
-    """Boots a recorded host with one unit of the charm on it."""
+    """Boots a recorded host, from an image if one is given, with one unit of the charm on it."""
 
     @contextmanager
-    def booted(host: str | dict[str, Any], **config: Any) -> Iterator[Host]:
+    def booted(
+        host: str | dict[str, Any], image: Path | None = None, **config: Any
+    ) -> Iterator[Host]:
         recorded_host = recorded.host(host) if isinstance(host, str) else host
-        with machine.Machine(recorded_host, charm, python=python) as started:
+        with machine.Machine(recorded_host, charm, image, python) as started:
             yield started, juju.Juju(started, machine.REPOSITORY, **config)
 
     return booted
@@ -94,7 +96,7 @@ def ready_image(
 
 
 @pytest.fixture
-def ready_host(ready_image: Path, charm: Path, python: Path | None) -> Iterator[Host]:
+def ready_host(boot: Callable[..., Any], ready_image: Path) -> Iterator[Host]:
     """A host with two T4, the driver installed and loaded, and the relation made."""
-    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image, python) as host:
-        yield host, juju.Juju(host, machine.REPOSITORY)
+    with boot("t4-fresh", ready_image) as (host, unit):
+        yield host, unit

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import pytest
-from bed import juju, machine, principal
+from bed import principal
 from bed.machine import CHARM
-
-import recorded
 
 GOOD = "{T4-8Q: ['10de:1eb8']}"
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -75,9 +73,8 @@ print("METER", code, time.monotonic() - start, usage.ru_maxrss / 1024)
 
 
 @pytest.fixture(scope="module")
-def unit_at_work(ready_image, charm, python):
-    with machine.Machine(recorded.host("t4-fresh"), charm, ready_image, python) as host:
-        unit = juju.Juju(host, machine.REPOSITORY)
+def unit_at_work(boot, ready_image):
+    with boot("t4-fresh", ready_image) as (host, unit):
         unit.configure(vgpu_device_mappings=GOOD)
         yield host, unit, unit.databag
 

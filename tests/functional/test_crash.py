@@ -97,15 +97,14 @@ def state(host: machine.Machine, unit: juju.Juju) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def image(charm, ready_image, nvidia_deb, tmp_path_factory):
+def image(boot, ready_image, nvidia_deb, tmp_path_factory):
     """Returns what a host is like before the event of a life."""
 
     @lru_cache(maxsize=None)
     def made(name: str) -> Path:
         life = LIVES[name]
         host = recorded.host(life.host)
-        with machine.Machine(host, charm, ready_image if life.is_ready else None) as booted:
-            unit = juju.Juju(booted, machine.REPOSITORY)
+        with boot(host, ready_image if life.is_ready else None) as (booted, unit):
             if not life.is_ready:
                 unit.store(nvidia_deb)
             booted.install_nova(host["nova"])
@@ -124,13 +123,12 @@ def image(charm, ready_image, nvidia_deb, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def lived(charm, image):
+def lived(boot, image):
     """Runs a life with a crash at a step, and the event again; returns steps and state."""
 
     def run(name: str, step: int = 0, how: str = "kill") -> tuple[list[str], dict[str, Any]]:
         life = LIVES[name]
-        with machine.Machine(recorded.host(life.host), charm, image(name)) as host:
-            unit = juju.Juju(host, machine.REPOSITORY)
+        with boot(life.host, image(name)) as (host, unit):
             shutil.copy(HERE / "bed/crash.py", host.bed)
             (host.bed / "tools/python3").symlink_to("/usr/local/bin/python3")
             (host.bed / "crash").write_text(json.dumps({"step": step, "how": how}))

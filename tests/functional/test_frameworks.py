@@ -11,7 +11,7 @@ import contextlib
 import json
 
 import pytest
-from bed import juju, kernel, machine, principal
+from bed import kernel, principal
 
 import recorded
 
@@ -31,7 +31,7 @@ FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1
 
 
 @pytest.fixture
-def at_work(ready_image, charm):
+def at_work(boot, ready_image):
     """Boots recorded hosts that have NVIDIA's package and the relation, and a nova-compute."""
     if kernel.why_still():
         pytest.skip(f"no /sys reacts here: {kernel.why_still()}")
@@ -39,10 +39,10 @@ def at_work(ready_image, charm):
 
         def start(name, look="true", **changes):
             host = recorded.host(name, **changes)
-            booted = stack.enter_context(machine.Machine(host, charm, ready_image))
+            booted, unit = stack.enter_context(boot(host, ready_image))
             booted.install_nova(host["nova"])
             booted.install_nova_compute(look)
-            return booted, juju.Juju(booted, machine.REPOSITORY)
+            return booted, unit
 
         yield start
 

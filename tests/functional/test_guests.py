@@ -120,16 +120,15 @@ EVENTS = {
 
 
 @pytest.fixture(scope="module")
-def image(ready_image, charm, tmp_path_factory):
+def image(boot, ready_image, tmp_path_factory):
     """Returns what a host is like before its guest comes."""
 
     @lru_cache(maxsize=None)
     def made(name: str):
         guest = GUESTS[name]
         host = recorded.host(guest.host)
-        with machine.Machine(host, charm, ready_image) as booted:
+        with boot(host, ready_image) as (booted, unit):
             booted.install_nova(host["nova"])
-            unit = juju.Juju(booted, machine.REPOSITORY)
             unit.configure(vgpu_device_mappings=guest.option)
             unit.hook("start")
             return booted.save(tmp_path_factory.mktemp("image") / "guest")
@@ -140,12 +139,11 @@ def image(ready_image, charm, tmp_path_factory):
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("name", GUESTS)
 def test_a_guest_keeps_its_vgpu_and_what_was_asked_for_comes_after_it(
-    image, charm, tmp_path, fault, name, event
+    boot, image, tmp_path, fault, name, event
 ):
     guest = GUESTS[name]
     tell, changed = EVENTS[event]
-    with machine.Machine(recorded.host(guest.host), charm, image(name)) as host:
-        unit = juju.Juju(host, machine.REPOSITORY)
+    with boot(guest.host, image(name)) as (host, unit):
         guest.comes(host)
         unit.hook("update-status")
         before = {look: look(unit if look is told else host) for look in (daemon, versions, told)}
