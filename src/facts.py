@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Mapping, NamedTuple
 
 import apt
 import driver
@@ -19,7 +20,7 @@ import vendor_vfio
 from commands import Runner
 from driver import DriverState
 from guest_mdevs import Mdev
-from pci import Gpu, PciAddress
+from pci import Gpu, PciAddress, PciId
 from releases import NovaVersion
 from vgpu import Card, VgpuType
 
@@ -103,10 +104,8 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
     is_principal_paused = services.is_principal_paused(root)
     versions = _versions(root)
     cards = tuple(
-        inspect(root, gpu, known.get(gpu.id, ()), count=count)._replace(
-            mode=modes.get(gpu.address)
-        )
-        for gpu in gpus
+        card._replace(mode=modes.get(card.gpu.address))
+        for card in inspect(root, gpus, known, count=count)
     )
     mdevs = guest_mdevs.absent(root, cards)
     types = vendor_vfio.absent(root, cards)
@@ -131,9 +130,25 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
 
 
 def inspect(
-    root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...] = (), *, count: bool = False
-) -> Card:
-    """Read what a card offers, by whichever way it does; see `mdev` and `vendor_vfio`."""
+    root: Path,
+    gpus: tuple[Gpu, ...],
+    known: Mapping[PciId, tuple[VgpuType, ...]] = MappingProxyType({}),
+    *,
+    count: bool = False,
+) -> tuple[Card, ...]:
+    """Read what cards offer, each by whichever way it does; see `mdev` and `vendor_vfio`.
+
+    Args:
+        root: the root of the host's file system.
+        gpus: the cards.
+        known: types that cards of a model were seen to offer.
+        count: whether to add up free instances.
+    """
+    cards = tuple(_inspect(root, gpu, known.get(gpu.id, ()), count) for gpu in gpus)
+    return vendor_vfio.in_use(root, cards)
+
+
+def _inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...], count: bool) -> Card:
     found = mdev.inspect(root, gpu, count=count) or vendor_vfio.inspect(root, gpu, remembered)
     mig_types = tuple(known for known in remembered if known.is_mig_backed)
     return (found or Card(gpu, None))._replace(mig_types=mig_types)

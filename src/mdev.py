@@ -28,15 +28,15 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card | None:
         count: whether to add up the free instances; that reads one file for each type of each
             virtual function.
     """
-    devices = root / "sys/bus/pci/devices"
+    devices = os.path.join(root, "sys/bus/pci/devices")  # a Path would cost more than the reading
     parents = tuple(
         address
         for address in (gpu.address, *gpu.virtual_functions)
-        if os.path.isdir(devices / str(address) / "mdev_supported_types")
+        if os.path.isdir(os.path.join(devices, str(address), "mdev_supported_types"))
     )
     if not parents:
         return None
-    folders = [devices / str(address) / "mdev_supported_types" for address in parents]
+    folders = [os.path.join(devices, str(address), "mdev_supported_types") for address in parents]
     found = {address: present(root, (address,)) for address in parents}
     used = {uuid: type_id for mdevs in found.values() for uuid, type_id in mdevs.items()}
     return Card(
@@ -54,31 +54,33 @@ def present(root: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
     """Return the types of the mediated devices on some parents, by their UUID."""
     found = {}
     for address in parents:
-        folder = root / "sys/bus/pci/devices" / str(address)
+        folder = os.path.join(root, "sys/bus/pci/devices", str(address))
         for name in names(folder):
             if len(name) == 36:
                 with contextlib.suppress(OSError):  # no device, or one that has just gone
-                    found[name] = os.path.basename(os.readlink(folder / name / "mdev_type"))
+                    found[name] = os.path.basename(
+                        os.readlink(os.path.join(folder, name, "mdev_type"))
+                    )
     return found
 
 
-def _types(folders: list[Path], count: bool, used: list[str]) -> tuple[VgpuType, ...]:
+def _types(folders: list[str], count: bool, used: list[str]) -> tuple[VgpuType, ...]:
     """Read the types of the first parent; the others of a card offer the same ones."""
     numbers = ((type_number(name), name) for name in names(folders[0]))
     types = []
     for _, type_id in sorted((number, name) for number, name in numbers if number is not None):
-        folder = folders[0] / type_id
-        description = read(folder / "description")
+        folder = os.path.join(folders[0], type_id)
+        description = read(os.path.join(folder, "description"))
         maximum = stated(description, "max_instance")
         available = None
         if count:  # each virtual function says 1, also where the card does not hold so many
-            available = sum(_available(parent / type_id) for parent in folders)
+            available = sum(_available(os.path.join(parent, type_id)) for parent in folders)
             if maximum is not None:
                 available = min(available, max(maximum - used.count(type_id), 0))
         types.append(
             VgpuType(
                 id=type_id,
-                name=one_line(read(folder / "name").strip(), NAME_LIMIT) or type_id,
+                name=one_line(read(os.path.join(folder, "name")).strip(), NAME_LIMIT) or type_id,
                 description=one_line(description, 300),
                 maximum=maximum,
                 available=available,
@@ -87,6 +89,6 @@ def _types(folders: list[Path], count: bool, used: list[str]) -> tuple[VgpuType,
     return tuple(types)
 
 
-def _available(folder: Path) -> int:
-    text = read(folder / "available_instances")
+def _available(folder: str) -> int:
+    text = read(os.path.join(folder, "available_instances"))
     return int(text) if text.isascii() and text.isdigit() else 0

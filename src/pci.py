@@ -126,6 +126,8 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
             place = one_line(str(devices / name), 300)
             logger.warning("%s: not a PCI address, left out", place)
             continue
+        if _is_virtual_function(os.path.join(devices, name)):
+            continue  # has its card's vendor, class and often device id
         try:
             gpu = _read_gpu(devices / name, address)
         except (OSError, ValueError) as error:
@@ -149,8 +151,6 @@ def _names(folder: Path) -> list[str]:
 
 
 def _read_gpu(path: Path, address: PciAddress) -> Gpu | None:
-    if _is_virtual_function(path):  # has its card's vendor, class and often device id
-        return None
     vendor = _hex(path / "vendor")
     if vendor != NVIDIA:
         return None
@@ -169,7 +169,7 @@ def _read_gpu(path: Path, address: PciAddress) -> Gpu | None:
     )
 
 
-def _is_virtual_function(path: Path) -> bool:
+def _is_virtual_function(path: str | Path) -> bool:
     return os.path.lexists(os.path.join(path, "physfn"))
 
 
@@ -210,7 +210,7 @@ def _virtual_functions(path: Path) -> tuple[PciAddress, ...]:
         if match is None:
             continue
         try:
-            target = os.path.basename(os.readlink(path / name))
+            target = os.path.basename(os.readlink(os.path.join(path, name)))
             found.append((int(match[1]), PciAddress.parse(target)))
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be followed, left out: %s", path / name, error)

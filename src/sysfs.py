@@ -13,7 +13,7 @@ __all__ = ["names", "read", "write"]
 logger = logging.getLogger(__name__)
 
 
-def names(folder: Path) -> list[str]:
+def names(folder: str | Path) -> list[str]:
     """List a folder; none if it is not there or its card fell off the bus (EIO)."""
     try:
         return os.listdir(folder)
@@ -24,10 +24,11 @@ def names(folder: Path) -> list[str]:
         return []
 
 
-def read(path: Path) -> str:
+def read(path: str | Path) -> str:
     """Return the text of an attribute, empty if it is absent or cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip("\0 \t\n")
     except OSError:
         return ""
 

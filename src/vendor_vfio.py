@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Iterable
@@ -21,7 +22,7 @@ from pci import Gpu, PciAddress, PciId
 from sysfs import read
 from vgpu import NAME_LIMIT, Card, Framework, VgpuType, type_number
 
-__all__ = ["absent", "claim", "creatable_types", "inspect", "prune"]
+__all__ = ["absent", "claim", "creatable_types", "in_use", "inspect", "prune"]
 
 _CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
 _CREATABLE = re.compile(r"\s*(?P<id>[0-9]{1,9})\s*:\s*(?P<name>\S.*?)\s*", re.ASCII)
@@ -39,13 +40,13 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
         gpu: the card.
         remembered: types that such a card was seen to offer.
     """
-    devices = root / "sys/bus/pci/devices"
+    devices = os.path.join(root, "sys/bus/pci/devices")  # a Path would cost more than the reading
     types = {known.id: known for known in remembered}
     parents, carried = [], []
     creatable: set[str] = set()
     for address in gpu.virtual_functions:
-        folder = devices / str(address) / "nvidia"
-        current = read(folder / "current_vgpu_type")
+        folder = os.path.join(devices, str(address), "nvidia")
+        current = read(os.path.join(folder, "current_vgpu_type"))
         if not (current.isascii() and current.isdigit()):
             continue
         parents.append(address)
@@ -59,29 +60,47 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
             creatable.update(known.id for known in listed)
     if not parents:
         return None
-    held = _held(root, carried) if carried else frozenset()
-    known = dict(carried)
     return Card(
         gpu=gpu,
         framework=Framework.VENDOR_VFIO,
         types=tuple(sorted(types.values(), key=lambda known: type_number(known.id) or 0)),
         parents=tuple(parents),
-        in_use=tuple(str(function) for function in sorted(held)),
-        occupied=held,
-        types_in_use=tuple(sorted({known[function] for function in held})),
         carried=tuple(carried),
         creatable=frozenset(creatable),
-        function_id=_function_id(devices / str(parents[0])),
+        function_id=_function_id(os.path.join(devices, str(parents[0]))),
     )
 
 
-def creatable_types(folder: Path) -> tuple[VgpuType, ...]:
+def in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
+    """Add which functions a guest has, or whose type somebody else set.
+
+    Of all cards at once, since it looks at every process of the host.
+    """
+    carried = {function: type_id for card in cards for function, type_id in card.carried}
+    if not carried:
+        return cards
+    held = _held(root, carried)
+    return tuple(_in_use(card, held) for card in cards)
+
+
+def _in_use(card: Card, held: frozenset[PciAddress]) -> Card:
+    mine = sorted(known for known in card.carried if known[0] in held)
+    if not mine:
+        return card
+    return card._replace(
+        in_use=tuple(str(function) for function, _ in mine),
+        occupied=frozenset(function for function, _ in mine),
+        types_in_use=tuple(sorted({type_id for _, type_id in mine})),
+    )
+
+
+def creatable_types(folder: str | Path) -> tuple[VgpuType, ...]:
     """Read the types that a virtual function can still become, `ID : NAME` lines below a heading.
 
     Names hold blanks, and ids are padded with them: the first colon parts the two. Some drivers
     are said to write `NAME ID`.
     """
-    return _parse(read(folder / "creatable_vgpu_types"))
+    return _parse(read(os.path.join(folder, "creatable_vgpu_types")))
 
 
 @functools.lru_cache(maxsize=64)  # hundreds of functions tell the same
@@ -96,9 +115,10 @@ def _parse(listed: str) -> tuple[VgpuType, ...]:
     return tuple(found)
 
 
-def _function_id(path: Path) -> PciId | None:
+def _function_id(folder: str) -> PciId | None:
+    vendor, device = (read(os.path.join(folder, name))[2:] for name in ("vendor", "device"))
     try:
-        return PciId.parse(f"{read(path / 'vendor')[2:]}:{read(path / 'device')[2:]}")
+        return PciId.parse(f"{vendor}:{device}")
     except ValueError:
         return None
 
@@ -158,10 +178,8 @@ def _set_by_us(root: Path) -> dict[str, str]:
         return {}
 
 
-def _held(root: Path, carried: Iterable[tuple[PciAddress, str]]) -> frozenset[PciAddress]:
-    """Return the functions that a guest has, or whose type somebody else set."""
+def _held(root: Path, known: dict[PciAddress, str]) -> frozenset[PciAddress]:
     ours = _set_by_us(root)
-    known = dict(carried)
     held = known.keys() & (guests.defined_functions(root) | guests.open_functions(root, known))
     foreign = {function for function in known if ours.get(str(function)) != known[function]}
     return frozenset(held | foreign)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 from ops import testing
@@ -44,15 +44,14 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.
     """Return the cards of a recorded host, with some of its entries changed."""
     known: dict[str, tuple[vgpu.Card, ...]] = {}
 
-    def inspected(recorded_host: dict[str, Any], count: bool) -> Iterator[vgpu.Card]:
+    def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[vgpu.Card, ...]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
-        for gpu in pci.list_gpus(root).gpus:
-            yield facts.inspect(root, gpu, count=count)
+        return facts.inspect(root, pci.list_gpus(root).gpus, count=count)
 
     def read(name: str, *, count: bool = False, **changes: Any) -> tuple[vgpu.Card, ...]:
         key = f"{name} {count} {changes}"
         if key not in known:
-            known[key] = tuple(inspected(recorded.host(name, **changes), count))
+            known[key] = inspected(recorded.host(name, **changes), count)
         return known[key]
 
     return read
