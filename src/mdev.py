@@ -13,7 +13,7 @@ from pathlib import Path
 
 from line import one_line
 from pci import Gpu, PciAddress
-from sysfs import names, read
+from sysfs import names, read, read_number
 from vgpu import NAME_LIMIT, Card, Framework, VgpuType, stated, type_number
 
 __all__ = ["inspect", "present"]
@@ -90,5 +90,4 @@ def _types(folders: list[str], count: bool, used: list[str]) -> tuple[VgpuType, 
 
 
 def _available(folder: str) -> int:
-    text = read(os.path.join(folder, "available_instances"))
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return read_number(os.path.join(folder, "available_instances")) or 0

@@ -8,7 +8,9 @@ import logging
 import os
 from pathlib import Path
 
-__all__ = ["names", "read", "write"]
+__all__ = ["names", "read", "read_number", "write"]
+
+_DIGITS = 9  # more than any number of the driver's has
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,12 @@ def read(path: str | Path) -> str:
             return file.read().strip("\0 \t\n")
     except OSError:
         return ""
+
+
+def read_number(path: str | Path) -> int | None:
+    """Return a decimal attribute; None if it is absent or no number that a driver would tell."""
+    text = read(path)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
 
 
 def write(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import guests
 from files import ensure_text
 from line import one_line
 from pci import Gpu, PciAddress, PciId
-from sysfs import read
+from sysfs import read, read_number
 from vgpu import NAME_LIMIT, Card, Framework, VgpuType, type_number
 
 __all__ = ["absent", "claim", "creatable_types", "in_use", "inspect", "prune"]
@@ -46,14 +46,14 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
     creatable: set[str] = set()
     for address in gpu.virtual_functions:
         folder = os.path.join(devices, str(address), "nvidia")
-        current = read(os.path.join(folder, "current_vgpu_type"))
-        if not (current.isascii() and current.isdigit()):
+        current = read_number(os.path.join(folder, "current_vgpu_type"))
+        if current is None:
             continue
         parents.append(address)
         listed = creatable_types(folder)
         types.update((known.id, known) for known in listed if known.id not in types)
-        if int(current):
-            type_id = f"nvidia-{int(current)}"
+        if current:
+            type_id = f"nvidia-{current}"
             carried.append((address, type_id))
             types.setdefault(type_id, VgpuType(type_id, type_id))
         else:

@@ -78,6 +78,20 @@ def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize("name", ["a40-mdev", "l40s-vendor-vfio"])
+def test_number_without_end_is_none(host, name):
+    """Python 3.11 and later refuse to read one."""
+    root = host(name)
+    attributes = {"available_instances", "current_vgpu_type"}
+    paths = [path for path in root.glob("sys/devices/**/*") if path.name in attributes]
+    for path in paths[1:]:
+        path.write_text("9" * 5000)
+    (card,) = gather(root, count=True).cards
+    assert paths
+    assert card.parents
+    assert card.in_use == ()
+
+
 def test_count_without_end_is_none(machine):
     """A number that a driver makes up must not become a list of that length."""
     on = machine("a100-80-pair")
