@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import MappingProxyType
 from typing import Mapping, NamedTuple
 
 import apt
@@ -130,11 +129,7 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
 
 
 def inspect(
-    root: Path,
-    gpus: tuple[Gpu, ...],
-    known: Mapping[PciId, tuple[VgpuType, ...]] = MappingProxyType({}),
-    *,
-    count: bool = False,
+    root: Path, gpus: tuple[Gpu, ...], known: Mapping[PciId, tuple[VgpuType, ...]], *, count: bool
 ) -> tuple[Card, ...]:
     """Read what cards offer, each by whichever way it does; see `mdev` and `vendor_vfio`.
 
@@ -142,7 +137,7 @@ def inspect(
         root: the root of the host's file system.
         gpus: the cards.
         known: types that cards of a model were seen to offer.
-        count: whether to add up free instances.
+        count: whether to add up free instances; see `mdev.inspect`.
     """
     cards = tuple(_inspect(root, gpu, known.get(gpu.id, ()), count) for gpu in gpus)
     return vendor_vfio.in_use(root, cards)

@@ -57,10 +57,9 @@ def present(root: Path, parents: tuple[PciAddress, ...]) -> dict[str, str]:
         folder = os.path.join(root, "sys/bus/pci/devices", str(address))
         for name in names(folder):
             if len(name) == 36:
+                link = os.path.join(folder, name, "mdev_type")
                 with contextlib.suppress(OSError):  # no device, or one that has just gone
-                    found[name] = os.path.basename(
-                        os.readlink(os.path.join(folder, name, "mdev_type"))
-                    )
+                    found[name] = os.path.basename(os.readlink(link))
     return found
 
 

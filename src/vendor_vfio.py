@@ -33,7 +33,8 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
     """Read `nvidia/` of the virtual functions; the card itself has none, or an unused one.
 
     The lists of types shrink as the card fills, down to their heading, so an empty one does not
-    say that there are no types: what was seen once stays known.
+    say that there are no types: what was seen once stays known. Who has the functions is added by
+    `in_use`.
 
     Args:
         root: the root of the host's file system.

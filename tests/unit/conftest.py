@@ -46,7 +46,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.
 
     def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[vgpu.Card, ...]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
-        return facts.inspect(root, pci.list_gpus(root).gpus, count=count)
+        return facts.inspect(root, pci.list_gpus(root).gpus, {}, count=count)
 
     def read(name: str, *, count: bool = False, **changes: Any) -> tuple[vgpu.Card, ...]:
         key = f"{name} {count} {changes}"

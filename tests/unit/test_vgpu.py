@@ -13,7 +13,7 @@ UUIDS = ("4b20d080-1b54-4048-85b3-a6a62d165c01", "c0b26072-dd1b-4340-84fe-bf338c
 
 
 def inspect(root, number=0, *, count=False):
-    return facts.inspect(root, pci.list_gpus(root).gpus, count=count)[number]
+    return facts.inspect(root, pci.list_gpus(root).gpus, {}, count=count)[number]
 
 
 @pytest.mark.parametrize(
