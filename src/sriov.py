@@ -26,6 +26,7 @@ SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
 _TRIES = 6
 _PAUSE = 5.0  # seconds between tries
 _TIMEOUT = 60.0  # seconds for one try
+_WRITE = 'echo "$0" >"$1"'
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def enable_virtual_functions(
     for number in range(_TRIES):
         if number:
             sleep(_PAUSE)
-        _bind(root, path, gpu)
+        _bind(root, run, path, gpu)
         reason = _try(run, gpu, "-e")
         if _count(path):
             logger.info("%s has %d virtual functions", gpu.address, _count(path))
@@ -61,7 +62,8 @@ def enable_virtual_functions(
         logger.warning("%s has no virtual functions yet: %s", gpu.address, reason)
         if "did not end" in reason:  # a card that hangs must not hold up the boot
             break
-    _bind(root, path, gpu)
+    else:
+        _bind(root, run, path, gpu)
     if "unbindLock" not in reason and not _has_stub(root, run):
         reason = "no module pci-pf-stub; install linux-modules-extra"
     raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
@@ -85,7 +87,7 @@ def disable_virtual_functions(
             sleep(_PAUSE)
         reason = _try(run, gpu, "-d")
         if not _count(path):
-            _bind(root, path, gpu)
+            _bind(root, run, path, gpu)
             logger.info("%s has no virtual functions any more", gpu.address)
             return
         logger.warning("%s still has virtual functions: %s", gpu.address, reason)
@@ -127,13 +129,18 @@ def _count(path: Path) -> int:
         return 0
 
 
-def _bind(root: Path, path: Path, gpu: Gpu) -> None:
-    """Give a card without a driver back to NVIDIA's."""
+def _bind(root: Path, run: Runner, path: Path, gpu: Gpu) -> None:
+    """Give a card without a driver back to NVIDIA's.
+
+    In a process of its own: it waits in the kernel for whoever has the card, a sriov-manage that
+    hangs maybe, and cannot be stopped.
+    """
     if os.path.lexists(path / "driver"):
         return
+    target = root / "sys/bus/pci/drivers/nvidia/bind"
     try:
-        (root / "sys/bus/pci/drivers/nvidia/bind").write_text(f"{gpu.address}\n", encoding="ascii")
-    except OSError as error:
+        run("sh", "-c", _WRITE, str(gpu.address), str(target), timeout=_TIMEOUT)
+    except CommandError as error:
         logger.warning("%s does not take its driver back: %s", gpu.address, error)
 
 

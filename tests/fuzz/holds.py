@@ -79,6 +79,7 @@ _COMMANDS = (
     r"systemd-run --on-active=30 systemctl reboot",
     r"modprobe (?:nvidia|nvidia-vgpu-vfio|--dry-run pci-pf-stub)",
     r"update-initramfs -u",
+    rf'sh -c echo "\$0" >"\$1" {_ADDRESS} {{root}}/sys/bus/pci/drivers/nvidia/bind',
     rf"/usr/lib/nvidia/sriov-manage -[ed] {_ADDRESS}",
     rf"nvidia-smi -i {_ADDRESS} (?:-q|--gpu-reset|-mig [01]|"
     r"--query-gpu=mig\.mode\.current,mig\.mode\.pending --format=csv,noheader)",
