@@ -37,7 +37,7 @@ _APT_GET = (
 )  # fmt: skip
 _INSTALL = ("install", "--no-install-recommends", "--allow-downgrades")
 _LOCKED = re.compile(
-    r"^(?:E: (?:Could not get lock|Unable to (?:lock|acquire))"
+    r"^(?:E: (?:Could not get lock|Unable to (?:lock|acquire)(?!.*are you root))"
     r"|dpkg: error: .* (?:is|was) locked by another)",
     re.MULTILINE,
 )

@@ -171,6 +171,11 @@ def _install(
     if apt.is_interrupted(root):
         apt.configure(run)
         packages = _packages(root)  # what was being unpacked stood in dpkg's journal only
+    torn = [found for found in packages if found.flag == "reinstreq"]
+    if torn:  # the archive does not have it, and until it is gone apt-get does nothing else
+        _keep_off(wanted, in_use())
+        apt.remove(run, *torn)
+        packages = _packages(root)
     apt.unpack_again(root, run, but=package.NAME_PATTERN)
     if is_built_here:
         names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")

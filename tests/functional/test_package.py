@@ -181,6 +181,19 @@ def test_a_package_that_is_half_there_is_mended(ready_host, fault, state):
     fault(f"dpkg was left with the package `{state}`").seen(unit)
 
 
+def test_package_and_headers_that_are_half_there_are_mended(ready_host, fault):
+    """apt-get does nothing for the one before the other, which it has no archive of, is gone."""
+    host, unit = ready_host
+    headers = f"linux-headers-{platform.release()}"
+    for name in ("nvidia-vgpu-ubuntu-570", headers):
+        leave(host, name, "reinstreq half-installed")
+    unit.hook("update-status")
+    assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
+    assert host.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", headers).stdout == "ii "
+    assert unit.status == READY
+    fault("Power was lost while the package and the kernel's headers were unpacked").seen(unit)
+
+
 def leave(host, name, state):
     """Let dpkg have left a package in the midst of its work."""
     status = host.root / "var/lib/dpkg/status"

@@ -244,6 +244,17 @@ def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
     assert error.value.problem == Problem(Kind.INSTALL_FAILED, "E: it failed")
 
 
+def test_disk_that_takes_no_lock_is_not_waited_for(machine):
+    simulated = machine("t4-pair")
+    reason = "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (30: Read-only)"
+    output = f"{reason}\nE: Unable to acquire the dpkg frontend lock (/x), are you root?\n"
+    simulated.fail("apt-get install", output=output, returncode=100)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem == Problem(Kind.INSTALL_FAILED, reason)
+    assert len(simulated.commands) == 1
+
+
 def test_missing_apt_is_a_failure_too(machine):
     simulated = machine("t4-pair")
     simulated.fail("apt-get", returncode=None)
