@@ -163,17 +163,17 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 event.fail(status.sentence(problem, self.app.name)[1])
 
     def _on_reboot_install(self, event: ops.ActionEvent) -> None:
-        memory, facts = memories.load(self.root), host.gather(self.root)
+        memory = memories.load(self.root)
         force = event.params.get("force") is True
-        refusal = software.refusal(facts, memory, force=force)
-        if refusal is not None:
-            event.fail(status.sentence(refusal, self.app.name)[1])
+        if self._is_refused(event, memory, force):
             return
         situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
         is_due = any(problem.kind in REBOOT for problem in situation.problems)
         wording = status.REBOOT_NEEDED if is_due else status.REBOOT_NOT_NEEDED
         is_asked = event.params.get("i-really-mean-it") is True
         if is_due and is_asked and not software.is_wanting(situation.problems):
+            if self._is_refused(event, situation.memory, force):  # a guest may have come meanwhile
+                return
             try:
                 services.schedule_reboot(self.run)
             except HostError as error:
@@ -184,6 +184,13 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         event.set_results({"reboot": wording, "output": message})
         if software.is_wanting(situation.problems):
             event.fail(message)
+
+    def _is_refused(self, event: ops.ActionEvent, memory: Memory, force: bool) -> bool:
+        """Fail an action if the host must not be touched now."""
+        refusal = software.refusal(host.gather(self.root), memory, force=force)
+        if refusal is not None:
+            event.fail(status.sentence(refusal, self.app.name)[1])
+        return refusal is not None
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
@@ -233,7 +240,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if facts.driver.loaded and facts.driver.loaded != memory.version:
             self.unit.set_workload_version(facts.driver.loaded)
             memory = memory._replace(version=facts.driver.loaded)
-        memory = software.answer_restart(self.run, facts, memory)
+        memory = software.answer_restart(self.root, self.run, facts, memory)
         situation = self._assess(facts, memory)
         is_driven = facts.driver.installed is not None or facts.driver.loaded is not None
         if ensure and facts.cards and is_driven and not situation.is_paused:
@@ -271,7 +278,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
             guest_mdevs.record(self.root, situation.facts.cards)
-            is_due = situation.plan.work.is_due or bool(situation.facts.missing_mdevs)
+            is_due = situation.plan.work.is_due or situation.facts.is_owing
             if not is_due and boot.is_done(self.root):
                 return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)

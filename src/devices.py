@@ -77,6 +77,10 @@ def ensure(
         _await_types(root, run, requests, {problem.subject for problem in problems}, sleep)
     found = host.gather(root)
     problems += guest_mdevs.restore(root, found.missing_mdevs, write)
+    problems += [
+        Problem(Kind.TYPE_REFUSED, str(function), type_id, "its guest cannot start")
+        for function, type_id in found.missing_types
+    ]
     subjects = [problem.subject for problem in problems]
     problems += [
         problem
@@ -141,8 +145,7 @@ def _carry_all(
     """Set the types of each ready card; planned anew after each, as they share what is asked."""
     found = host.gather(root)
     problems = _noted(lambda: _remember_types(root, found))
-    if found.nova is not None and found.nova.has_variant_driver:
-        _restore_types(root, found, write)
+    _restore_types(root, found, write)
     for wanted in _plan(found, requests).work.types:
         if wanted.card not in waiting:
             problems += _carry_next(root, requests, wanted, write)
@@ -166,7 +169,7 @@ def _remember_types(root: Path, found: Facts) -> None:
 
 def _restore_types(root: Path, found: Facts, write: Callable[[Path, str], None]) -> None:
     """Give functions of defined guests the types back that a boot took; no limit counts them."""
-    for function, type_id in found.absent_types:
+    for function, type_id in found.missing_types:
         folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
         if type_id in [known.id for known in vendor_vfio.creatable_types(folder)]:
             _write_type(folder, type_id.rsplit("-", 1)[1], write)
@@ -279,6 +282,7 @@ def _await_types(
         silent = {
             problem.subject for problem in _plan(found, requests).problems if problem.kind in _LATE
         }
+        silent |= {str(card.gpu.address) for card in found.cards if card.owed and card.is_silent}
         silent &= {
             str(card.gpu.address)
             for card in found.cards

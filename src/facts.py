@@ -68,6 +68,17 @@ class Facts(NamedTuple):
         return () if self.keeps_mdevs else self.absent_mdevs
 
     @property
+    def missing_types(self) -> tuple[tuple[PciAddress, str], ...]:
+        """The types of functions that are for us to bring back, where Nova knows them."""
+        is_known = self.nova is not None and self.nova.has_variant_driver
+        return self.absent_types if is_known else ()
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether a defined guest lacks what a boot took and we are to bring back."""
+        return bool(self.missing_mdevs or self.missing_types)
+
+    @property
     def keeps_mdevs(self) -> bool:
         """Whether Nova brings guests' mediated devices back after a boot: 30 with libvirt 7.3."""
         is_nova_able = self.nova is not None and self.nova.major >= 30

@@ -89,7 +89,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     targets = {request: find_targets(request, cards) for request in requests}
     elsewhere = tuple(request for request in requests if not targets[request])
     if len(elsewhere) == len(requests):
-        return Plan(elsewhere=elsewhere)
+        return Plan(work=work.make_work([], cards), elsewhere=elsewhere)
     shares = [share for request in requests for share in share_out(request, targets[request])]
     assignments, problems, told = _assign(requests, targets, shares)
     clashes = tuple(_clashes(assignments))

@@ -105,7 +105,7 @@ def assess(
         problems.append(Problem(Kind.NOVA_MISSING))
         return Situation(facts, Plan(held=True), tuple(problems), memory)
     plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova, options)
-    if plan.work.is_due or facts.missing_mdevs:
+    if plan.work.is_due or facts.is_owing:
         problems += boot.result(root)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))

@@ -129,12 +129,12 @@ def ensure(
     return memory._replace(failure=()), changed
 
 
-def answer_restart(run: Runner, facts: Facts, memory: Memory) -> Memory:
+def answer_restart(root: Path, run: Runner, facts: Facts, memory: Memory) -> Memory:
     """Restart NVIDIA's daemon if the principal asked for it and no vGPU is in use."""
     if not memory.restart_waits:
         return memory
     if not memory.paused and not facts.is_masked and _needs_daemon(facts):
-        if facts.in_use:
+        if host.gather(root).in_use:  # minutes may have gone by since the facts
             return memory
         try:
             services.restart(run)

@@ -142,6 +142,13 @@ class Card(NamedTuple):
     owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing tells what its vGPUs could be now; a full one has some already."""
+        if self.framework is Framework.VENDOR_VFIO:
+            return not (self.creatable or self.carried)
+        return self.framework is None
+
     def find_type(self, wanted: str) -> VgpuType | None:
         """Return the type that an operator's word means on this card, or None."""
         return _find(self.types, wanted)

@@ -57,7 +57,7 @@ class ModeStep(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is to be true of the cards that a mapping names.
+    """What is to be true of the cards that a mapping names, or that defined guests have.
 
     Attributes:
         enable: the cards whose virtual functions are to be enabled.
@@ -80,13 +80,13 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
     is_due = False
     for card in cards:
         mine = [share for share in shares if share.card is card]
+        if (mine or card.owed) and _is_without_functions(card):
+            enable.append(card.gpu.address)
         if not mine:  # what others carry is somebody else's
             continue
         steps = tuple(_type_steps(mine))
         mode = _mode_step(mine)
         types += steps
-        if _is_without_functions(card):
-            enable.append(card.gpu.address)
         if mode is not None:
             modes.append(mode)
             lost = mode.instances and any(_is_silent(share) for share in mine)

@@ -450,6 +450,33 @@ def test_reboot_install_with_guests_goes_on_only_by_force(unit, tmp_path, force)
     assert ("nvidia-vgpu-ubuntu-570" in on.machine.packages()) is force
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_guest_that_starts_while_the_package_is_installed_keeps_its_host_up(
+    unit, tmp_path, monkeypatch, force
+):
+    on = unit("t4-pair")
+    simulated = on.machine
+
+    def with_a_guest(*argv: str, **options: Any) -> Any:
+        result = simulated(*argv, **options)
+        if argv[0] == "apt-get" and argv[-1].endswith(".deb"):
+            recorded.add_mdev(simulated.root, "0000:84:00.0", "nvidia-233", UUID)
+        return result
+
+    monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(with_a_guest))
+    path = simulated.make_deb(tmp_path / "nvidia-vgpu.deb")
+    on.change(resources={testing.Resource(name="nvidia-vgpu-software", path=path)})
+    if force:
+        on.action("reboot-install", i_really_mean_it=True, force=True)
+    else:
+        with pytest.raises(testing.ActionFailed) as failure:
+            on.action("reboot-install", i_really_mean_it=True)
+        assert failure.value.message.startswith(
+            f"vGPU {UUID} is in use; stop or migrate its guest"
+        )
+    assert bool(simulated.did("systemd-run")) is force
+
+
 # Actions that only read
 
 

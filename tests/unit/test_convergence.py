@@ -81,6 +81,59 @@ def test_functions_of_defined_guests_keep_their_type_although_another_is_wished(
     assert len(specs(on)) == 2
 
 
+@pytest.mark.parametrize("wish", ["", "{T4-8Q: ['10de:1eb8']}"], ids=["none", "another card"])
+def test_functions_of_defined_guests_come_back_where_the_option_names_no_card(unit, wish):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    define(on, "0000:3d:00.5")
+    on.configure(wish)
+    assert on.sections == {}
+    on.machine.reboot()
+    on.hook("start")
+    assert carried(on) == {"0000:3d:00.5": "nvidia-1152"}
+    assert on.status.name == "active"
+    assert is_at_rest(on)
+
+    define(on)
+    on.machine.reboot()
+    on.hook("start")
+    assert carried(on) == {}
+
+
+def test_function_whose_type_cannot_come_back_is_told(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    define(on, "0000:3d:00.5")
+    on.configure("")
+    on.machine.driver.refused.add(1152)
+    on.machine.reboot()
+    on.hook("start")
+    assert on.status == testing.BlockedStatus(
+        "0000:3d:00.5 refuses nvidia-1152: its guest cannot start; "
+        "see journalctl -u nova-compute-nvidia-vgpu"
+    )
+    on.machine.driver.refused.clear()
+    on.hook("update_status")
+    assert carried(on) == {"0000:3d:00.5": "nvidia-1152"}
+    assert on.status.name == "active"
+
+
+def test_mediated_devices_of_defined_guests_come_back_where_the_option_names_no_card(unit):
+    on = unit("a40-mdev", nova="3:25.2.1-0ubuntu2.9")
+    on.configure("{A40-8Q: ['10de:2235']}")
+    parent = "0000:41:00.4"
+    types = on.machine.root / "sys/bus/pci/devices" / parent / "mdev_supported_types"
+    type_id = gather(on.machine.root).cards[0].find_type("A40-8Q").id
+    on.machine.driver.write(types / type_id / "create", uuid(1))
+    recorded.define_guest(on.machine.root, "instance-00000001", uuid(1))
+    on.configure("")
+    on.machine.reboot()
+    on.hook("start")
+    assert gather(on.machine.root).cards[0].in_use == (uuid(1),)
+    assert on.sections == {}
+    assert is_at_rest(on)
+
+
 def test_functions_of_defined_guests_come_back_beyond_a_lower_limit(unit):
     on = unit("l40s-vendor-vfio")
     on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}")

@@ -296,7 +296,7 @@ def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached
 
 def answer(host, **facts):
     found = gather(host.machine.root)._replace(**facts)
-    return software.answer_restart(host.machine, found, host.memory)
+    return software.answer_restart(host.machine.root, host.machine, found, host.memory)
 
 
 def test_restart_is_answered_once(start):
@@ -313,6 +313,16 @@ def test_restart_waits_for_the_guests(start):
     host.memory = Memory(restart_waits=True)
     recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
     assert answer(host) == host.memory
+    assert host.machine.commands == []
+
+
+def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
+    host = start("t4-pair")
+    host.memory = Memory(restart_waits=True)
+    facts = gather(host.machine.root)
+    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    answered = software.answer_restart(host.machine.root, host.machine, facts, host.memory)
+    assert answered == host.memory
     assert host.machine.commands == []
 
 
