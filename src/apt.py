@@ -196,6 +196,7 @@ def _apt_get(run: Runner, *arguments: str, check: bool = True) -> None:
 
 def _started(run: Runner, *argv: str, check: bool = True) -> Result:
     """Run a program, again while another one holds dpkg's lock."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     for attempt in range(_LOCK_TIMEOUT // _LOCK_PAUSE):
         try:
             return run(*argv, timeout=_TIMEOUT, check=check)
@@ -203,6 +204,8 @@ def _started(run: Runner, *argv: str, check: bool = True) -> Result:
             if not _LOCKED.search(error.output):
                 raise HostError(Problem(Kind.INSTALL_FAILED, _reason(error))) from error
             cause = error
+        if time.monotonic() > deadline:
+            break
         if not attempt:
             logger.info("waiting for dpkg's lock: %s", one_line(cause.output.strip(), 200))
         time.sleep(_LOCK_PAUSE)

@@ -112,7 +112,8 @@ def _part(
     """
     found = host.gather(root)
     card = next((card for card in found.cards if card.gpu.address == address), None)
-    steps = _steps(_plan(found, requests).work)
+    work = _plan(found, requests).work
+    steps = _steps(work)
     if card is None or card.in_use or address not in steps:
         return []
     step = steps[address]
@@ -127,7 +128,8 @@ def _part(
 
     try:
         try:
-            modes.ensure_mig_mode(root, run, card, step, is_free, sleep)
+            if address not in work.as_is:
+                modes.ensure_mig_mode(root, run, card, step, is_free, sleep)
         finally:
             if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
                 seen.remember_mode(root, address, None)

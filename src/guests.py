@@ -46,15 +46,15 @@ def open_functions(root: Path, functions: Iterable[PciAddress]) -> frozenset[Pci
 
     /dev/vfio/GROUP, or /dev/vfio/devices/NAME with iommufd; every process is looked at once.
     """
-    nodes: dict[str, PciAddress] = {}
+    nodes: dict[str, set[PciAddress]] = {}  # functions may share a group
     for function in functions:
         path = root / "sys/bus/pci/devices" / str(function)
         for name in _names(path / "vfio-dev"):
-            nodes[f"/dev/vfio/devices/{name}"] = function
+            nodes.setdefault(f"/dev/vfio/devices/{name}", set()).add(function)
         with contextlib.suppress(OSError):
             group = os.path.basename(os.readlink(path / "iommu_group"))
-            nodes[f"/dev/vfio/{group}"] = function
-    return frozenset(nodes[target] for target in _open_files(root) if target in nodes)
+            nodes.setdefault(f"/dev/vfio/{group}", set()).add(function)
+    return frozenset().union(*(nodes.get(target, ()) for target in _open_files(root)))
 
 
 def _open_files(root: Path) -> Iterator[str]:

@@ -61,12 +61,14 @@ class Work(NamedTuple):
 
     Attributes:
         enable: the cards whose virtual functions are to be enabled.
+        as_is: those of them that no request names, whose mode is not ours to change.
         modes: the cards that are to be parted in another way than they come.
         types: the types that virtual functions are to carry (vendor VFIO).
         is_due: whether some of it is not true yet.
     """
 
     enable: tuple[PciAddress, ...] = ()
+    as_is: tuple[PciAddress, ...] = ()
     modes: tuple[ModeStep, ...] = ()
     types: tuple[TypeStep, ...] = ()
     is_due: bool = False
@@ -75,14 +77,16 @@ class Work(NamedTuple):
 def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
     """Say what the shares of the cards need."""
     enable: list[PciAddress] = []
+    as_is: list[PciAddress] = []
     modes: list[ModeStep] = []
     types: list[TypeStep] = []
     is_due = False
     for card in cards:
         mine = [share for share in shares if share.card is card]
-        if (mine or card.owed) and _is_without_functions(card):
+        if (mine or _owes_functions(card)) and _is_without_functions(card):
             enable.append(card.gpu.address)
         if not mine:  # what others carry is somebody else's
+            as_is.append(card.gpu.address)
             continue
         steps = tuple(_type_steps(mine))
         mode = _mode_step(mine)
@@ -92,7 +96,13 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
             lost = mode.instances and any(_is_silent(share) for share in mine)
             is_due |= not card.in_use and (bool(lost) or _mode_differs(mode, card))
         is_due |= _types_differ(steps, card)
-    return Work(tuple(enable), tuple(modes), tuple(types), is_due or bool(enable))
+    return Work(
+        enable=tuple(enable),
+        as_is=tuple(address for address in as_is if address in enable),
+        modes=tuple(modes),
+        types=tuple(types),
+        is_due=is_due or bool(enable),
+    )
 
 
 def profiles(step: ModeStep, card: Card) -> tuple[int, ...] | None:
@@ -185,6 +195,11 @@ def _types_differ(steps: tuple[TypeStep, ...], card: Card) -> bool:
         if surplus > 0 and any(function not in card.occupied for function in mine):
             return True
     return False
+
+
+def _owes_functions(card: Card) -> bool:
+    """Whether a boot took vGPUs of defined guests, and the functions that had them."""
+    return bool(card.owed) and card.gpu.address not in card.occupied
 
 
 def _is_without_functions(card: Card) -> bool:

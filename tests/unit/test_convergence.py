@@ -134,6 +134,25 @@ def test_mediated_devices_of_defined_guests_come_back_where_the_option_names_no_
     assert is_at_rest(on)
 
 
+def test_card_that_no_request_names_keeps_its_mig_mode(unit):
+    """Its GPU instances may be somebody else's; of ours nobody knows any more how many."""
+    on = unit("a100-80-pair")
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    parent = addresses(on, "nvidia-699")[0]
+    types = on.machine.root / "sys/bus/pci/devices" / parent / "mdev_supported_types"
+    on.machine.driver.write(types / "nvidia-699/create", uuid(1))
+    recorded.define_guest(on.machine.root, "instance-00000001", uuid(1))
+    on.configure("")
+    on.machine.reboot()
+    on.machine.commands.clear()
+    on.hook("start")
+    assert on.machine.driver.card(A100D)["mig"]["enabled"] is True
+    assert gather(on.machine.root).cards[0].gpu.virtual_functions
+    assert on.status == testing.BlockedStatus(
+        f"vGPU {uuid(1)} of a guest did not come back as nvidia-699 on 0000:31:00.4; free the card"
+    )
+
+
 def test_functions_of_defined_guests_come_back_beyond_a_lower_limit(unit):
     on = unit("l40s-vendor-vfio")
     on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}")

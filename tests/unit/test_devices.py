@@ -118,6 +118,15 @@ def test_a_type_that_we_set_is_no_guest(l40s):
     assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.7")
 
 
+def test_functions_of_one_group_are_all_the_guest_s(l40s):
+    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    hold_open(l40s, "0000:3d:00.5")
+    devices = l40s.root / "sys/bus/pci/devices"
+    link = devices / "0000:3d:00.6/iommu_group"
+    link.symlink_to(os.readlink(devices / "0000:3d:00.5/iommu_group"))
+    assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.6")
+
+
 def test_a_type_that_somebody_else_set_is_taken_for_a_guest_s(l40s):
     path = l40s.root / "sys/bus/pci/devices/0000:3d:00.6/nvidia/current_vgpu_type"
     path.write_text("1152\n")

@@ -11,7 +11,7 @@ from limits import honour
 from plan import Plan, make_plan
 from problem import Kind, Problem
 from releases import NovaVersion
-from vgpu import Mode, VgpuType
+from vgpu import Card, Mode, VgpuType
 from work import InstanceWish, ModeStep
 
 CARACAL = "29.2.0"  # the first that honours all that is written
@@ -218,6 +218,19 @@ def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
     )
     assert plan.held
     assert [str(address) for address in plan.work.enable] == ["0000:41:00.0"]
+
+
+def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(cards):
+    (card, _) = cards("t4-pair")
+    late = Card(
+        card.gpu._replace(total_vfs=16),
+        None,
+        owed=card.types[:1],
+        occupied=frozenset({card.gpu.address}),
+    )
+    assert make_plan((), (late,)) == Plan()
+    elsewhere = late._replace(occupied=frozenset({card.gpu.address._replace(function=4)}))
+    assert make_plan((), (elsewhere,)).work.enable == (card.gpu.address,)
 
 
 def test_functions_of_another_bus_are_some_other_host_s(cards):
