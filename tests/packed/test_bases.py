@@ -68,9 +68,9 @@ def go_through_life(host, unit, nvidia_deb):
     assert not (host.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service").exists()
 
 
-def byte_code(charm):
+def byte_code(host):
     """The Pythons that have left byte code in the charm."""
-    return {path.suffixes[0] for path in charm.rglob("*.pyc")}
+    return {path.suffixes[0] for path in host.over_charm.rglob("*.pyc")}
 
 
 def tag(python):
@@ -85,9 +85,9 @@ def test_a_life_on(base, bootable, unpacked, nvidia_deb):
     charm = unpacked(f"ubuntu@{base}:amd64")
     with machine.Machine(recorded.host("t4-fresh"), charm, python=python) as host:
         go_through_life(host, juju.Juju(host, built.REPOSITORY), nvidia_deb)
-    assert byte_code(charm) == {tag(python)}
-    # What a hook imports is compiled once; this folder says so without timing anything.
-    assert (charm / f"src/__pycache__/facts{tag(python)}.pyc").exists()
+        assert byte_code(host) == {tag(python)}
+        # What a hook imports is compiled once; this folder says so without timing anything.
+        assert (host.over_charm / f"src/__pycache__/facts{tag(python)}.pyc").exists()
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def bionic(bootable, unpacked):
     t4 = recorded.host("t4-fresh")
     with machine.Machine(t4, charm, python=ancient, others=[python]) as host:
         (host.root / "usr/lib/os-release").write_text('ID=ubuntu\nVERSION_ID="18.04"\n')
-        yield host, juju.Juju(host, built.REPOSITORY), charm, python
+        yield host, juju.Juju(host, built.REPOSITORY), python
 
 
 def offer_python38(host, python):
@@ -113,7 +113,7 @@ def offer_python38(host, python):
 
 
 def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
-    host, unit, charm, python = bionic
+    host, unit, python = bionic
     for hook in ("install", "config-changed", "start"):
         outcome = unit.hook(hook)
         assert outcome.returncode == 0
@@ -121,7 +121,7 @@ def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
         assert unit.status == NO_PYTHON
     outcome = unit.action("list-vgpu-types")
     assert (outcome.returncode, outcome.failed) == (0, NO_PYTHON[1])
-    assert byte_code(charm) == set()
+    assert byte_code(host) == set()
 
     offer_python38(host, python)
     assert unit.hook("update-status").returncode == 0
@@ -130,12 +130,12 @@ def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
 
     before = host.text("var/log/dpkg.log").count("install python3.8:all")
     go_through_life(host, unit, nvidia_deb)
-    assert byte_code(charm) == {tag(python)}
+    assert byte_code(host) == {tag(python)}
     assert host.text("var/log/dpkg.log").count("install python3.8:all") == before == 1
 
 
 def test_the_boot_service_follows_to_python38(bionic, nvidia_deb):
-    host, unit, _, python = bionic
+    host, unit, python = bionic
     offer_python38(host, python)
     unit.store(nvidia_deb)
     unit.hook("install")
@@ -167,7 +167,7 @@ def hold_lock(host, seconds):
 
 
 def test_bionic_waits_while_another_has_the_lock(bionic):
-    host, unit, _, python = bionic
+    host, unit, python = bionic
     offer_python38(host, python)
     host.run("apt-get", "-q", "update")
     hold_lock(host, 3)
@@ -179,7 +179,7 @@ def test_bionic_waits_while_another_has_the_lock(bionic):
 
 
 def test_bionic_gives_up_after_five_minutes_of_lock_until_the_next_hook(bionic):
-    host, unit, _, python = bionic
+    host, unit, python = bionic
     offer_python38(host, python)
     host.run("apt-get", "-q", "update")
     hold_lock(host, 600)

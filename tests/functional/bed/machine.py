@@ -256,6 +256,11 @@ class Machine:
         return self._folder / "bed"
 
     @property
+    def over_charm(self) -> Path:
+        """What hooks have written into the charm's folder, which is left as it was."""
+        return self._folder / "charm"
+
+    @property
     def driver(self) -> nvidia.Driver:
         """NVIDIA's driver, as the host has it."""
         return self._kernel.driver
