@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the devices of a plan exist: virtual functions, and vGPU types on them.
+"""Makes the devices of a plan exist: virtual functions, how cards are parted, vGPU types.
 
 What was made is gone after each boot, so this runs at each boot, before Nova, and whenever the
 plan changes. It does nothing where all is as it should be, and nothing to a card in use.
@@ -8,19 +8,20 @@ plan changes. It does nothing where all is as it should be, and nothing to a car
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from pathlib import Path
-from typing import AbstractSet, Callable, Container, Iterator
+from typing import AbstractSet, Callable
 
+import carrying
 import facts as host
 import guest_mdevs
-import guests
 import modes
 import seen
 import sriov
 import sysfs
-import vendor_vfio
+from carrying import Planner
 from commands import CommandError, Runner
 from facts import Facts
 from limits import honour
@@ -29,7 +30,7 @@ from pci import PciAddress
 from plan import PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
-from work import ModeStep, TypeStep, Work, profiles
+from work import ModeStep, Work, profiles
 
 __all__ = ["ensure"]
 
@@ -37,7 +38,7 @@ __all__ = ["ensure"]
 _LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING})
 _ROUNDS = 3  # new functions tell types, and types the sizes that a card is to mix
 _BUDGET = 360  # seconds, after which no further card is begun with; systemd allows 600
-_PATIENCE = 20  # seconds that the driver gets to tell the types of new virtual functions
+_PATIENCE = 20  # seconds that the driver gets to tell the types of a card
 
 logger = logging.getLogger(__name__)
 
@@ -55,26 +56,28 @@ def ensure(
     that fails stops no other.
     """
     sleep, write = sleep or time.sleep, write or sysfs.write
+    planned = functools.partial(_plan, requests)
     problems: list[Problem] = []
     done: set[object] = set()
+    silent: set[str] = set()
     deadline = time.monotonic() + _BUDGET
     for _ in range(_ROUNDS):
-        found = host.gather(root)
         steps = {
             address: step
-            for address, step in _steps(_plan(found, requests).work).items()
+            for address, step in _steps(planned(host.gather(root)).work).items()
             if (address, step) not in done
         }
-        problems += _carry_all(root, requests, write, steps)  # the others may take minutes
-        if not steps:
-            break
+        problems += carrying.carry_all(root, planned, write, steps)  # the others may take minutes
         done.update(steps.items())
         for address in sorted(steps):
             if time.monotonic() > deadline:
                 problems.append(Problem(Kind.VFS_FAILED, str(address), "no time left in this run"))
             else:
-                problems += _part(root, run, address, requests, sleep, write)
-        _await_types(root, run, requests, {problem.subject for problem in problems}, sleep)
+                problems += _part(root, run, address, planned, sleep, write)
+        failed = {problem.subject for problem in problems}
+        has_news, silent = _await_types(root, run, planned, failed | silent, sleep)
+        if not steps and not has_news:
+            break
     found = host.gather(root)
     problems += guest_mdevs.restore(root, found.missing_mdevs, write)
     problems += [
@@ -84,10 +87,19 @@ def ensure(
     subjects = [problem.subject for problem in problems]
     problems += [
         problem
-        for problem in _plan(found, requests).problems
+        for problem in planned(found).problems
         if problem.kind in _LATE and problem.subject not in subjects
     ]
     return tuple(dict.fromkeys(problems))
+
+
+def _plan(requests: tuple[VgpuRequest, ...], found: Facts) -> Plan:
+    """Return the plan, without types where there is no Nova yet to be told of them."""
+    plan = make_plan(requests, found.cards)
+    if found.nova is None:
+        return plan._replace(work=plan.work._replace(types=()))
+    # Which class the functions get is the charm's matter; it holds back what Nova cannot take.
+    return honour(plan, found.cards, found.nova, PciOptions(report_in_placement=True))
 
 
 def _steps(work: Work) -> dict[PciAddress, ModeStep | None]:
@@ -101,201 +113,97 @@ def _part(
     root: Path,
     run: Runner,
     address: PciAddress,
-    requests: tuple[VgpuRequest, ...],
+    planned: Planner,
     sleep: Callable[[float], None],
     write: Callable[[Path, str], None],
 ) -> list[Problem]:
-    """Give a card its mode and its virtual functions, in the order that works.
+    """Give a card its mode and its virtual functions.
 
     All is looked at again first: the cards before it may have met what is asked for, or taken
-    minutes, in which a guest may have started. A mode that cannot be had costs no function.
+    minutes, in which a guest may have started.
     """
     found = host.gather(root)
     card = next((card for card in found.cards if card.gpu.address == address), None)
-    work = _plan(found, requests).work
+    work = planned(found).work
     steps = _steps(work)
     if card is None or card.in_use or address not in steps:
         return []
     step = steps[address]
     parts = card.mode.instances if card.mode is not None else ()
     if step is not None and profiles(step, card) != parts:
-        for function, _ in card.carried:  # no guest has one, and they would hold the mode
-            _write_type(root / "sys/bus/pci/devices" / str(function) / "nvidia", "0", write)
+        carrying.clear(root, card, write)  # no guest has one, and they would hold the mode
+    try:
+        _prepare(root, run, card, step, sleep, keeps_mode=address in work.as_is)
+        return modes.part(root, run, card, step) if step is not None else []
+    except HostError as error:
+        is_vain = error.problem.kind is Kind.VFS_FAILED
+        if is_vain and modes.denies_functions(root, run, address):
+            return []
+        return [error.problem]
+
+
+def _prepare(
+    root: Path,
+    run: Runner,
+    card: Card,
+    step: ModeStep | None,
+    sleep: Callable[[float], None],
+    *,
+    keeps_mode: bool,
+) -> None:
+    """Switch MIG mode, then enable the functions; a mode that cannot be had costs none of them.
+
+    Raises:
+        HostError: VFS_FAILED, MIG_FAILED or MIG_PENDING; DISK.
+    """
+    address = card.gpu.address
 
     def is_free() -> bool:
         now = host.gather(root).cards
         return all(known.gpu.address != address or not known.in_use for known in now)
 
     try:
-        try:
-            if address not in work.as_is:
-                modes.ensure_mig_mode(root, run, card, step, is_free, sleep)
-        finally:
-            if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
-                seen.remember_mode(root, address, None)
-        return modes.part(root, run, card, step) if step is not None else []
-    except HostError as error:
-        return [error.problem]
-
-
-def _carry_all(
-    root: Path,
-    requests: tuple[VgpuRequest, ...],
-    write: Callable[[Path, str], None],
-    waiting: Container[PciAddress] = (),
-) -> list[Problem]:
-    """Set the types of each ready card; planned anew after each, as they share what is asked."""
-    found = host.gather(root)
-    problems = _noted(lambda: _remember_types(root, found))
-    _restore_types(root, found, write)
-    for wanted in _plan(found, requests).work.types:
-        if wanted.card not in waiting:
-            problems += _carry_next(root, requests, wanted, write)
-    return problems + _noted(lambda: vendor_vfio.prune(root, host.gather(root).cards))
-
-
-def _noted(keep: Callable[[], None]) -> list[Problem]:
-    """Keep a record; a disk that takes none is told, and holds up no card."""
-    try:
-        keep()
-    except HostError as error:
-        return [error.problem]
-    return []
-
-
-def _remember_types(root: Path, found: Facts) -> None:
-    for card in found.cards:
-        if card.creatable:  # before the lists shrink
-            seen.remember_types(root, card.gpu.id, card.types)
-
-
-def _restore_types(root: Path, found: Facts, write: Callable[[Path, str], None]) -> None:
-    """Give functions of defined guests the types back that a boot took; no limit counts them."""
-    for function, type_id in found.missing_types:
-        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
-        if type_id in [known.id for known in vendor_vfio.creatable_types(folder)]:
-            _write_type(folder, type_id.rsplit("-", 1)[1], write)
-
-
-def _carry_next(
-    root: Path,
-    requests: tuple[VgpuRequest, ...],
-    wanted: TypeStep,
-    write: Callable[[Path, str], None],
-) -> list[Problem]:
-    found = host.gather(root)
-    cards = {card.gpu.address: card for card in found.cards}
-    for step in _plan(found, requests).work.types:
-        if (step.card, step.type_id, step.functions) == (
-            wanted.card,
-            wanted.type_id,
-            wanted.functions,
-        ):
-            return list(_carry(root, step, cards[step.card], write))
-    return []  # it fell off the bus meanwhile
-
-
-def _plan(found: Facts, requests: tuple[VgpuRequest, ...]) -> Plan:
-    """Return the plan, without types where there is no Nova yet to be told of them."""
-    plan = make_plan(requests, found.cards)
-    if found.nova is None:
-        return plan._replace(work=plan.work._replace(types=()))
-    # Which class the functions get is the charm's matter; it holds back what Nova cannot take.
-    return honour(plan, found.cards, found.nova, PciOptions(report_in_placement=True))
-
-
-def _carry(
-    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
-) -> Iterator[Problem]:
-    """Set a type on functions of a card.
-
-    The lists of what can still be set shrink with each one, so each is read again before its
-    function is written, and each is read back.
-    """
-    devices = root / "sys/bus/pci/devices"
-    carried = _release(root, step, card, write)
-    number = sum(found == step.type_id for found in carried.values())
-    defined = guests.defined_functions(root)
-    free = [function for function in step.functions if function not in carried]
-    yield from _noted(lambda: vendor_vfio.claim(root, free, step.type_id))
-    for function in sorted(free, key=lambda each: (each not in defined, each)):
-        folder = devices / str(function) / "nvidia"
-        if step.limit is not None and number >= step.limit:
-            break
-        if step.type_id not in [known.id for known in vendor_vfio.creatable_types(folder)]:
-            continue  # the card is full, or holds another size
-        if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
-            yield Problem(Kind.TYPE_REFUSED, str(function), step.type_id, "the driver says no")
-            return
-        number += 1
-    logger.info("%s carries %s on %d functions", step.card, step.type_id, number)
-    if not number and step.limit != 0:
-        yield Problem(Kind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card")
-
-
-def _release(
-    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
-) -> dict[PciAddress, str]:
-    """Take other types, and more than the limit, off functions that no guest has.
-
-    Returns:
-        What the step's functions then carry.
-    """
-    carried = {function: found for function, found in card.carried if function in step.functions}
-    kept = [function for function in step.functions if carried.get(function) == step.type_id]
-    surplus = [] if step.limit is None else kept[step.limit :]
-    others = [function for function in carried if carried[function] != step.type_id]
-    held = carried.keys() & (
-        card.occupied | guests.defined_functions(root) | guests.open_functions(root, carried)
-    )
-    if held & set(others):  # the new type could not come, and the old one would be lost
-        others = []
-        logger.info("%s keeps its types: guests have %d functions", step.card, len(held))
-    for function in sorted(set(surplus + others) - held):
-        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
-        if _write_type(folder, "0", write):
-            logger.info("%s no longer carries %s", function, carried.pop(function))
-    return carried
-
-
-def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -> bool:
-    path = folder / "current_vgpu_type"
-    try:
-        write(path, number)
-        return sysfs.read(path) == number
-    except OSError as error:
-        logger.warning("%s refuses %s: %s", path, number, error)
-        return False
+        if not keeps_mode:
+            modes.ensure_mig_mode(root, run, card, step, is_free, sleep)
+    finally:
+        if sriov.enable_virtual_functions(root, run, card.gpu, sleep):
+            seen.remember_mode(root, address, None)
 
 
 def _await_types(
     root: Path,
     run: Runner,
-    requests: tuple[VgpuRequest, ...],
-    failed: AbstractSet[str],
+    planned: Planner,
+    given_up: AbstractSet[str],
     sleep: Callable[[float], None],
-) -> None:
-    """Wait until the driver tells what new virtual functions and GPU instances offer.
+) -> tuple[bool, set[str]]:
+    """Wait until the driver tells the types of cards, of new functions and of GPU instances.
 
     nvidia-vgpud registers the types of what is there when it runs, which was before.
+
+    Returns:
+        Whether a card tells more than before, and the cards that are given up.
     """
+    first = silent = _silent(root, planned) - given_up
     for second in range(_PATIENCE):
-        found = host.gather(root)
-        silent = {
-            problem.subject for problem in _plan(found, requests).problems if problem.kind in _LATE
-        }
-        silent |= {str(card.gpu.address) for card in found.cards if card.owed and card.is_silent}
-        silent &= {
-            str(card.gpu.address)
-            for card in found.cards
-            if card.gpu.virtual_functions and not card.in_use
-        }
-        if not silent - failed:
-            return
+        if not silent:
+            break
         if second == 1:
-            logger.info("%s tells no types yet, running nvidia-vgpud again", min(silent - failed))
+            logger.info("%s tells no types yet, running nvidia-vgpud again", min(silent))
             try:
                 run("systemctl", "restart", "nvidia-vgpud", timeout=60)
             except CommandError as error:
                 logger.warning("%s", error)
         sleep(1)
+        silent = _silent(root, planned) - given_up
+    return silent != first, {*given_up, *silent}
+
+
+def _silent(root: Path, planned: Planner) -> set[str]:
+    """Return the cards from which something is still to be heard."""
+    found = host.gather(root)
+    if found.driver.loaded is None:
+        return set()
+    late = {problem.subject for problem in planned(found).problems if problem.kind in _LATE}
+    late |= {str(card.gpu.address) for card in found.cards if card.owed and card.is_silent}
+    return late & {str(card.gpu.address) for card in found.cards if not card.in_use}

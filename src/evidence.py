@@ -51,7 +51,7 @@ def silence(card: Card, facts: Facts) -> Problem | None:
         return None
     if driver is not None and driver != "nvidia":
         return Problem(Kind.OTHER_DRIVER, address, driver)
-    if card.gpu.total_vfs and not card.gpu.virtual_functions:
+    if card.is_sriov and not card.gpu.virtual_functions:
         return Problem(Kind.VFS_OFF, address)
     if _needs_closed_module(card, facts):
         return Problem(Kind.OPEN_MODULE, address, facts.driver.loaded)
@@ -65,7 +65,7 @@ def _is_other_flavour(wanted: str, card: Card, facts: Facts) -> bool:
     the right package. https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
     """
     installed = facts.driver.installed
-    if installed is None or "-aie-" in installed.name or not card.gpu.total_vfs:
+    if installed is None or "-aie-" in installed.name or not card.is_sriov:
         return False
     names = [known.name for known in (*card.types, *card.mig_types)]
     return bool(_COMPUTE.search(wanted)) and not any(map(_COMPUTE.search, names))
@@ -76,5 +76,5 @@ def _needs_closed_module(card: Card, facts: Facts) -> bool:
 
     On cards without SR-IOV (Turing and older) only the closed one offers vGPUs.
     """
-    is_silent = card.framework is None and not card.gpu.total_vfs
+    is_silent = card.framework is None and not card.is_sriov
     return is_silent and card.gpu.driver == "nvidia" and facts.driver.is_open

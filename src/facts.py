@@ -65,7 +65,8 @@ class Facts(NamedTuple):
     @property
     def missing_mdevs(self) -> tuple[Mdev, ...]:
         """The mediated devices that are for us to bring back."""
-        return () if self.keeps_mdevs else self.absent_mdevs
+        keeps = self.keeps_mdevs
+        return tuple(mdev for mdev in self.absent_mdevs if not (keeps and mdev.is_defined))
 
     @property
     def missing_types(self) -> tuple[tuple[PciAddress, str], ...]:
@@ -80,7 +81,7 @@ class Facts(NamedTuple):
 
     @property
     def keeps_mdevs(self) -> bool:
-        """Whether Nova brings guests' mediated devices back after a boot: 30 with libvirt 7.3."""
+        """Whether Nova brings back after a boot what mdevctl has defined: 30 with libvirt 7.3."""
         is_nova_able = self.nova is not None and self.nova.major >= 30
         return is_nova_able and self.has_mdevctl_libvirt
 
@@ -162,7 +163,7 @@ def _inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...], count: bool
 
 def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:
     """Count what a boot took from defined guests among a card's: it is theirs all the same."""
-    mine = [(parent, owed) for parent, owed in reserved if _is_of(card.gpu, parent)]
+    mine = [(parent, owed) for parent, owed in reserved if _is_of(card, parent)]
     return card._replace(
         occupied=card.occupied | {parent for parent, _ in mine},
         types_in_use=tuple(sorted({*card.types_in_use, *(owed.id for _, owed in mine)})),
@@ -170,9 +171,10 @@ def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:
     )
 
 
-def _is_of(gpu: Gpu, parent: PciAddress) -> bool:
+def _is_of(card: Card, parent: PciAddress) -> bool:
     """Whether a parent is a card's own, or, before its functions are enabled, shares its bus."""
-    if gpu.virtual_functions or not gpu.total_vfs:
+    gpu = card.gpu
+    if gpu.virtual_functions or not card.is_sriov:
         return parent in (gpu.address, *gpu.virtual_functions)
     return parent[:2] == gpu.address[:2]
 

@@ -3,8 +3,9 @@
 """Guests' own mediated devices, which a boot takes and their guests cannot start without.
 
 libvirt's definition of a guest names its mediated device by UUID alone, so card and type are
-recorded while the device is there. Nova 30 and later with libvirt 7.3 keep the devices by
-themselves: https://bugs.launchpad.net/nova/+bug/1977933.
+recorded while the device is there. Nova 30 and later with libvirt 7.3 make the devices again by
+themselves, https://bugs.launchpad.net/nova/+bug/1977933; but only those that they made in the
+first place and, therefore, defined, and not those from before an upgrade.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vgpu import Card
 __all__ = ["Mdev", "absent", "record", "restore"]
 
 _RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
+_DEFINITIONS = Path("etc/mdevctl.d")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 
@@ -33,12 +35,16 @@ logger = logging.getLogger(__name__)
 
 
 class Mdev(NamedTuple):
-    """A mediated device: /sys/bus/mdev/devices/UUID; its type by id and name."""
+    """A mediated device: /sys/bus/mdev/devices/UUID; its type by id and name.
+
+    It `is_defined` if /etc/mdevctl.d says how it is made, which libvirt and Nova go by.
+    """
 
     uuid: str
     parent: PciAddress
     type_id: str
     name: str = ""
+    is_defined: bool = False
 
 
 def record(root: Path, cards: tuple[Card, ...]) -> None:
@@ -63,8 +69,12 @@ def absent(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
     recorded = _read(root)
     if not recorded:
         return ()
-    defined, there = guests.defined_mdevs(root), {mdev.uuid for mdev in _present(root, cards)}
-    return tuple(mdev for mdev in recorded if mdev.uuid in defined and mdev.uuid not in there)
+    wanted = guests.defined_mdevs(root) - {mdev.uuid for mdev in _present(root, cards)}
+    return tuple(
+        mdev._replace(is_defined=(root / _DEFINITIONS / str(mdev.parent) / mdev.uuid).is_file())
+        for mdev in recorded
+        if mdev.uuid in wanted
+    )
 
 
 def restore(

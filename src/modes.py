@@ -25,7 +25,7 @@ from problem import HostError, Kind, Problem
 from vgpu import Card, Mode
 from work import ModeStep, profiles
 
-__all__ = ["ensure_mig_mode", "part"]
+__all__ = ["denies_functions", "ensure_mig_mode", "part"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,19 @@ def _switch(run: Runner, card: PciAddress, wanted: bool, *, is_pending: bool) ->
         logger.warning("%s cannot be reset: %s", card, nvidia_smi.reason(error))
     if nvidia_smi.mig_mode(run, card)[0] != wanted:
         raise HostError(Problem(Kind.MIG_PENDING, str(card)))
+
+
+def denies_functions(root: Path, run: Runner, card: PciAddress) -> bool:
+    """Whether the driver says that a card itself carries its vGPUs, although it shows SR-IOV."""
+    try:
+        if nvidia_smi.is_on_functions(run, card) is not False:
+            return False
+        logger.info("%s carries its vGPUs itself", card)
+        seen.remember_mode(root, card, Mode(on_functions=False))
+    except (CommandError, HostError) as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:

@@ -21,6 +21,7 @@ __all__ = [
     "create_instance",
     "destroy_instances",
     "instances",
+    "is_on_functions",
     "mig_mode",
     "mixed_size",
     "reason",
@@ -156,6 +157,16 @@ def mixed_size(run: Runner, card: PciAddress) -> bool | None:
     """
     fields = _fields(_smi(run, card, "-q").stdout)
     return _MODES.get(fields.get("vGPU Heterogeneous Mode", ""))
+
+
+def is_on_functions(run: Runner, card: PciAddress) -> bool | None:
+    """Return whether the driver puts a card's vGPUs on virtual functions; None: it does not say.
+
+    Raises:
+        CommandError: the driver does not answer.
+    """
+    fields = _fields(_smi(run, card, "-q").stdout)
+    return {"SR-IOV": True, "Non SR-IOV": False}.get(fields.get("Host VGPU Mode", ""))
 
 
 def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:

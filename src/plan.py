@@ -217,13 +217,13 @@ def _resolve(share: Share) -> Assignment | Problem | None:
 def _why_not(share: Share) -> Kind | None:
     """Return why a card does not offer a type; None if nobody can tell that it does not."""
     card = share.card
-    if share.is_mig_backed and card.gpu.total_vfs:
+    if share.is_mig_backed and card.is_sriov:
         return Kind.INSTANCES_MISSING
     if card.types:
         return Kind.TYPE_NOT_OFFERED
-    if card.gpu.total_vfs and not card.gpu.virtual_functions:
+    if card.is_sriov and not card.gpu.virtual_functions:
         return Kind.VFS_DISABLED
-    if not share.request.is_plain or card.gpu.total_vfs:
+    if not share.request.is_plain or card.is_sriov:
         return Kind.TYPES_UNKNOWN
     return None
 
@@ -317,7 +317,7 @@ def _mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
         if len({share.vgpu_type and share.vgpu_type.framebuffer for share in time_sliced}) < 2:
             continue
         words = " and ".join(share.request.vgpu_type for share in time_sliced)
-        can_be = card.gpu.total_vfs and (card.mode is None or card.mode.mixed_size is not None)
+        can_be = card.is_sriov and (card.mode is None or card.mode.mixed_size is not None)
         if can_be and card.mode is not None and card.mode.mixed_size:
             continue
         if is_plain:

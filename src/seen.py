@@ -85,8 +85,8 @@ def modes(root: Path) -> dict[PciAddress, Mode]:
     try:
         data = json.loads((root / _MODES).read_text(encoding="utf-8"))
         return {
-            PciAddress.parse(card): Mode(tuple(map(int, instances)), mixed_size)
-            for card, (instances, mixed_size) in data.items()
+            PciAddress.parse(card): Mode(tuple(map(int, instances)), mixed_size, *on_functions)
+            for card, (instances, mixed_size, *on_functions) in data.items()
         }
     except _DAMAGED:
         return {}
@@ -103,8 +103,5 @@ def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
     if mode is not None:
         known[card] = mode
     if known or (root / _MODES).exists():
-        rows = {
-            str(address): [known[address].instances, known[address].mixed_size]
-            for address in sorted(known)
-        }
+        rows = {str(address): known[address] for address in sorted(known)}
         ensure_text(root / _MODES, json.dumps(rows) + "\n")

@@ -31,7 +31,7 @@ def survey(root: Path, run: Runner) -> Facts:
 
 def _completed(run: Runner, card: Card) -> Card:
     """Add what sysfs hides: MIG-backed types without instances, and all numbers (vendor VFIO)."""
-    if not card.parents or not card.gpu.total_vfs:
+    if not card.parents or not card.is_sriov:
         return card
     try:
         told = nvidia_smi.supported_types(run, card.gpu.address)

@@ -154,6 +154,6 @@ def _is_function(device: Device, card: Card) -> TypeGuard[PciAddress]:
     gpu = card.gpu
     if isinstance(device, PciId):
         return False
-    if gpu.virtual_functions or not gpu.total_vfs or card.framework is not None:
+    if gpu.virtual_functions or not card.is_sriov or card.framework is not None:
         return device in gpu.virtual_functions
     return device != gpu.address and device[:2] == gpu.address[:2]

@@ -101,10 +101,12 @@ class Mode(NamedTuple):
     Attributes:
         instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
         mixed_size: whether its vGPUs may differ in size; None: the card cannot do that.
+        on_functions: whether they may go on virtual functions; False: the driver says no.
     """
 
     instances: tuple[int, ...] = ()
     mixed_size: bool | None = False
+    on_functions: bool = True
 
 
 class Card(NamedTuple):
@@ -141,6 +143,16 @@ class Card(NamedTuple):
     mig_types: tuple[VgpuType, ...] = ()
     owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
+
+    @property
+    def is_sriov(self) -> bool:
+        """Whether its vGPUs go on virtual functions, as far as can be told.
+
+        That it has SR-IOV is no proof: some servers show a T4 with it, which carries them itself.
+        """
+        is_itself = self.parents == (self.gpu.address,)
+        is_denied = self.mode is not None and not self.mode.on_functions
+        return self.gpu.total_vfs > 0 and not is_itself and not is_denied
 
     @property
     def is_silent(self) -> bool:

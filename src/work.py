@@ -132,7 +132,7 @@ def _type_steps(shares: list[Share]) -> Iterator[TypeStep]:
 def _mode_step(shares: list[Share]) -> ModeStep | None:
     """Return how a card is to be parted; None if it may stay as it comes."""
     card = shares[0].card
-    if not card.gpu.total_vfs:  # mediated devices of the card itself know neither way
+    if not card.is_sriov:  # mediated devices of the card itself know neither way
         return None
     wishes = [share for share in shares if share.is_mig_backed]
     if wishes and len(wishes) < len(shares):  # refused: see plan
@@ -207,5 +207,5 @@ def _is_without_functions(card: Card) -> bool:
     gpu = card.gpu
     # sriov-manage may leave a card without a driver when it fails; it is bound again first.
     is_ours = gpu.driver in ("nvidia", None)
-    is_without = gpu.total_vfs > 0 and not gpu.virtual_functions
+    is_without = card.is_sriov and not gpu.virtual_functions
     return is_ours and is_without and card.framework is None

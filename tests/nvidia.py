@@ -186,6 +186,8 @@ class Driver:
         card = self.card(address)
         if card.get("driver") != "nvidia" or "sriov" not in card:
             return 1, f"{address} is not bound to nvidia\n"
+        if not _is_sriov(card):
+            return 0, f"Enabling VFs on {address}\n"
         assert not self.guests(card), f"guests of {address} lose their vGPUs: {self.guests(card)}"
         sriov = card["sriov"]
         if verb == "-e" and sriov["enabled"]:
@@ -317,7 +319,7 @@ class Driver:
         word = "N/A"
         if self._knows_mixed_size(card):
             word = "Enabled" if card.get("mixed") else "Disabled"
-        mode = "SR-IOV" if "sriov" in card else "Non SR-IOV"
+        mode = "SR-IOV" if _is_sriov(card) else "Non SR-IOV"
         return 0, (
             f"GPU {card['address'].upper().zfill(16)}\n"
             "    GPU Virtualization Mode\n"
@@ -352,6 +354,10 @@ class Driver:
         recorded.remove_function(self.root, card)
         is_loaded = bool((self.host.get("driver") or {}).get("loaded"))
         recorded.add_function(self.root / "sys", card, is_loaded=is_loaded)
+
+
+def _is_sriov(card: dict[str, Any]) -> bool:
+    return bool(card.get("sriov", {"framework": "card"})["framework"] != "card")
 
 
 def _is_vf(function: Path) -> bool:

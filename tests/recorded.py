@@ -205,6 +205,8 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         ("sriov_stride", 1),
     ):
         _write(folder / name, f"{value}\n")
+    if is_driven and sriov["framework"] == "card":  # as some servers show a T4
+        _offer_mdevs(sys, folder, kinds(function))
     for number in range(enabled):
         virtual = _moved(address, sriov["offset"] + number)
         _device(sys, virtual, {**function, "numa": function.get("numa", -1)})

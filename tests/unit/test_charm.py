@@ -845,10 +845,22 @@ def test_a_card_whose_types_cannot_be_listed_is_no_hook_error(unit):
     folder = on.machine.root / "sys/bus/pci/devices/0000:d8:00.0/mdev_supported_types"
     folder.rename(folder.with_name("gone"))
     folder.mkdir()
+    on.machine.fail("systemctl restart nvidia-vgpud")
     on.configure(MAPPING)
     assert on.status == testing.WaitingStatus(
         "Waiting for 0000:d8:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
     )
+
+
+def test_a_card_whose_types_came_to_nothing_is_registered_again(unit):
+    """nvidia-vgpud may have run before the card was there."""
+    on = unit("t4-pair")
+    folder = on.machine.root / "sys/bus/pci/devices/0000:d8:00.0/mdev_supported_types"
+    folder.rename(folder.with_name("gone"))
+    folder.mkdir()
+    on.configure(MAPPING)
+    assert on.machine.did("systemctl restart nvidia-vgpud")
+    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
 
 
 def test_a_guest_that_starts_while_headers_are_installed_keeps_its_driver(

@@ -20,14 +20,22 @@ NEEDS_CLOSED = (
 )
 
 
+# As some servers show a T4; its vGPUs have no use for it.
+SRIOV = {"total": 16, "enabled": 0, "offset": 4, "framework": "card"}
+
+
+def t4_pair(**changes):
+    """Return the functions of a host with two T4, those changed."""
+    return [
+        {**card, **changes} if card.get("types") else card
+        for card in recorded.host("t4-pair")["functions"]
+    ]
+
+
 @pytest.fixture
 def silent_t4(unit):
     """A host whose driver is loaded, and whose cards nevertheless offer nothing."""
-    functions = [
-        {**card, "types": None} if card.get("types") else card
-        for card in recorded.host("t4-pair")["functions"]
-    ]
-    return unit("t4-pair", functions=functions)
+    return unit("t4-pair", functions=t4_pair(types=None))
 
 
 def load(on, module):
@@ -49,6 +57,25 @@ def test_closed_module_is_not_blamed(silent_t4):
     assert silent_t4.status == testing.WaitingStatus(
         "Waiting for 0000:84:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
     )
+
+
+def test_t4_that_a_server_shows_with_sriov_offers_its_vgpus_itself(unit):
+    on = unit("t4-pair", functions=t4_pair(sriov=SRIOV))
+    on.configure("{T4-8Q: ['84:00.0'], T4-4Q: ['d8:00.0']}")
+    assert on.sections["mdev_nvidia-233"] == [["device_addresses", "0000:84:00.0"]]
+    assert on.sections["mdev_nvidia-232"] == [["device_addresses", "0000:d8:00.0"]]
+    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 2 vGPU types")
+    assert not on.machine.did("sriov-manage")
+
+
+def test_silent_t4_that_a_server_shows_with_sriov_is_not_said_to_lack_functions(unit):
+    on = unit("t4-pair", functions=t4_pair(types=None, sriov=SRIOV))
+    load(on, OPEN)
+    on.configure("{T4-8Q: ['0000:84:00.0']}")
+    assert on.status == testing.BlockedStatus(NEEDS_CLOSED)
+    on.machine.commands.clear()
+    on.hook("update_status")
+    assert not on.machine.did("systemctl restart")
 
 
 @pytest.mark.parametrize("name", ["A40-8C", "A40-1-6C"])

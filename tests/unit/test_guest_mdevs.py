@@ -36,6 +36,13 @@ def present(host):
     return {card.in_use: card.types_in_use for card in gather(host.root).cards if card.in_use}
 
 
+def define_to_mdevctl(host, uuid, card=CARD):
+    """Define a device as libvirt does for Nova 30."""
+    path = host.root / "etc/mdevctl.d" / card / uuid
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"mdev_type": "nvidia-233", "start": "auto"}')
+
+
 def boot_now(host, **remembered):
     """Boot, which takes all devices, and run the service."""
     host.reboot()
@@ -97,9 +104,26 @@ def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
             ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
         ],
     )
+    define_to_mdevctl(t4, FIRST)
     assert gather(t4.root).keeps_mdevs is is_kept
     boot_now(t4)
     assert present(t4) == ({} if is_kept else {(FIRST,): ("nvidia-233",)})
+
+
+def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
+    """Nova 29 wrote to sysfs, so that libvirt knows of no device that it could start."""
+    recorded.add_mdev(t4.root, "0000:d8:00.0", "nvidia-233", SECOND)
+    recorded.define_guest(t4.root, "instance-00000002", SECOND)
+    guest_mdevs.record(t4.root, gather(t4.root).cards)
+    rows = [("nova-common", "3:30.0.0-0ubuntu1"), ("libvirt0", "10.6.0-1ubuntu3")]
+    recorded.write_dpkg_status(
+        t4.root,
+        [(name, version, "installed") for name, version in rows]
+        + [("nvidia-vgpu-ubuntu-535", "535.161.05", "installed")],
+    )
+    define_to_mdevctl(t4, SECOND, "0000:d8:00.0")
+    assert boot_now(t4) == 0
+    assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
 def test_a_card_that_has_no_room_is_told_and_no_other_is_taken(t4):
