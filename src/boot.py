@@ -35,7 +35,7 @@ _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
 _RESULT = Path("run/nova-compute-nvidia-vgpu/result.json")
 _UNREAD = Path("run/nova-compute-nvidia-vgpu/daemon-reload")
 # A wish that ends in one of these leaves the cards to the wish before.
-_FINAL = {Kind.MIG_FAILED, Kind.TYPE_NOT_OFFERED, Kind.MIXED_SIZE_FAILED}
+_FINAL = {Kind.MIG_FAILED, Kind.NO_MIG, Kind.TYPE_NOT_OFFERED, Kind.MIXED_SIZE_FAILED}
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which removes it when it goes.

@@ -35,7 +35,7 @@ from work import ModeStep, Work, profiles
 __all__ = ["ensure"]
 
 # What the driver still owes when all was done.
-_LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING})
+_LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING, Kind.MIG_BACKED_STILL})
 _ROUNDS = 3  # new functions tell types, and types the sizes that a card is to mix
 _BUDGET = 360  # seconds, after which no further card is begun with; systemd allows 600
 _PATIENCE = 20  # seconds that the driver gets to tell the types of a card
@@ -58,7 +58,7 @@ def ensure(
     sleep, write = sleep or time.sleep, write or sysfs.write
     planned = functools.partial(_plan, requests)
     problems: list[Problem] = []
-    done: set[object] = set()
+    done: set[tuple[PciAddress, ModeStep | None]] = set()
     silent: set[str] = set()
     deadline = time.monotonic() + _BUDGET
     for _ in range(_ROUNDS):
@@ -84,12 +84,12 @@ def ensure(
         Problem(Kind.TYPE_REFUSED, str(function), type_id, "its guest cannot start")
         for function, type_id in found.missing_types
     ]
-    subjects = [problem.subject for problem in problems]
-    problems += [
-        problem
-        for problem in planned(found).problems
-        if problem.kind in _LATE and problem.subject not in subjects
-    ]
+    told = {problem.subject for problem in problems}
+    parted = {str(address) for address, _ in done}
+    for problem in planned(found).problems:
+        is_vain = problem.kind is Kind.TYPE_NOT_OFFERED and problem.subject in parted
+        if (problem.kind in _LATE or is_vain) and problem.subject not in told:
+            problems.append(problem)
     return tuple(dict.fromkeys(problems))
 
 
@@ -128,18 +128,23 @@ def _part(
     steps = _steps(work)
     if card is None or card.in_use or address not in steps:
         return []
-    step = steps[address]
-    parts = card.mode.instances if card.mode is not None else ()
-    if step is not None and profiles(step, card) != parts:
-        carrying.clear(root, card, write)  # no guest has one, and they would hold the mode
+    step, keeps_mode = steps[address], address in work.as_is
+    problems: list[Problem] = []
     try:
-        _prepare(root, run, card, step, sleep, keeps_mode=address in work.as_is)
-        return modes.part(root, run, card, step) if step is not None else []
+        if step is not None:
+            modes.check(root, run, card, step)
+            if profiles(step, card) != (card.mode.instances if card.mode else ()):
+                carrying.clear(root, card, write)  # no guest has one, and they hold the mode
+    except HostError as error:
+        problems, step, keeps_mode = [error.problem], None, True
+    try:
+        _prepare(root, run, card, step, sleep, keeps_mode=keeps_mode)
+        problems += modes.part(root, run, card, step) if step is not None else []
     except HostError as error:
         is_vain = error.problem.kind is Kind.VFS_FAILED
-        if is_vain and modes.denies_functions(root, run, address):
-            return []
-        return [error.problem]
+        if not (is_vain and modes.denies_functions(root, run, address)):
+            problems.append(error.problem)
+    return problems
 
 
 def _prepare(
@@ -205,5 +210,5 @@ def _silent(root: Path, planned: Planner) -> set[str]:
     if found.driver.loaded is None:
         return set()
     late = {problem.subject for problem in planned(found).problems if problem.kind in _LATE}
-    late |= {str(card.gpu.address) for card in found.cards if card.owed and card.is_silent}
+    late |= {str(card.gpu.address) for card in found.cards if card.owed and not card.shown}
     return late & {str(card.gpu.address) for card in found.cards if not card.in_use}

@@ -67,7 +67,7 @@ def _is_other_flavour(wanted: str, card: Card, facts: Facts) -> bool:
     installed = facts.driver.installed
     if installed is None or "-aie-" in installed.name or not card.is_sriov:
         return False
-    names = [known.name for known in (*card.types, *card.mig_types)]
+    names = [known.name for known in (*card.types, *card.told)]
     return bool(_COMPUTE.search(wanted)) and not any(map(_COMPUTE.search, names))
 
 

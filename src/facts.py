@@ -157,8 +157,7 @@ def inspect(
 
 def _inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...], count: bool) -> Card:
     found = mdev.inspect(root, gpu, count=count) or vendor_vfio.inspect(root, gpu, remembered)
-    mig_types = tuple(known for known in remembered if known.is_mig_backed)
-    return (found or Card(gpu, None))._replace(mig_types=mig_types)
+    return (found or Card(gpu, None))._replace(told=remembered)
 
 
 def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:

@@ -34,13 +34,15 @@ def honour(
     refused = tuple(_variant_limits(plan.work.types, cards, nova, options))
     assignments = _first_for_this_host(plan.assignments, nova)
     problems = tuple(dict.fromkeys([*refused, *_limits(assignments, cards, nova)]))
+    grave = tuple(problem for problem in problems if problem.kind not in _REMARKS)
     if refused:  # no function is to carry what Nova could not be told of
         work = plan.work._replace(modes=(), types=(), is_due=bool(plan.work.enable))
         plan = plan._replace(work=work)
     return plan._replace(
         assignments=assignments,
-        problems=(*problems, *plan.problems),
-        held=plan.held or any(problem.kind not in _REMARKS for problem in problems),
+        problems=(*grave, *plan.problems),
+        remarks=(*(found for found in problems if found not in grave), *plan.remarks),
+        held=plan.held or bool(grave),
     )
 
 

@@ -25,9 +25,34 @@ from problem import HostError, Kind, Problem
 from vgpu import Card, Mode
 from work import ModeStep, profiles
 
-__all__ = ["denies_functions", "ensure_mig_mode", "part"]
+__all__ = ["check", "denies_functions", "ensure_mig_mode", "part"]
 
 logger = logging.getLogger(__name__)
+
+
+def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
+    """Refuse what a card cannot be, before anything of it is touched.
+
+    The driver tells all types of a card, however it is parted now; if it tells none of a kind,
+    the card has to be parted to know.
+
+    Raises:
+        HostError: NO_MIG or TYPE_NOT_OFFERED; DISK.
+    """
+    address, wants_mig = card.gpu.address, bool(step.instances)
+    try:
+        if wants_mig and nvidia_smi.mig_mode(run, address)[0] is None:
+            seen.remember_mode(root, address, (card.mode or Mode())._replace(has_mig=False))
+            raise HostError(Problem(Kind.NO_MIG, str(address), step.words[0]))
+        told = nvidia_smi.supported_types(run, address)
+    except CommandError as error:
+        logger.warning("%s", error)
+        return
+    card = card._replace(told=told)
+    unknown = [word for word in step.words if card.find_told(word) is None]
+    if unknown and any(known.is_mig_backed is wants_mig for known in told):
+        seen.remember_unknown(root, address, *unknown)
+        raise HostError(Problem(Kind.TYPE_NOT_OFFERED, str(address), unknown[0]))
 
 
 def ensure_mig_mode(
@@ -55,8 +80,6 @@ def ensure_mig_mode(
     """
     address, wanted = card.gpu.address, step is not None and bool(step.instances)
     current, pending = _tell_mode(run, address, wanted)
-    if current is None and wanted:
-        raise _failed(address, "the card has no MIG")
     if current in (None, wanted):
         return
     seen.remember_mode(root, address, None)
@@ -144,12 +167,11 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
     address = card.gpu.address
     told = nvidia_smi.supported_types(run, address)
     seen.remember_types(root, card.gpu.id, told)
-    card = card._replace(mig_types=tuple(known for known in told if known.is_mig_backed))
-    problems = [
-        Problem(Kind.TYPE_NOT_OFFERED, str(address), wish.vgpu_type)
-        for wish in step.instances
-        if card.find_mig_type(wish.vgpu_type) is None
-    ]
+    card = card._replace(told=told)
+    unknown = tuple(word for word in step.words if card.find_mig_type(word) is None)
+    if unknown:
+        seen.remember_unknown(root, address, *unknown)
+    problems = [Problem(Kind.TYPE_NOT_OFFERED, str(address), word) for word in unknown]
     wanted = profiles(step, card)
     if wanted is None:
         return problems or [_failed(address, "its types tell no profile").problem]
@@ -171,7 +193,7 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
 
 def _size(card: Card, profile: int) -> int:
     """Return how much memory the largest type of a profile has, in MiB."""
-    return max(known.framebuffer or 0 for known in card.mig_types if known.profile == profile)
+    return max(known.framebuffer or 0 for known in card.told if known.profile == profile)
 
 
 def _switch_sizes(run: Runner, card: PciAddress, wanted: bool) -> bool | None:

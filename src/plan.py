@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Iterator, NamedTuple
 
+import conflicts
 import work
 from mappings import VgpuRequest
 from pci import PciAddress, PciId
@@ -63,7 +63,8 @@ class Plan(NamedTuple):
 
     Attributes:
         assignments: in the order of the option; all of them are published, or, if `held`, none.
-        problems: why something is not offered, or not as it is written.
+        problems: what speaks against it.
+        remarks: what else the operator should know.
         work: what is to be true of the cards first.
         elsewhere: requests none of whose devices is a GPU of this host.
         held: what is published stays as it is, since this wish cannot be judged or is wrong.
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
 
     assignments: tuple[Assignment, ...] = ()
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[Problem, ...] = ()
     work: Work = Work()
     elsewhere: tuple[VgpuRequest, ...] = ()
     held: bool = False
@@ -91,15 +93,17 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     if len(elsewhere) == len(requests):
         return Plan(work=work.make_work([], cards), elsewhere=elsewhere)
     shares = [share for request in requests for share in share_out(request, targets[request])]
-    assignments, problems, told = _assign(requests, targets, shares)
+    assignments, problems, remarks = _assign(requests, targets, shares)
     clashes = tuple(_clashes(assignments))
-    problems = [*_types_in_use(shares, cards), *problems, *(clashes or _overfull(shares))]
-    problems += _two_kinds(shares)
+    problems = [*conflicts.types_in_use(shares, cards), *problems]
+    problems += clashes or conflicts.overfull(shares)
+    problems += conflicts.two_kinds(shares)
     is_plain = all(request.is_plain for request in requests)
-    (told if is_plain else problems).extend(_mixed_sizes(shares, is_plain))
+    (remarks if is_plain else problems).extend(conflicts.mixed_sizes(shares, is_plain))
     return Plan(
         assignments=tuple(assignments),
-        problems=tuple(dict.fromkeys([*problems, *told])),
+        problems=tuple(dict.fromkeys(problems)),
+        remarks=tuple(dict.fromkeys(remarks)),
         work=work.make_work(shares, cards),
         elsewhere=elsewhere,
         held=bool(problems),
@@ -116,14 +120,14 @@ def _assign(
     targets: dict[VgpuRequest, tuple[Target, ...]],
     shares: list[Share],
 ) -> tuple[list[Assignment], list[Problem], list[Problem]]:
-    """Return assignments, what speaks against them, and what is only to be told.
+    """Return assignments, what speaks against them, and what else is to be told.
 
     A plain request is published as it is written even where a card here lacks its type: the
     address may be meant for another host.
     """
     assignments: list[Assignment] = []
     problems: list[Problem] = []
-    told: list[Problem] = []
+    remarks: list[Problem] = []
     for request in requests:
         resolved: dict[str, Assignment] = {}
         for share in shares:
@@ -132,15 +136,15 @@ def _assign(
                 continue
             if isinstance(found, Assignment):
                 _join(resolved, found)
-            elif _is_only_told(found, share):
-                told.append(found)
+            elif _is_remark(found, share):
+                remarks.append(found)
             else:
                 problems.append(found)
         if request.is_plain and not _is_vendor_vfio(targets[request]):
             assignments += _as_published(request, targets[request], resolved)
         else:
             assignments += map(_with_guests, resolved.values())
-    return assignments, problems, told
+    return assignments, problems, remarks
 
 
 def _with_guests(found: Assignment) -> Assignment:
@@ -150,8 +154,8 @@ def _with_guests(found: Assignment) -> Assignment:
     return found._replace(max_instances=max(found.max_instances, len(found.addresses)))
 
 
-def _is_only_told(found: Problem, share: Share) -> bool:
-    """Whether the rest is published in spite of a problem.
+def _is_remark(found: Problem, share: Share) -> bool:
+    """Whether the rest is published in spite of it.
 
     Under vendor-specific VFIO what carries its type is; unless the card still carries what was
     published before, which stays then. A plain request is published as it is written.
@@ -217,8 +221,13 @@ def _resolve(share: Share) -> Assignment | Problem | None:
 def _why_not(share: Share) -> Kind | None:
     """Return why a card does not offer a type; None if nobody can tell that it does not."""
     card = share.card
+    if card.mode is not None and share.request.vgpu_type in card.mode.unknown:
+        return Kind.TYPE_NOT_OFFERED
     if share.is_mig_backed and card.is_sriov:
-        return Kind.INSTANCES_MISSING
+        is_denied = card.mode is not None and not card.mode.has_mig
+        return Kind.NO_MIG if is_denied else Kind.INSTANCES_MISSING
+    if card.is_parted:
+        return Kind.MIG_BACKED_STILL
     if card.types:
         return Kind.TYPE_NOT_OFFERED
     if card.is_sriov and not card.gpu.virtual_functions:
@@ -261,73 +270,3 @@ def _clashes(assignments: list[Assignment]) -> Iterator[Problem]:
             owner = owners.setdefault(address, assignment.type_id)
             if owner != assignment.type_id:
                 yield Problem(Kind.DEVICE_TWICE, str(address), owner, assignment.type_id)
-
-
-def _types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Problem]:
-    """Find cards whose guests have a type that they would no longer offer.
-
-    nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
-    """
-    for card in cards:
-        mine = [share for share in shares if share.card is card]
-        here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
-        if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
-            words = [share.request.vgpu_type for share in mine]
-            here |= {owed.id for owed in card.owed if any(map(owed.is_called, words))}
-        for type_id in card.types_in_use:
-            if type_id not in here:
-                yield Problem(Kind.TYPE_IN_USE, str(card.gpu.address), type_id)
-
-
-def _overfull(shares: list[Share]) -> Iterator[Problem]:
-    """Find cards whose functions are given more vGPUs than the card holds.
-
-    In mixed-size mode it may hold even fewer, which the driver alone knows.
-    """
-    for card, mine in _by_card(shares):
-        wished = [share for share in mine if not share.request.is_plain and share.is_offered]
-        parts = [
-            Fraction(len(share.parents), share.vgpu_type.maximum)
-            for share in wished
-            if share.vgpu_type and share.vgpu_type.maximum and not share.is_mig_backed
-        ]
-        if len(parts) > 1 and sum(parts) > 1:
-            words = " and ".join(share.request.vgpu_type for share in wished)
-            yield Problem(Kind.CARD_OVERFULL, str(card.gpu.address), words)
-
-
-def _two_kinds(shares: list[Share]) -> Iterator[Problem]:
-    """Find cards that are asked to be time-sliced and MIG-backed at once."""
-    for card, mine in _by_card(shares):
-        for share in mine:
-            if share.is_mig_backed is not mine[0].is_mig_backed:
-                words = (mine[0].request.vgpu_type, share.request.vgpu_type)
-                yield Problem(Kind.TWO_KINDS, str(card.gpu.address), *words)
-                break
-
-
-def _mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
-    """Find cards whose functions would offer time-sliced types of different framebuffer sizes.
-
-    Unless it is in mixed-size mode, the driver refuses the second size once a vGPU of the first
-    exists.
-    """
-    for card, mine in _by_card(shares):
-        time_sliced = [share for share in mine if share.is_offered and not share.is_mig_backed]
-        if len({share.vgpu_type and share.vgpu_type.framebuffer for share in time_sliced}) < 2:
-            continue
-        words = " and ".join(share.request.vgpu_type for share in time_sliced)
-        can_be = card.is_sriov and (card.mode is None or card.mode.mixed_size is not None)
-        if can_be and card.mode is not None and card.mode.mixed_size:
-            continue
-        if is_plain:
-            yield Problem(Kind.SIZES_TOLD, str(card.gpu.address), words)
-        elif can_be and card.framework is Framework.MDEV:
-            yield Problem(Kind.MIXED_SIZE_WAITS, str(card.gpu.address), words)
-        else:
-            yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), words)
-
-
-def _by_card(shares: list[Share]) -> Iterator[tuple[Card, list[Share]]]:
-    for card in {share.card.gpu.address: share.card for share in shares}.values():
-        yield card, [share for share in shares if share.card is card]

@@ -30,6 +30,8 @@ class Kind(enum.Enum):
     VENDOR_VFIO = "vendor-vfio"
     TYPE_NOT_SET = "type-not-set"
     INSTANCES_MISSING = "gpu-instances-missing"
+    MIG_BACKED_STILL = "mig-backed-still"
+    NO_MIG = "no-mig"
     MIG_FAILED = "mig-failed"
     MIG_PENDING = "mig-pending"
     TWO_KINDS = "time-sliced-and-mig-backed"

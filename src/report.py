@@ -59,9 +59,9 @@ def types_json(cards: Iterable[Card]) -> str:
 
 
 def _all_types(card: Card) -> list[VgpuType]:
-    """Return a card's types, MIG-backed ones among them that need GPU instances first."""
+    """Return a card's types, those among them that it would have to be parted for first."""
     shown = {known.id for known in card.types}
-    hidden = [known._replace(available=0) for known in card.mig_types if known.id not in shown]
+    hidden = [known._replace(available=0) for known in card.told if known.id not in shown]
     return sorted((*card.types, *hidden), key=lambda known: type_number(known.id) or 0)
 
 

@@ -18,7 +18,7 @@ from line import one_line
 from pci import PciAddress, PciId
 from vgpu import COUNT_LIMIT, NAME_LIMIT, Mode, VgpuType, type_number
 
-__all__ = ["modes", "remember_mode", "remember_types", "types"]
+__all__ = ["forget_modes", "modes", "remember_mode", "remember_types", "remember_unknown", "types"]
 
 _TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
 # What reading a record of another shape, or a damaged one, can end in.
@@ -84,24 +84,50 @@ def modes(root: Path) -> dict[PciAddress, Mode]:
     """Return the modes of cards, as far as somebody looked in this boot."""
     try:
         data = json.loads((root / _MODES).read_text(encoding="utf-8"))
-        return {
-            PciAddress.parse(card): Mode(tuple(map(int, instances)), mixed_size, *on_functions)
-            for card, (instances, mixed_size, *on_functions) in data.items()
-        }
+        return {PciAddress.parse(card): _mode(*row) for card, row in data.items()}
     except _DAMAGED:
         return {}
 
 
+def _mode(
+    instances: list[int],
+    mixed_size: bool | None,
+    on_functions: bool = True,
+    has_mig: bool = True,
+    unknown: list[str] | tuple[str, ...] = (),
+) -> Mode:
+    words = tuple(map(str, unknown))
+    return Mode(tuple(map(int, instances)), mixed_size, bool(on_functions), bool(has_mig), words)
+
+
+def remember_unknown(root: Path, card: PciAddress, *words: str) -> None:
+    """Keep that the driver has no types of these names for a card, until the next boot.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    remember_mode(root, card, modes(root).get(card, Mode())._replace(unknown=words))
+
+
+def forget_modes(root: Path) -> None:
+    """Forget all of that, as another driver may tell something else."""
+    (root / _MODES).unlink(missing_ok=True)
+
+
 def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
-    """Keep the mode of a card; None forgets it.
+    """Keep the mode of a card; None forgets how it is parted, but not what it has not.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
     known = modes(root)
-    known.pop(card, None)
+    before = known.pop(card, Mode())
+    denied = Mode(has_mig=before.has_mig, unknown=before.unknown)
     if mode is not None:
-        known[card] = mode
+        unknown = tuple(sorted({*before.unknown, *mode.unknown}))
+        known[card] = mode._replace(unknown=unknown)
+    elif denied != Mode():
+        known[card] = denied
     if known or (root / _MODES).exists():
         rows = {str(address): known[address] for address in sorted(known)}
         ensure_text(root / _MODES, json.dumps(rows) + "\n")

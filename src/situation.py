@@ -31,6 +31,7 @@ _WAITING = frozenset(
         Kind.TYPES_UNKNOWN,
         Kind.TYPE_NOT_SET,
         Kind.INSTANCES_MISSING,
+        Kind.MIG_BACKED_STILL,
         Kind.MIXED_SIZE_WAITS,
     }
 )
@@ -114,7 +115,8 @@ def assess(
     options, remarks = _allowed(options, plan, facts)
     problems += remarks
     problems += evidence.silent_cards(plan, facts)
-    told = tuple(evidence.explain(problem, facts) for problem in (*problems, *plan.problems))
+    problems += (*plan.problems, *plan.remarks)
+    told = tuple(evidence.explain(problem, facts) for problem in problems)
     found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options)
     has_reported = memory.has_reported or (options.report_in_placement and "pci" in found.sections)
     return found._replace(memory=memory._replace(has_reported=has_reported))
@@ -122,11 +124,11 @@ def assess(
 
 def _with_wish(memory: Memory, text: str, plan: Plan) -> Memory:
     """Keep a wish for the boot service, unless it cannot be; one that waits for the cards can."""
-    waits = [problem.kind in _WAITING for problem in plan.problems]
-    if all(waits) or not plan.held:
+    if all(problem.kind in _WAITING for problem in plan.problems):
         memory = memory._replace(wish=text)
-    if not (any(waits) or plan.held):
-        memory = memory._replace(fulfilled=text)
+        is_waiting = any(problem.kind in _WAITING for problem in (*plan.problems, *plan.remarks))
+        if not (is_waiting or plan.held):
+            memory = memory._replace(fulfilled=text)
     return memory
 
 

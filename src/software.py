@@ -12,6 +12,7 @@ import apt
 import driver
 import facts as host
 import package
+import seen
 import services
 from commands import Runner
 from facts import Facts
@@ -118,6 +119,7 @@ def ensure(
 
         if driver.ensure_installed(root, run, state, resource.package, in_use):
             changed = True
+            seen.forget_modes(root)
             state = driver.query(root, [card.gpu for card in facts.cards])
         if facts.cards and driver.ensure_loaded(root, run, state):
             changed = True

@@ -105,6 +105,15 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.WAITING,
         "Waiting for {subject} to be parted for {detail}: journalctl -u nova-compute-nvidia-vgpu",
     ),
+    Kind.MIG_BACKED_STILL: (
+        Level.WAITING,
+        "Waiting for {subject} to leave MIG mode for {detail}: "
+        "journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    Kind.NO_MIG: (
+        Level.BLOCKED,
+        "{subject} has no MIG, which {detail} needs; choose from the action list-vgpu-types",
+    ),
     Kind.MIG_FAILED: (
         Level.BLOCKED,
         "No GPU instances on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",

@@ -30,15 +30,15 @@ def survey(root: Path, run: Runner) -> Facts:
 
 
 def _completed(run: Runner, card: Card) -> Card:
-    """Add what sysfs hides: MIG-backed types without instances, and all numbers (vendor VFIO)."""
-    if not card.parents or not card.is_sriov:
+    """Add what sysfs hides: types that a card is not parted for, and all numbers (vendor VFIO)."""
+    if not card.is_sriov:
         return card
     try:
         told = nvidia_smi.supported_types(run, card.gpu.address)
     except CommandError as error:
         logger.warning("%s", error)
         return card
-    card = card._replace(mig_types=tuple(known for known in told if known.is_mig_backed))
+    card = card._replace(told=told)
     if card.framework is not Framework.VENDOR_VFIO:
         return card
     types = {known.id: known for known in (*card.types, *told)}

@@ -102,11 +102,15 @@ class Mode(NamedTuple):
         instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
         mixed_size: whether its vGPUs may differ in size; None: the card cannot do that.
         on_functions: whether they may go on virtual functions; False: the driver says no.
+        has_mig: whether it may have GPU instances; False: the driver says no.
+        unknown: operators' words for types that the driver says it does not have.
     """
 
     instances: tuple[int, ...] = ()
     mixed_size: bool | None = False
     on_functions: bool = True
+    has_mig: bool = True
+    unknown: tuple[str, ...] = ()
 
 
 class Card(NamedTuple):
@@ -125,7 +129,7 @@ class Card(NamedTuple):
         carried: functions that carry a type, and its id (vendor VFIO).
         creatable: ids of the types that a free function can still become (vendor VFIO).
         function_id: vendor and device of the functions, which Nova's alias goes by.
-        mig_types: MIG-backed types that the driver knows, offered now or not.
+        told: types that the driver told of once, shown now or not.
         owed: the types of vGPUs that a boot took from defined guests.
         mode: how the card is parted; None: nobody has looked in this boot.
     """
@@ -140,7 +144,7 @@ class Card(NamedTuple):
     carried: tuple[tuple[PciAddress, str], ...] = ()
     creatable: frozenset[str] = frozenset()
     function_id: PciId | None = None
-    mig_types: tuple[VgpuType, ...] = ()
+    told: tuple[VgpuType, ...] = ()
     owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
 
@@ -155,19 +159,30 @@ class Card(NamedTuple):
         return self.gpu.total_vfs > 0 and not is_itself and not is_denied
 
     @property
-    def is_silent(self) -> bool:
-        """Whether nothing tells what its vGPUs could be now; a full one has some already."""
-        if self.framework is Framework.VENDOR_VFIO:
-            return not (self.creatable or self.carried)
-        return self.framework is None
+    def shown(self) -> tuple[VgpuType, ...]:
+        """The types that its vGPUs are or could become as it is parted now."""
+        if self.framework is not Framework.VENDOR_VFIO:
+            return self.types
+        ids = self.creatable.union(type_id for _, type_id in self.carried)
+        return tuple(known for known in self.types if known.id in ids)
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether it has GPU instances, or is said to have."""
+        is_said = self.mode is not None and bool(self.mode.instances)
+        return is_said or any(known.is_mig_backed for known in self.shown)
 
     def find_type(self, wanted: str) -> VgpuType | None:
         """Return the type that an operator's word means on this card, or None."""
         return _find(self.types, wanted)
 
+    def find_told(self, wanted: str) -> VgpuType | None:
+        """Return the type that a word means, shown now or not, or None."""
+        return _find(self.told, wanted)
+
     def find_mig_type(self, wanted: str) -> VgpuType | None:
-        """Return the MIG-backed type that a word means, offered now or not, or None."""
-        return _find(self.mig_types, wanted)
+        """Return the MIG-backed type that a word means, shown now or not, or None."""
+        return _find(tuple(known for known in self.told if known.is_mig_backed), wanted)
 
     def means_mig_backed(self, wanted: str) -> bool:
         """Whether a word means a MIG-backed type here, as far as can be told."""

@@ -49,11 +49,13 @@ class ModeStep(NamedTuple):
         card: its physical function.
         instances: the MIG-backed types that it is to offer; none: it is time-sliced.
         mixed_size: whether its vGPUs are to differ in size.
+        words: the types that it is to offer, in the operator's words.
     """
 
     card: PciAddress
     instances: tuple[InstanceWish, ...] = ()
     mixed_size: bool = False
+    words: tuple[str, ...] = ()
 
 
 class Work(NamedTuple):
@@ -93,8 +95,8 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
         types += steps
         if mode is not None:
             modes.append(mode)
-            lost = mode.instances and any(_is_silent(share) for share in mine)
-            is_due |= not card.in_use and (bool(lost) or _mode_differs(mode, card))
+            lost = any(map(_is_lost, mine)) if mode.instances else _is_hidden(card)
+            is_due |= not card.in_use and (lost or _mode_differs(mode, card))
         is_due |= _types_differ(steps, card)
     return Work(
         enable=tuple(enable),
@@ -137,6 +139,9 @@ def _mode_step(shares: list[Share]) -> ModeStep | None:
     wishes = [share for share in shares if share.is_mig_backed]
     if wishes and len(wishes) < len(shares):  # refused: see plan
         return None
+    words = tuple(share.request.vgpu_type for share in shares)
+    if card.mode is not None and _is_denied(words, bool(wishes), card.mode):
+        return None
     sizes = {share.vgpu_type.framebuffer for share in shares if share.vgpu_type is not None}
     step = ModeStep(
         card=card.gpu.address,
@@ -146,10 +151,21 @@ def _mode_step(shares: list[Share]) -> ModeStep | None:
             if share.limit != 0
         ),
         mixed_size=not wishes and len(sizes) > 1,
+        words=words,
     )
-    is_parted = card.mode not in (None, Mode(), Mode(mixed_size=None))
-    is_silent = bool(card.parents) and any(_is_silent(share) for share in shares)
-    return step if step.instances or step.mixed_size or is_parted or is_silent else None
+    is_changed = card.mode is not None and bool(card.mode.instances or card.mode.mixed_size)
+    is_other = is_changed or _is_hidden(card)
+    return step if step.instances or step.mixed_size or is_other else None
+
+
+def _is_hidden(card: Card) -> bool:
+    """Whether a card shows no time-sliced type: it may have come up in MIG mode."""
+    return bool(card.parents) and all(known.is_mig_backed for known in card.shown)
+
+
+def _is_denied(words: tuple[str, ...], is_mig_backed: bool, mode: Mode) -> bool:
+    """Whether the driver has said that a card cannot be parted for some types."""
+    return not set(words).isdisjoint(mode.unknown) or (is_mig_backed and not mode.has_mig)
 
 
 def _most(share: Share) -> int | None:
@@ -160,8 +176,8 @@ def _most(share: Share) -> int | None:
     return named if share.limit is None else min(named, share.limit)
 
 
-def _is_silent(share: Share) -> bool:
-    """Whether a card shows nothing of a type, although it may well know it."""
+def _is_lost(share: Share) -> bool:
+    """Whether a card shows nothing of a type that it was parted for."""
     card = share.card
     if card.framework is not Framework.VENDOR_VFIO or share.vgpu_type is None:
         return not share.is_offered

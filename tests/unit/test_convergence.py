@@ -233,14 +233,97 @@ def test_idle_types_of_a_card_that_left_the_mapping_are_no_guests(unit):
 # A wish that cannot be fulfilled costs nothing
 
 
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("l40s-vendor-vfio", "{L40S-7Q: ['10de:26b9']}"),
+        ("l40s-vendor-vfio", "{L40S-1-6C: ['10de:26b9']}"),
+        ("a40-mdev", "{A40-7Q: ['10de:2235']}"),
+        ("a40-mdev", "{A40-1-6C: ['10de:2235']}"),
+        ("h200", "{H200X-1-99C: ['10de:2335']}"),
+        ("a100-80-pair", "{A100D-1-99C: ['10de:20b5']}"),
+        ("a100-sriov-off", "{A100-11C: ['10de:20f1']}"),
+        ("a100-sriov-off", "{A100-1-99C: ['10de:20f1']}"),
+    ],
+)
+def test_type_that_the_driver_has_not_is_refused_once_and_for_all(unit, host, text):
+    on = unit(host)
+    on.configure(text)
+    assert on.status.name == "blocked"
+    assert on.status.message.endswith("choose from the action list-vgpu-types")
+    assert not on.machine.did("nvidia-smi -mig")
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize("host", ["a100-sriov-off", "h200"])
+def test_type_that_the_driver_has_not_leaves_mig_mode_as_it_is(unit, host):
+    on = unit(host)
+    wish, wrong = {
+        "a100-sriov-off": ("{A100-1-5C: ['10de:20f1']}", "{A100-11C: ['10de:20f1']}"),
+        "h200": ("{H200X-1-18C: ['10de:2335']}", "{H200X-11C: ['10de:2335']}"),
+    }[host]
+    on.change(config={"vgpu-device-mappings": wish})
+    on.hook("config_changed")
+    before = on.databag
+    on.machine.commands.clear()
+    on.configure(wrong)
+    assert on.status.message.endswith("choose from the action list-vgpu-types")
+    assert on.databag == before
+    assert not on.machine.did("nvidia-smi -mig")
+    assert is_at_rest(on)
+    on.machine.reboot()
+    on.hook("start")
+    assert on.databag == before
+
+
+def test_card_leaves_mig_mode_for_a_time_sliced_type_by_name(unit):
+    """Its mediated devices show no time-sliced type while it is in MIG mode."""
+    on = unit("a100-sriov-off", nova="3:29.2.0-0ubuntu1")
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    assert "mdev_nvidia-474" in on.sections
+    on.configure("{A100-10C: ['10de:20f1']}")
+    assert on.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+    assert len(addresses(on, "nvidia-471")) == 4
+    assert is_at_rest(on)
+
+
+def test_card_in_mig_mode_whose_guests_have_vgpus_does_not_leave_it(unit):
+    on = unit("a100-sriov-off", nova="3:29.2.0-0ubuntu1")
+    on.configure("{A100-1-5C: ['10de:20f1']}")
+    before = on.databag
+    recorded.add_mdev(on.machine.root, "0000:41:00.4", "nvidia-474", uuid(1))
+    on.configure("{A100-10C: ['10de:20f1']}")
+    assert on.status == testing.WaitingStatus(
+        "Waiting for the guests of 0000:41:00.0 to leave nvidia-474; or keep it in the mapping"
+    )
+    assert on.databag == before
+    recorded.remove_mdev(on.machine.root, uuid(1))
+    on.hook("update_status")
+    assert len(addresses(on, "nvidia-471")) == 4
+
+
+@pytest.mark.parametrize(
+    ("nova", "host", "text"),
+    [
+        ("28.3.0", "a100-80-pair", "{A100D-1-10C: ['31:00.0'], A100D-20C: ['b1:00.0']}"),
+        ("21.2.4", "mixed", "{T4-8Q: ['10de:1eb8'], A40-8Q: ['10de:2235']}"),
+        ("28.3.0", "a16-board", "{A16-4Q: ['ce:00.0']}"),
+    ],
+)
+def test_what_nova_makes_of_it_keeps_no_card_from_being_prepared(unit, nova, host, text):
+    on = unit({**recorded.without_functions(host), "nova": f"3:{nova}-0ubuntu1"})
+    on.configure(text)
+    assert on.status.name == "active"
+    assert is_at_rest(on)
+
+
 def test_mode_that_a_card_has_not_leaves_it_as_it_was(unit):
     on = unit("l40s-vendor-vfio")
     on.configure("{L40S-8Q: ['10de:26b9']}")
     before = on.databag
     on.configure("{L40S-1-6C: ['10de:26b9']}")
     assert on.status == testing.BlockedStatus(
-        "No GPU instances on 0000:3d:00.0: the card has no MIG; "
-        "see journalctl -u nova-compute-nvidia-vgpu"
+        "0000:3d:00.0 has no MIG, which L40S-1-6C needs; choose from the action list-vgpu-types"
     )
     for _ in range(2):
         assert len(carried(on)) == 6

@@ -205,7 +205,7 @@ def test_driver_that_tells_no_profiles_parts_nothing(machine):
 def test_card_without_mig_says_so(machine):
     host = machine("l40s-vendor-vfio")
     (problem,) = ensure(host, "{L40S-1-6C: ['10de:26b9']}")
-    assert problem == Problem(Kind.MIG_FAILED, "0000:3d:00.0", "the card has no MIG")
+    assert problem == Problem(Kind.NO_MIG, "0000:3d:00.0", "L40S-1-6C")
 
 
 def test_type_that_the_driver_does_not_know_is_not_offered(machine):

@@ -197,7 +197,7 @@ def test_type_that_the_card_does_not_offer(cards):
 def test_plain_type_that_the_card_does_not_offer_is_told_and_published_all_the_same(cards):
     """The address may be meant for another host; one line must not cost the others."""
     plan = planned("{nvidia-35: ['0000:84:00.0'], nvidia-233: ['0000:d8:00.0']}", cards("t4-pair"))
-    assert plan.problems == (Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),)
+    assert plan.remarks == (Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),)
     assert offered(plan) == [
         ("nvidia-35", ["0000:84:00.0"]),
         ("nvidia-233", ["0000:d8:00.0"]),
@@ -251,7 +251,7 @@ def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
 
 def test_single_type_takes_the_other_functions_of_a_card_too(cards):
     plan = planned("{nvidia-558: ['0000:41:00.4']}", cards("a40-mdev"), "25.2.1")
-    assert plan.problems == (
+    assert plan.remarks == (
         Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-558", "0000:41:00.5"),
     )
 
@@ -282,7 +282,7 @@ def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
 def test_vendor_specific_vfio_is_never_published_as_mdev(cards, wanted):
     text = f"{{{wanted}: ['0000:3d:00.0']}}"
     plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
-    assert plan.problems == (Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
+    assert plan.remarks == (Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
     assert (plan.assignments, plan.work.is_due) == ((), True)
 
 
@@ -334,7 +334,9 @@ def test_functions_of_one_card_mix_sizes_in_mixed_size_mode_alone(cards):
     """The driver refuses the second size once a vGPU of the first exists."""
     plan = planned(TWO_SIZES, cards("a40-mdev"))
     assert plan.problems == (Problem(Kind.MIXED_SIZE_WAITS, "0000:41:00.0", "A40-2Q and A40-4Q"),)
-    assert plan.work.modes == (ModeStep(cards("a40-mdev")[0].gpu.address, mixed_size=True),)
+    words = ("A40-2Q", "A40-4Q")
+    address = cards("a40-mdev")[0].gpu.address
+    assert plan.work.modes == (ModeStep(address, mixed_size=True, words=words),)
     assert (plan.held, plan.work.is_due) == (True, True)
 
     mixed = planned(TWO_SIZES, with_mode(cards("a40-mdev"), Mode(mixed_size=True)))
@@ -350,16 +352,15 @@ def test_card_that_cannot_mix_sizes_is_refused_with_that_reason(cards):
 def test_plain_sizes_are_published_1_to_1_and_told(cards):
     text = "{nvidia-558: ['0000:41:00.4'], nvidia-560: ['0000:41:00.5']}"
     plan = planned(text, cards("a40-mdev"))
-    assert plan.problems == (
-        Problem(Kind.SIZES_TOLD, "0000:41:00.0", "nvidia-558 and nvidia-560"),
-    )
+    assert plan.remarks == (Problem(Kind.SIZES_TOLD, "0000:41:00.0", "nvidia-558 and nvidia-560"),)
     assert (plan.held, plan.work.is_due) == (False, True)
 
 
 def test_mixed_size_mode_goes_with_the_wish_for_it(cards):
     mixed = with_mode(cards("a40-mdev"), Mode(mixed_size=True))
     plan = planned("{A40-2Q: ['10de:2235']}", mixed)
-    assert (plan.work.modes, plan.work.is_due) == ((ModeStep(mixed[0].gpu.address),), True)
+    step = ModeStep(mixed[0].gpu.address, words=("A40-2Q",))
+    assert (plan.work.modes, plan.work.is_due) == ((step,), True)
 
 
 # MIG-backed types
@@ -377,7 +378,7 @@ def a100(cards, instances, enabled=16):
     mig = {"enabled": bool(instances), "instances": instances}
     changed = {**data, "mig": mig, "sriov": {**data["sriov"], "enabled": enabled}}
     (card,) = cards("a100-sriov-off", functions=[changed])
-    return (card._replace(mig_types=MIG_TYPES, mode=Mode(tuple(sorted(instances)))),)
+    return (card._replace(told=MIG_TYPES, mode=Mode(tuple(sorted(instances)))),)
 
 
 @pytest.mark.parametrize("word", ["A100-1-5C", "GRID A100-1-5C", "nvidia-474"])
@@ -392,7 +393,8 @@ def test_naming_a_mig_backed_type_is_enough(cards, word):
 def test_mig_backed_type_is_known_by_its_name_before_the_driver_told_a_thing(cards):
     (card,) = cards("a100-sriov-off")
     plan = planned("{A100-1-5C: ['10de:20f1']}", (card,))
-    assert plan.work.modes == (ModeStep(card.gpu.address, (InstanceWish("A100-1-5C"),)),)
+    wish, words = InstanceWish("A100-1-5C"), ("A100-1-5C",)
+    assert plan.work.modes == (ModeStep(card.gpu.address, (wish,), words=words),)
     assert plan.work.enable == (card.gpu.address,)
 
 
@@ -472,7 +474,7 @@ def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
     """Blackwell's graphics types: the driver lists DC-1-24Q, NVIDIA's tools say DC-1-24QGFX."""
     (card,) = cards("rtx-pro-6000")
     told = VgpuType("nvidia-1561", "NVIDIA RTX Pro 6000 Blackwell DC-1-24Q", profile=47)
-    card = card._replace(mig_types=(told,))
+    card = card._replace(told=(told,))
     assert card.find_mig_type("DC-1-24QGFX") == told
     (mig,) = a100(cards, [])
     assert mig.find_mig_type("A100-1-5CME").id == "nvidia-706"
@@ -499,7 +501,7 @@ TWO_TYPES = "{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}"
 def test_nova_before_22_2_1_goes_by_the_first_type_so_this_host_s_comes_first(cards, nova):
     plan = planned(TWO_TYPES, cards("t4-pair"), nova)
     assert [type_id for type_id, _ in offered(plan)] == ["nvidia-233", "nvidia-35"]
-    assert plan.problems == (Problem(Kind.FIRST_TYPE_ONLY, f"Nova {nova}", "nvidia-233"),)
+    assert plan.remarks == (Problem(Kind.FIRST_TYPE_ONLY, f"Nova {nova}", "nvidia-233"),)
     assert not plan.held
 
 
@@ -513,7 +515,7 @@ def test_nova_from_22_2_1_on_goes_by_every_type_so_their_order_stays(cards, nova
 @pytest.mark.parametrize("nova", ["17.0.13", "21.2.4", "22.2.1", "28.3.0"])
 def test_nova_before_29_gives_a_single_type_to_every_card_that_has_it(cards, nova):
     plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), nova)
-    assert plan.problems == (
+    assert plan.remarks == (
         Problem(Kind.TAKES_ALL_CARDS, f"Nova {nova}", "nvidia-233", "0000:d8:00.0"),
     )
     assert not plan.held
@@ -535,7 +537,7 @@ def test_single_type_that_takes_no_other_card_needs_no_remark(cards, name, text,
 def test_single_type_left_of_a_fleet_s_value_takes_every_card_before_29(cards):
     text = "{A40-2Q: ['10de:2235'], T4-8Q: ['0000:84:00.0']}"
     plan = planned(text, cards("t4-pair"), YOGA)
-    assert plan.problems == (
+    assert plan.remarks == (
         Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233", "0000:d8:00.0"),
     )
 

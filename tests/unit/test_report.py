@@ -29,7 +29,7 @@ def assess(host):
         change(root)
         facts = gather(root, count=True)
         plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
-        return Situation(facts, plan, (*problems, *plan.problems), Memory())
+        return Situation(facts, plan, (*problems, *plan.problems, *plan.remarks), Memory())
 
     return of
 

@@ -143,7 +143,7 @@ def test_remembered_count_that_no_card_has_is_forgotten(host):
     path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"10de:26b9": [["nvidia-1", "A-1-1C", 999999999, 1, 1]]}')
-    assert gather(root).cards[0].mig_types == ()
+    assert gather(root).cards[0].told == ()
 
 
 def test_blanks_without_end_are_read_in_no_time(machine):

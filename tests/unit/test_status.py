@@ -25,7 +25,7 @@ PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
 def situation(root, text="", *, problems=(), memory=None):
     facts = gather(root)
     plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
-    return Situation(facts, plan, (*problems, *plan.problems), memory or Memory())
+    return Situation(facts, plan, (*problems, *plan.problems, *plan.remarks), memory or Memory())
 
 
 def nothing(*problems, masked=False, memory=None):
