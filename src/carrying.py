@@ -139,13 +139,19 @@ def _release(
     Returns:
         What the step's functions then carry.
     """
-    carried = {function: found for function, found in card.carried if function in step.functions}
-    kept = [function for function in step.functions if carried.get(function) == step.type_id]
-    surplus = [] if step.limit is None else kept[step.limit :]
-    others = [function for function in carried if carried[function] != step.type_id]
+    mine = {*step.functions, *step.strays}
+    carried = {function: found for function, found in card.carried if function in mine}
     held = carried.keys() & (
         card.occupied | guests.defined_functions(root) | guests.open_functions(root, carried)
     )
+    kept = [function for function in step.functions if carried.get(function) == step.type_id]
+    kept.sort(key=lambda function: function not in held)
+    surplus = [*step.strays, *([] if step.limit is None else kept[step.limit :])]
+    others = [
+        function
+        for function in step.functions
+        if carried.get(function, step.type_id) != step.type_id
+    ]
     if held & set(others):  # the new type could not come, and the old one would be lost
         others = []
         logger.info("%s keeps its types: guests have %d functions", step.card, len(held))

@@ -30,7 +30,7 @@ from pci import PciAddress
 from plan import PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
-from work import ModeStep, Work, profiles
+from work import ModeStep, Work, adds_only, profiles
 
 __all__ = ["ensure"]
 
@@ -126,9 +126,11 @@ def _part(
     card = next((card for card in found.cards if card.gpu.address == address), None)
     work = planned(found).work
     steps = _steps(work)
-    if card is None or card.in_use or address not in steps:
+    if card is None or address not in steps:
         return []
     step, keeps_mode = steps[address], address in work.as_is
+    if card.in_use:
+        return _add(root, run, card, step) if step is not None else []
     problems: list[Problem] = []
     try:
         if step is not None:
@@ -145,6 +147,16 @@ def _part(
         if not (is_vain and modes.denies_functions(root, run, address)):
             problems.append(error.problem)
     return problems
+
+
+def _add(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
+    """Make the GPU instances that a card in use lacks, if that is all it lacks."""
+    if not adds_only(step, card):
+        return []
+    try:
+        return modes.part(root, run, card, step._replace(keeps=True))
+    except HostError as error:
+        return [error.problem]
 
 
 def _prepare(

@@ -164,8 +164,7 @@ def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:
     """Count what a boot took from defined guests among a card's: it is theirs all the same."""
     mine = [(parent, owed) for parent, owed in reserved if _is_of(card, parent)]
     return card._replace(
-        occupied=card.occupied | {parent for parent, _ in mine},
-        types_in_use=tuple(sorted({*card.types_in_use, *(owed.id for _, owed in mine)})),
+        held=(*card.held, *((parent, owed.id) for parent, owed in mine)),
         owed=tuple(dict.fromkeys(owed for _, owed in mine)),
     )
 

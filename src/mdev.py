@@ -45,8 +45,9 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card | None:
         types=_types(folders, count, list(used.values())),
         parents=parents,
         in_use=tuple(sorted(used)),
-        occupied=frozenset(address for address, mdevs in found.items() if mdevs),
-        types_in_use=tuple(sorted(set(used.values()))),
+        held=tuple(
+            (address, type_id) for address, mdevs in found.items() for type_id in mdevs.values()
+        ),
     )
 
 

@@ -176,7 +176,7 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
     if wanted is None:
         return problems or [_failed(address, "its types tell no profile").problem]
     there = nvidia_smi.instances(run, address)
-    if Counter(there) - Counter(wanted):
+    if Counter(there) - Counter(wanted) and not step.keeps:
         logger.info("%s: destroying GPU instances of the profiles %s", address, there)
         nvidia_smi.destroy_instances(run, address)
         there = ()

@@ -191,7 +191,7 @@ def _as_published(
 def _resolve(share: Share) -> Assignment | Problem | None:
     """Say what one card makes of a request; None if other cards have all that is asked for."""
     request, card, known = share.request, share.card, share.vgpu_type
-    if share.limit == 0 and not share.carrying and not share.held:
+    if share.limit == 0 and not share.carrying and not share.guests:
         return None
     if not share.is_offered:
         reason = _why_not(share)

@@ -47,9 +47,7 @@ def _completed(run: Runner, card: Card) -> Card:
 
 def _counted(known: VgpuType, card: Card) -> VgpuType:
     """Add how many guests can still have a type: functions that carry it idly, or still could."""
-    idle = sum(
-        type_id == known.id and function not in card.occupied for function, type_id in card.carried
-    )
+    idle = sum(pair not in card.held and pair[1] == known.id for pair in card.carried)
     if known.id not in card.creatable:
         return known._replace(available=idle)
     if known.maximum is None:

@@ -56,19 +56,36 @@ class Share(NamedTuple):
         says that it has room for one: Nova would count them all. Those that have a vGPU stay.
         """
         target, number = self.target, self.number
-        is_as_written = self.request.is_plain and not target.whole
-        if number is None or is_as_written or target.parents == (self.card.gpu.address,):
+        if self.request.is_plain and not target.whole:
             return target.parents
-        first = sorted(target.parents, key=lambda parent: parent not in self.card.occupied)
-        chosen = {*first[: max(number, 0)], *self.card.occupied}
-        return tuple(parent for parent in target.parents if parent in chosen)
+        if number is None or target.parents == (self.card.gpu.address,):
+            return self.functions
+        guests = self.guests
+        first = sorted(self.functions, key=lambda parent: parent not in guests)
+        chosen = {*first[: max(number, 0)], *guests}
+        return tuple(parent for parent in self.functions if parent in chosen)
+
+    @property
+    def functions(self) -> tuple[PciAddress, ...]:
+        """The parents that are named, and those on which guests have the type already."""
+        parents, functions = self.target.parents, self.card.gpu.virtual_functions
+        others = set(self.guests).intersection(functions).difference(parents)
+        return tuple(sorted(others.union(parents))) if others else parents
+
+    @property
+    def guests(self) -> tuple[PciAddress, ...]:
+        """The parents of the vGPUs that guests have of the type, one for each."""
+        ids = {owed.id for owed in self.card.owed if owed.is_called(self.request.vgpu_type)}
+        if self.vgpu_type is not None:
+            ids.add(self.vgpu_type.id)
+        return tuple(parent for parent, type_id in self.card.held if type_id in ids)
 
     @property
     def carrying(self) -> tuple[PciAddress, ...]:
         """The functions that carry the type (vendor VFIO)."""
         carried = dict(self.card.carried)
         type_id = self.vgpu_type.id if self.vgpu_type else ""
-        return tuple(each for each in self.target.parents if carried.get(each) == type_id)
+        return tuple(each for each in self.functions if carried.get(each) == type_id)
 
     @property
     def number(self) -> int | None:
@@ -79,11 +96,6 @@ class Share(NamedTuple):
             told.append(card.mode.instances.count(known.profile) * known.per_instance)
         numbers = [each for each in told if each is not None]
         return min(numbers) if numbers else None
-
-    @property
-    def held(self) -> int:
-        """On how many of its parents guests have a vGPU."""
-        return len(self.card.occupied.intersection(self.target.parents))
 
 
 def find_targets(request: VgpuRequest, cards: tuple[Card, ...]) -> tuple[Target, ...]:
@@ -105,8 +117,8 @@ def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share
             yield share._replace(limit=request.max_instances)
             continue
         if room is not None:  # what guests have on the cards that follow is not to be had here
-            later = (_share(request, other).held for other in targets[number + 1 :])
-            share = share._replace(limit=max(room - sum(later), share.held, 0))
+            later = (len(_share(request, other).guests) for other in targets[number + 1 :])
+            share = share._replace(limit=max(room - sum(later), len(share.guests), 0))
         yield share
         if room is not None:
             room -= min(room, _taken(share))
@@ -128,10 +140,11 @@ def _taken(share: Share) -> int:
     """Return how many of a request's instances a card takes from those that follow."""
     if share.card.framework is Framework.VENDOR_VFIO and not share.is_mig_backed:
         return len(share.carrying)
-    known, limit = share.vgpu_type, share.limit or 0
+    known = share.vgpu_type
     if known is None or known.maximum is None:
         return 0
-    return min(known.maximum, limit)
+    named = known.maximum if share.target.whole else len(share.functions)
+    return min(known.maximum, named, share.limit or 0)
 
 
 def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[Target]:

@@ -88,11 +88,7 @@ def _in_use(card: Card, held: frozenset[PciAddress]) -> Card:
     mine = sorted(known for known in card.carried if known[0] in held)
     if not mine:
         return card
-    return card._replace(
-        in_use=tuple(str(function) for function, _ in mine),
-        occupied=frozenset(function for function, _ in mine),
-        types_in_use=tuple(sorted({type_id for _, type_id in mine})),
-    )
+    return card._replace(in_use=tuple(str(function) for function, _ in mine), held=tuple(mine))
 
 
 def creatable_types(folder: str | Path) -> tuple[VgpuType, ...]:

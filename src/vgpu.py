@@ -124,8 +124,8 @@ class Card(NamedTuple):
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest has
             or somebody else gave a type (vendor VFIO).
-        occupied: the parents of those vGPUs, and of those that a boot took from defined guests.
-        types_in_use: the ids of their types.
+        held: parent and type's id of each vGPU that a guest has; of those, too, that a boot took
+            from guests that are defined.
         carried: functions that carry a type, and its id (vendor VFIO).
         creatable: ids of the types that a free function can still become (vendor VFIO).
         function_id: vendor and device of the functions, which Nova's alias goes by.
@@ -139,14 +139,23 @@ class Card(NamedTuple):
     types: tuple[VgpuType, ...] = ()
     parents: tuple[PciAddress, ...] = ()
     in_use: tuple[str, ...] = ()
-    occupied: frozenset[PciAddress] = frozenset()
-    types_in_use: tuple[str, ...] = ()
+    held: tuple[tuple[PciAddress, str], ...] = ()
     carried: tuple[tuple[PciAddress, str], ...] = ()
     creatable: frozenset[str] = frozenset()
     function_id: PciId | None = None
     told: tuple[VgpuType, ...] = ()
     owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
+
+    @property
+    def occupied(self) -> frozenset[PciAddress]:
+        """The parents of guests' vGPUs."""
+        return frozenset(parent for parent, _ in self.held)
+
+    @property
+    def types_in_use(self) -> tuple[str, ...]:
+        """The ids of their types."""
+        return tuple(sorted({type_id for _, type_id in self.held}))
 
     @property
     def is_sriov(self) -> bool:

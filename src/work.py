@@ -8,13 +8,14 @@ boot.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Iterator, NamedTuple
 
 from pci import PciAddress
 from targets import Share
 from vgpu import Card, Framework, Mode
 
-__all__ = ["InstanceWish", "ModeStep", "TypeStep", "Work", "make_work", "profiles"]
+__all__ = ["InstanceWish", "ModeStep", "TypeStep", "Work", "adds_only", "make_work", "profiles"]
 
 
 class TypeStep(NamedTuple):
@@ -26,6 +27,7 @@ class TypeStep(NamedTuple):
         functions: those that may carry it.
         limit: on how many at the most; None for as many as the card holds.
         resource_class: the class in placement, if one is asked for.
+        strays: functions of the card that carry a type that nobody asks for or has.
     """
 
     card: PciAddress
@@ -33,6 +35,7 @@ class TypeStep(NamedTuple):
     functions: tuple[PciAddress, ...]
     limit: int | None = None
     resource_class: str | None = None
+    strays: tuple[PciAddress, ...] = ()
 
 
 class InstanceWish(NamedTuple):
@@ -50,12 +53,14 @@ class ModeStep(NamedTuple):
         instances: the MIG-backed types that it is to offer; none: it is time-sliced.
         mixed_size: whether its vGPUs are to differ in size.
         words: the types that it is to offer, in the operator's words.
+        keeps: whether the GPU instances that it has besides are not ours to destroy.
     """
 
     card: PciAddress
     instances: tuple[InstanceWish, ...] = ()
     mixed_size: bool = False
     words: tuple[str, ...] = ()
+    keeps: bool = False
 
 
 class Work(NamedTuple):
@@ -87,17 +92,18 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
         mine = [share for share in shares if share.card is card]
         if (mine or _owes_functions(card)) and _is_without_functions(card):
             enable.append(card.gpu.address)
-        if not mine:  # what others carry is somebody else's
-            as_is.append(card.gpu.address)
-            continue
         steps = tuple(_type_steps(mine))
-        mode = _mode_step(mine)
+        mode = _mode_step(mine) if mine else _guests_step(card)
         types += steps
         if mode is not None:
             modes.append(mode)
             lost = any(map(_is_lost, mine)) if mode.instances else _is_hidden(card)
-            is_due |= not card.in_use and (lost or _mode_differs(mode, card))
-        is_due |= _types_differ(steps, card)
+            is_free = not card.in_use or adds_only(mode, card)
+            is_due |= is_free and (lost or _mode_differs(mode, card))
+        if mine:
+            is_due |= _types_differ(steps, card)
+        elif mode is None:  # what others carry is somebody else's
+            as_is.append(card.gpu.address)
     return Work(
         enable=tuple(enable),
         as_is=tuple(address for address in as_is if address in enable),
@@ -119,15 +125,29 @@ def profiles(step: ModeStep, card: Card) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
+def adds_only(step: ModeStep, card: Card) -> bool:
+    """Whether a step takes but new GPU instances, which costs none that is there."""
+    wanted, mode = profiles(step, card), card.mode
+    if wanted is None or mode is None or not mode.instances:
+        return False
+    return step.keeps or not Counter(mode.instances) - Counter(wanted)
+
+
 def _type_steps(shares: list[Share]) -> Iterator[TypeStep]:
+    named = {function for share in shares for function in share.functions}
     for share in shares:
         if share.card.framework is Framework.VENDOR_VFIO and share.vgpu_type is not None:
             yield TypeStep(
                 card=share.card.gpu.address,
                 type_id=share.vgpu_type.id,
-                functions=share.target.parents,
+                functions=share.functions,
                 limit=share.limit,
                 resource_class=share.request.resource_class,
+                strays=tuple(
+                    function
+                    for function, _ in share.card.carried
+                    if function not in named and function not in share.card.occupied
+                ),
             )
 
 
@@ -168,12 +188,25 @@ def _is_denied(words: tuple[str, ...], is_mig_backed: bool, mode: Mode) -> bool:
     return not set(words).isdisjoint(mode.unknown) or (is_mig_backed and not mode.has_mig)
 
 
+def _guests_step(card: Card) -> ModeStep | None:
+    """Return the GPU instances that a boot took from defined guests of a card nobody asks for."""
+    wishes = [
+        InstanceWish(owed.name, sum(type_id == owed.id for _, type_id in card.held))
+        for owed in card.owed
+        if owed.is_mig_backed
+    ]
+    words = tuple(wish.vgpu_type for wish in wishes)
+    if not wishes or (card.mode is not None and _is_denied(words, True, card.mode)):
+        return None
+    return ModeStep(card.gpu.address, tuple(wishes), words=words, keeps=True)
+
+
 def _most(share: Share) -> int | None:
     """Return how many vGPUs the instances of a share are to hold; None: as many as fit."""
     if share.target.whole:
         return share.limit
-    named = len(share.target.parents)
-    return named if share.limit is None else min(named, share.limit)
+    named = len({*share.target.parents, *share.guests})
+    return named if share.limit is None else min(named, max(share.limit, len(share.guests)))
 
 
 def _is_lost(share: Share) -> bool:
@@ -190,17 +223,21 @@ def _mode_differs(step: ModeStep, card: Card) -> bool:
     if step.mixed_size and card.mode.mixed_size is None:  # it cannot be
         return False
     wanted = profiles(step, card)
+    if step.keeps and wanted is not None:
+        return bool(Counter(wanted) - Counter(card.mode.instances))
     return (wanted, step.mixed_size) != (card.mode.instances, card.mode.mixed_size is True)
 
 
 def _types_differ(steps: tuple[TypeStep, ...], card: Card) -> bool:
     """Whether functions carry what they should not, or could carry more of what they should."""
     wanted = {function: step.type_id for step in steps for function in step.functions}
-    carried = dict(card.carried)
+    carried, occupied = dict(card.carried), card.occupied
     others = {each for each, found in carried.items() if wanted.get(each, found) != found}
     if others:  # none of them goes while a guest has one
-        return not others & card.occupied
+        return not others & occupied
     for step in steps:
+        if step.strays:
+            return True
         mine = [function for function, found in carried.items() if found == step.type_id]
         is_free = any(function not in carried for function in step.functions)
         has_room = step.limit is None or len(mine) < step.limit
@@ -208,7 +245,7 @@ def _types_differ(steps: tuple[TypeStep, ...], card: Card) -> bool:
             return True
         # What guests have over the limit stays until they go.
         surplus = 0 if step.limit is None else len(mine) - step.limit
-        if surplus > 0 and any(function not in card.occupied for function in mine):
+        if surplus > 0 and set(mine) - occupied:
             return True
     return False
 

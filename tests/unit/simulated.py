@@ -181,8 +181,12 @@ class Machine:
         )
         return {name: (version, state) for name, state, version in stanza.findall(text)}
 
-    def reboot(self) -> None:
-        """Boot the host anew: the cards get the driver that is installed, or nouveau."""
+    def reboot(self, *, starts: bool = True) -> None:
+        """Boot the host anew: the cards get the driver that is installed, or nouveau.
+
+        Args:
+            starts: whether the boot service, if it is there, is started.
+        """
         package = self._driver_package()
         self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
         driver = "nvidia" if package else None if self._keeps_nouveau_away else "nouveau"
@@ -192,7 +196,7 @@ class Machine:
         if package is not None and not self._is_masked(DAEMON):
             self._run_unit(DAEMON)
         shutil.rmtree(self.root / "run", ignore_errors=True)
-        if self._wants(boot.UNIT).is_symlink():
+        if starts and self._wants(boot.UNIT).is_symlink():
             self._start(boot.UNIT)
 
     def _run(self, argv: tuple[str, ...]) -> Result | None:

@@ -34,6 +34,14 @@ def define(on, *functions):
     path.write_text(f"<domain>{devices}</domain>")
 
 
+def give(on, parent, type_id, number):
+    """Start a guest with a mediated device."""
+    folder = on.machine.root / "sys/bus/pci/devices" / parent / "mdev_supported_types" / type_id
+    on.machine.driver.write(folder / "create", uuid(number))
+    recorded.define_guest(on.machine.root, f"instance-{number:08d}", uuid(number))
+    on.hook("update_status")
+
+
 def carried(on, number=0):
     card = gather(on.machine.root).cards[number]
     return {str(function): type_id for function, type_id in card.carried}
@@ -134,23 +142,97 @@ def test_mediated_devices_of_defined_guests_come_back_where_the_option_names_no_
     assert is_at_rest(on)
 
 
-def test_card_that_no_request_names_keeps_its_mig_mode(unit):
-    """Its GPU instances may be somebody else's; of ours nobody knows any more how many."""
+@pytest.mark.parametrize("others", [(), (9,)])
+def test_gpu_instances_of_defined_guests_come_back_where_the_option_names_no_card(unit, others):
+    """And no more than theirs; what else there is may be somebody else's."""
     on = unit("a100-80-pair")
     on.configure("{A100D-1-10C: ['31:00.0']}")
     parent = addresses(on, "nvidia-699")[0]
-    types = on.machine.root / "sys/bus/pci/devices" / parent / "mdev_supported_types"
-    on.machine.driver.write(types / "nvidia-699/create", uuid(1))
-    recorded.define_guest(on.machine.root, "instance-00000001", uuid(1))
+    give(on, parent, "nvidia-699", 1)
     on.configure("")
-    on.machine.reboot()
+    on.machine.reboot(starts=False)
+    driver = on.machine.driver
+    driver.sriov_manage("-e", A100D)
+    for profile in others:
+        driver.nvidia_smi("mig", "-i", A100D, "-cgi", str(profile), "-C")
     on.machine.commands.clear()
     on.hook("start")
-    assert on.machine.driver.card(A100D)["mig"]["enabled"] is True
-    assert gather(on.machine.root).cards[0].gpu.virtual_functions
-    assert on.status == testing.BlockedStatus(
-        f"vGPU {uuid(1)} of a guest did not come back as nvidia-699 on 0000:31:00.4; free the card"
+    assert not on.machine.did("nvidia-smi -mig")
+    assert sorted(driver.card(A100D)["mig"]["instances"]) == sorted((19, *others))
+    assert gather(on.machine.root).cards[0].in_use == (uuid(1),)
+    assert on.status == testing.ActiveStatus(
+        "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings"
     )
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize("text", ["{A100D-1-10C: ['31:00.4']}", ""])
+def test_gpu_instances_are_as_many_as_guests_have_whatever_is_asked_for(unit, text):
+    on = unit("a100-80-pair", nova="3:25.2.1-0ubuntu2.9")
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    for number, parent in enumerate(addresses(on, "nvidia-699")[1:4]):
+        give(on, parent, "nvidia-699", number)
+    on.configure(text)
+    for _ in range(2):
+        on.machine.reboot()
+        on.hook("start")
+        assert len(gather(on.machine.root).cards[0].in_use) == 3
+        assert on.status.name == "active"
+        assert is_at_rest(on)
+
+
+def test_gpu_instances_of_defined_guests_come_back_beyond_a_lower_limit(unit):
+    on = unit("rtx-pro-6000")
+    on.configure("{DC-1-24Q: {devices: ['10de:2bb5'], max-instances: 4}}")
+    guests = list(carried(on))[:3]
+    define(on, *guests)
+    on.configure("{DC-1-24Q: {devices: ['10de:2bb5'], max-instances: 1}}")
+    on.machine.reboot()
+    on.hook("start")
+    assert carried(on) == dict.fromkeys(guests, "nvidia-1561")
+    assert (on.status.name, specs(on)) == ("active", guests)
+    assert is_at_rest(on)
+
+
+def test_gpu_instances_are_added_beside_those_that_guests_have(unit):
+    on = unit("rtx-pro-6000")
+    on.configure("{DC-1-24Q: {devices: ['10de:2bb5'], max-instances: 2}}")
+    define(on, *carried(on))
+    on.configure("{DC-1-24Q: {devices: ['10de:2bb5'], max-instances: 4}}")
+    assert len(specs(on)) == 4
+    assert not on.machine.did("-dgi")
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize(
+    ("host", "text", "narrower"),
+    [
+        ("l40s-vendor-vfio", "{L40S-8Q: ['3d:00.0']}", "{L40S-8Q: ['3d:00.4']}"),
+        ("l40s-vendor-vfio", "{L40S-8Q: ['3d:00.0']}", "{L40S-8Q: ['3d:01.0']}"),
+    ],
+)
+def test_function_that_a_guest_has_stays_published_although_it_is_named_no_more(
+    unit, host, text, narrower
+):
+    on = unit(host)
+    on.configure(text)
+    define(on, "0000:3d:00.5")
+    on.configure(narrower)
+    named = f"0000:{narrower[12:19]}"
+    assert specs(on) == sorted(["0000:3d:00.5", named])
+    assert set(carried(on)) == {"0000:3d:00.5", named}
+    assert is_at_rest(on)
+    define(on)
+    on.hook("update_status")
+    assert specs(on) == [named]
+
+
+def test_parent_that_a_guest_has_stays_published_although_it_is_named_no_more(unit):
+    on = unit("a40-mdev")
+    on.configure("{A40-2Q: ['10de:2235']}")
+    give(on, "0000:41:00.4", "nvidia-558", 1)
+    on.configure("{A40-2Q: ['41:00.5']}")
+    assert addresses(on, "nvidia-558") == ["0000:41:00.4", "0000:41:00.5"]
 
 
 def test_functions_of_defined_guests_come_back_beyond_a_lower_limit(unit):
@@ -228,6 +310,49 @@ def test_idle_types_of_a_card_that_left_the_mapping_are_no_guests(unit):
     on.configure("{L40S-8Q: ['10de:26b9']}")
     on.configure("{L40S-24Q: ['3d:00.0']}")
     assert gather(on.machine.root).in_use == ()
+
+
+def test_limit_counts_the_function_that_a_guest_has_first(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    define(on, "0000:3d:01.1")
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
+    assert specs(on) == ["0000:3d:00.4", "0000:3d:01.1"]
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{L40S-24Q: ['3d:00.4']}", ["0000:3d:00.4"]),
+        ("{L40S-8Q: ['3d:04.0', '3d:04.1']}", ["0000:3d:04.0", "0000:3d:04.1"]),
+        ("{L40S-8Q: ['3d:00.4', '3d:02.0']}", ["0000:3d:00.4", "0000:3d:02.0"]),
+    ],
+)
+def test_functions_that_are_named_no_more_make_room_for_those_that_are(unit, text, expected):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['3d:00.0']}")
+    on.configure(text)
+    assert on.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+    assert (specs(on), list(carried(on))) == (expected, expected)
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize(
+    ("host", "text", "numbers"),
+    [
+        ("a40-mdev", "{A40-2Q: {devices: ['41:00.4', 'c1:00.0'], max-instances: 10}}", (1, 9)),
+        ("a40-mdev", "{A40-2Q: {devices: ['41:00.0', 'c1:00.0'], max-instances: 10}}", (10, 0)),
+    ],
+)
+def test_single_function_takes_one_of_what_is_asked_of_all_cards(unit, host, text, numbers):
+    (card,) = recorded.host(host)["functions"]
+    on = unit(host, functions=[card, {**card, "address": "0000:c1:00.0"}])
+    on.configure(text)
+    found = addresses(on, "nvidia-558")
+    assert tuple(
+        sum(each.startswith(bus) for each in found) for bus in ("0000:41", "0000:c1")
+    ) == (numbers)
 
 
 # A wish that cannot be fulfilled costs nothing

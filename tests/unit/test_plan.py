@@ -226,10 +226,10 @@ def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(
         card.gpu._replace(total_vfs=16),
         None,
         owed=card.types[:1],
-        occupied=frozenset({card.gpu.address}),
+        held=((card.gpu.address, card.types[0].id),),
     )
     assert make_plan((), (late,)) == Plan()
-    elsewhere = late._replace(occupied=frozenset({card.gpu.address._replace(function=4)}))
+    elsewhere = late._replace(held=((card.gpu.address._replace(function=4), card.types[0].id),))
     assert make_plan((), (elsewhere,)).work.enable == (card.gpu.address,)
 
 
@@ -258,7 +258,7 @@ def test_single_type_takes_the_other_functions_of_a_card_too(cards):
 
 def test_type_that_guests_use_is_not_taken_from_their_card(cards):
     (first, second) = cards("t4-pair")
-    used = first._replace(in_use=("a-uuid",), types_in_use=("nvidia-233",))
+    used = first._replace(in_use=("a-uuid",), held=((first.gpu.address, "nvidia-233"),))
     assert problems_of("{T4-4Q: ['10de:1eb8']}", (used, second)) == (
         Problem(Kind.TYPE_IN_USE, "0000:84:00.0", "nvidia-233"),
     )
@@ -416,7 +416,7 @@ def test_fewer_gpu_instances_than_asked_for_are_work(cards):
 
 def test_card_in_use_keeps_its_gpu_instances(cards):
     (card,) = a100(cards, [19] * 7)
-    used = card._replace(in_use=("a-uuid",), types_in_use=("nvidia-474",))
+    used = card._replace(in_use=("a-uuid",), held=((card.gpu.virtual_functions[0], "nvidia-474"),))
     plan = planned("{A100-20C: ['10de:20f1']}", (used,))
     assert not plan.work.is_due
     assert Problem(Kind.TYPE_IN_USE, "0000:41:00.0", "nvidia-474") in plan.problems
@@ -447,9 +447,7 @@ def test_mig_backed_type_of_a_card_without_sriov_is_not_offered(cards):
 def test_functions_that_have_a_vgpu_stay_among_the_published(cards):
     (card,) = cards("a40-mdev")
     last = card.gpu.virtual_functions[-1]
-    used = card._replace(
-        in_use=("a-uuid",), occupied=frozenset({last}), types_in_use=("nvidia-562",)
-    )
+    used = card._replace(in_use=("a-uuid",), held=((last, "nvidia-562"),))
     plan = planned("{A40-8Q: ['10de:2235']}", (used,))
     assert offered(plan) == [("nvidia-562", [*A40_FUNCTIONS[:5], str(last)])]
 
