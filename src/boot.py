@@ -26,16 +26,27 @@ import memory as memories
 from commands import CommandError, Runner
 from files import ensure_text, has_text
 from mappings import VgpuRequest
+from plan import PciOptions
 from problem import HostError, Kind, Problem
 
-__all__ = ["UNIT", "ensure_unit", "is_done", "record", "remove_unit", "result", "start"]
+__all__ = ["UNIT", "ensure_unit", "is_done", "is_vain", "record", "remove_unit", "result", "start"]
 
 UNIT = "nova-compute-nvidia-vgpu"
 _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
 _RESULT = Path("run/nova-compute-nvidia-vgpu/result.json")
 _UNREAD = Path("run/nova-compute-nvidia-vgpu/daemon-reload")
-# A wish that ends in one of these leaves the cards to the wish before.
-_FINAL = {Kind.MIG_FAILED, Kind.NO_MIG, Kind.TYPE_NOT_OFFERED, Kind.MIXED_SIZE_FAILED}
+# What another try may mend, and costs nothing.
+_RETRIED = frozenset(
+    {
+        Kind.VFS_FAILED,
+        Kind.DISK,
+        Kind.BOOT_SERVICE,
+        Kind.MDEV_LOST,
+        Kind.TYPES_UNKNOWN,
+        Kind.INSTANCES_MISSING,
+        Kind.MIG_BACKED_STILL,
+    }
+)
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which removes it when it goes.
@@ -130,6 +141,15 @@ def result(root: Path) -> tuple[Problem, ...]:
         return ()
 
 
+def is_vain(root: Path) -> bool:
+    """Whether the last run of this boot ended in what another one would hardly mend."""
+    return bool(_kinds(result(root)) - _RETRIED)
+
+
+def _kinds(problems: tuple[Problem, ...]) -> set[Kind]:
+    return {problem.kind for problem in problems}
+
+
 def _systemctl(run: Runner, *words: str) -> None:
     try:
         run("systemctl", *words, timeout=_TIMEOUT + 30)
@@ -158,10 +178,13 @@ def main(root: Path, run: Runner) -> int:
         logger.info("nothing to do: paused")
         return 0
     try:
-        problems = devices.ensure(root, run, _requests(memory.wish))
-        if memory.fulfilled not in ("", memory.wish) and _FINAL & {each.kind for each in problems}:
+        options = PciOptions(report_in_placement=memory.reports or memory.has_reported)
+        is_new = memory.wish != memory.fulfilled
+        problems = devices.ensure(root, run, _requests(memory.wish), options, is_new=is_new)
+        # A wish that ends in anything but these leaves the cards to the wish before.
+        if memory.fulfilled and is_new and _kinds(problems) - _RETRIED - {Kind.MIG_PENDING}:
             logger.info("the last wish cannot be fulfilled, going back to the one before")
-            devices.ensure(root, run, _requests(memory.fulfilled))
+            devices.ensure(root, run, _requests(memory.fulfilled), options)
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]

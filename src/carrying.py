@@ -73,7 +73,7 @@ def _noted(keep: Callable[[], None]) -> list[Problem]:
 def _remember_types(root: Path, found: Facts) -> None:
     for card in found.cards:
         if card.creatable:  # before the lists shrink
-            seen.remember_types(root, card.gpu.id, card.types)
+            seen.remember_types(root, card.gpu, card.types)
 
 
 def _restore_types(root: Path, found: Facts, write: Callable[[Path, str], None]) -> None:

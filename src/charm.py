@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from pathlib import Path
 
 import ops
@@ -32,6 +33,7 @@ from problem import REBOOT, HostError, Kind, Problem
 from situation import Situation, assess
 
 RESOURCE = "nvidia-vgpu-software"
+_RETRY = 3600  # seconds
 
 logger = logging.getLogger(__name__)
 # ops would log each status that is added, in a process of its own, on every host every 5 minutes.
@@ -244,7 +246,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         situation = self._assess(facts, memory)
         is_driven = facts.driver.installed is not None or facts.driver.loaded is not None
         if ensure and facts.cards and is_driven and not situation.is_paused:
-            situation = self._ensure_devices(situation)
+            situation = self._ensure_devices(situation, look_again)
         self._situation = situation = self._publish(situation, trust_published)
         self._save(situation.memory)
         return situation
@@ -272,22 +274,25 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         )
         return (host.gather(self.root) if changed else facts), memory
 
-    def _ensure_devices(self, situation: Situation) -> Situation:
+    def _ensure_devices(self, situation: Situation, look_again: bool) -> Situation:
         """Let the boot service do now what it will do at each boot."""
         try:
             memories.save(self.root, situation.memory)  # it goes by the wish that stands there
             boot.ensure_unit(self.root, self.run, self.charm_dir)
             guest_mdevs.record(self.root, situation.facts.cards)
-            is_due = situation.plan.work.is_due or situation.facts.is_owing
-            if not is_due and boot.is_done(self.root):
-                return situation
+            if boot.is_done(self.root):
+                is_new = look_again or situation.facts.is_owing or not _was_vain(situation)
+                if not (situation.is_due and is_new):
+                    return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.root, self.run)
         except HostError as error:
             if not boot.result(self.root):
                 problems = (error.problem, *situation.problems)
                 return situation._replace(problems=problems)
-        return self._assess(host.gather(self.root), situation.memory)
+        found = self._assess(host.gather(self.root), situation.memory)
+        vain, now = (found.fingerprint, int(time.time())) if boot.is_vain(self.root) else ("", 0)
+        return found._replace(memory=found.memory._replace(vain=vain, vain_since=now))
 
     def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
         text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
@@ -342,6 +347,12 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         except (ops.ModelError, NameError) as error:
             logger.info("no resource %s: %s", RESOURCE, error)
             return ""
+
+
+def _was_vain(situation: Situation) -> bool:
+    """Whether the same was tried in vain within the hour: it may take functions from Nova."""
+    age = time.time() - situation.memory.vain_since
+    return situation.memory.vain == situation.fingerprint and 0 <= age < _RETRY
 
 
 def _answer(event: ops.ActionEvent, text: str) -> None:

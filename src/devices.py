@@ -27,7 +27,7 @@ from facts import Facts
 from limits import honour
 from mappings import VgpuRequest
 from pci import PciAddress
-from plan import PciOptions, Plan, make_plan
+from plan import DEFAULTS, PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Card
 from work import ModeStep, Work, adds_only, profiles
@@ -36,7 +36,14 @@ __all__ = ["ensure"]
 
 # What the driver still owes when all was done.
 _LATE = frozenset({Kind.TYPES_UNKNOWN, Kind.INSTANCES_MISSING, Kind.MIG_BACKED_STILL})
-_ROUNDS = 3  # new functions tell types, and types the sizes that a card is to mix
+# What the work on the cards is to end, or what is nobody's fault.
+_PASSING = _LATE | {
+    Kind.VFS_DISABLED,
+    Kind.TYPE_NOT_SET,
+    Kind.MIXED_SIZE_WAITS,
+    Kind.TYPE_IN_USE,
+}
+_ROUNDS = 4  # new functions tell types, and types the sizes that a card is to mix
 _BUDGET = 360  # seconds, after which no further card is begun with; systemd allows 600
 _PATIENCE = 20  # seconds that the driver gets to tell the types of a card
 
@@ -47,27 +54,47 @@ def ensure(
     root: Path,
     run: Runner,
     requests: tuple[VgpuRequest, ...],
+    options: PciOptions = DEFAULTS,
     sleep: Callable[[float], None] | None = None,
     write: Callable[[Path, str], None] | None = None,
+    *,
+    is_new: bool = False,
 ) -> tuple[Problem, ...]:
     """Make true what the requests mean on this host; return what could not be done.
 
     Cards are dealt with one after the other, since sriov-manage does not bear company, and one
     that fails stops no other.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        requests: what is asked for.
+        options: how Nova is to be told of it.
+        sleep: waits so many seconds.
+        write: writes an attribute, as `sysfs.write` does.
+        is_new: whether something else came true before. Then cards that offer something are left
+            alone until those that offer nothing yet have told whether all of it can be.
     """
     sleep, write = sleep or time.sleep, write or sysfs.write
-    planned = functools.partial(_plan, requests)
+    planned = functools.partial(_plan, requests, options)
     problems: list[Problem] = []
     done: set[tuple[PciAddress, ModeStep | None]] = set()
     silent: set[str] = set()
     deadline = time.monotonic() + _BUDGET
     for _ in range(_ROUNDS):
+        plan = planned(host.gather(root))
         steps = {
             address: step
-            for address, step in _steps(planned(host.gather(root)).work).items()
+            for address, step in _steps(plan.work).items()
             if (address, step) not in done
         }
-        problems += carrying.carry_all(root, planned, write, steps)  # the others may take minutes
+        fresh = {address: step for address, step in steps.items() if address in plan.work.enable}
+        if is_new and fresh:
+            steps = fresh
+        elif is_new and any(problem.kind not in _PASSING for problem in plan.problems):
+            break
+        else:
+            problems += carrying.carry_all(root, planned, write, steps)  # others may take minutes
         done.update(steps.items())
         for address in sorted(steps):
             if time.monotonic() > deadline:
@@ -85,21 +112,21 @@ def ensure(
         for function, type_id in found.missing_types
     ]
     told = {problem.subject for problem in problems}
-    parted = {str(address) for address, _ in done}
-    for problem in planned(found).problems:
-        is_vain = problem.kind is Kind.TYPE_NOT_OFFERED and problem.subject in parted
-        if (problem.kind in _LATE or is_vain) and problem.subject not in told:
-            problems.append(problem)
+    problems += [
+        problem
+        for problem in planned(found).problems
+        if problem.kind in _LATE or (is_new and problem.kind not in _PASSING)
+        if problem.subject not in told
+    ]
     return tuple(dict.fromkeys(problems))
 
 
-def _plan(requests: tuple[VgpuRequest, ...], found: Facts) -> Plan:
+def _plan(requests: tuple[VgpuRequest, ...], options: PciOptions, found: Facts) -> Plan:
     """Return the plan, without types where there is no Nova yet to be told of them."""
     plan = make_plan(requests, found.cards)
     if found.nova is None:
         return plan._replace(work=plan.work._replace(types=()))
-    # Which class the functions get is the charm's matter; it holds back what Nova cannot take.
-    return honour(plan, found.cards, found.nova, PciOptions(report_in_placement=True))
+    return honour(plan, found.cards, found.nova, options)
 
 
 def _steps(work: Work) -> dict[PciAddress, ModeStep | None]:
@@ -129,16 +156,16 @@ def _part(
     if card is None or address not in steps:
         return []
     step, keeps_mode = steps[address], address in work.as_is
-    if card.in_use:
-        return _add(root, run, card, step) if step is not None else []
     problems: list[Problem] = []
     try:
         if step is not None:
             modes.check(root, run, card, step)
-            if profiles(step, card) != (card.mode.instances if card.mode else ()):
-                carrying.clear(root, card, write)  # no guest has one, and they hold the mode
     except HostError as error:
         problems, step, keeps_mode = [error.problem], None, True
+    if card.in_use:
+        return problems + (_add(root, run, card, step) if step is not None else [])
+    if step is not None and profiles(step, card) != (card.mode.instances if card.mode else ()):
+        carrying.clear(root, card, write)  # no guest has one, and they hold the mode
     try:
         _prepare(root, run, card, step, sleep, keeps_mode=keeps_mode)
         problems += modes.part(root, run, card, step) if step is not None else []

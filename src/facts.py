@@ -19,7 +19,7 @@ import vendor_vfio
 from commands import Runner
 from driver import DriverState
 from guest_mdevs import Mdev
-from pci import Gpu, PciAddress, PciId
+from pci import Gpu, PciAddress
 from releases import NovaVersion
 from vgpu import Card, VgpuType
 
@@ -141,7 +141,7 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
 
 
 def inspect(
-    root: Path, gpus: tuple[Gpu, ...], known: Mapping[PciId, tuple[VgpuType, ...]], *, count: bool
+    root: Path, gpus: tuple[Gpu, ...], known: Mapping[str, tuple[VgpuType, ...]], *, count: bool
 ) -> tuple[Card, ...]:
     """Read what cards offer, each by whichever way it does; see `mdev` and `vendor_vfio`.
 
@@ -151,7 +151,7 @@ def inspect(
         known: types that cards of a model were seen to offer.
         count: whether to add up free instances; see `mdev.inspect`.
     """
-    cards = tuple(_inspect(root, gpu, known.get(gpu.id, ()), count) for gpu in gpus)
+    cards = tuple(_inspect(root, gpu, known.get(gpu.model, ()), count) for gpu in gpus)
     return vendor_vfio.in_use(root, cards)
 
 

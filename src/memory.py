@@ -32,6 +32,9 @@ class Memory(NamedTuple):
         restart_waits: an answer to it waits until no vGPU is in use.
         wish: the option's value that was last found good; the boot service goes by it.
         fulfilled: the last one that came true, to which it falls back.
+        reports: whether the wish goes with report-in-placement.
+        vain: digest of the situation in which the boot service could not do what was asked for.
+        vain_since: when that was, seconds since 1970; it is tried again an hour later.
         checked_mapping: digest of the option's value that last passed the schema.
         has_reported: whether nova.conf has said report_in_placement, which Nova wants for good.
         is_related: whether the relation to nova-compute was there at the last event.
@@ -49,6 +52,9 @@ class Memory(NamedTuple):
     restart_waits: bool = False
     wish: str = ""
     fulfilled: str = ""
+    reports: bool = False
+    vain: str = ""
+    vain_since: int = 0
     checked_mapping: str = ""
     has_reported: bool = False
     is_related: bool = False

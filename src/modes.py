@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
-    """Refuse what a card cannot be, before anything of it is touched.
+    """Ask the driver what a card can be, and refuse what it cannot, before anything is touched.
 
     The driver tells all types of a card, however it is parted now; if it tells none of a kind,
     the card has to be parted to know.
@@ -40,18 +40,20 @@ def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
         HostError: NO_MIG or TYPE_NOT_OFFERED; DISK.
     """
     address, wants_mig = card.gpu.address, bool(step.instances)
+    has_mig, told = True, card.told
     try:
-        if wants_mig and nvidia_smi.mig_mode(run, address)[0] is None:
-            seen.remember_mode(root, address, (card.mode or Mode())._replace(has_mig=False))
-            raise HostError(Problem(Kind.NO_MIG, str(address), step.words[0]))
+        has_mig = not wants_mig or nvidia_smi.mig_mode(run, address)[0] is not None
         told = nvidia_smi.supported_types(run, address)
+        seen.remember_types(root, card.gpu, told, are_all=True)
     except CommandError as error:
         logger.warning("%s", error)
-        return
+    if card.mode is None or not card.mode.is_asked or not has_mig:
+        seen.remember_asked(root, address, has_mig=has_mig)
+    if not has_mig:
+        raise HostError(Problem(Kind.NO_MIG, str(address), step.words[0]))
     card = card._replace(told=told)
     unknown = [word for word in step.words if card.find_told(word) is None]
     if unknown and any(known.is_mig_backed is wants_mig for known in told):
-        seen.remember_unknown(root, address, *unknown)
         raise HostError(Problem(Kind.TYPE_NOT_OFFERED, str(address), unknown[0]))
 
 
@@ -166,12 +168,13 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
     """Make the instances that are missing, the driver's choice of place; larger ones first."""
     address = card.gpu.address
     told = nvidia_smi.supported_types(run, address)
-    seen.remember_types(root, card.gpu.id, told)
+    seen.remember_types(root, card.gpu, told, are_all=True)
     card = card._replace(told=told)
-    unknown = tuple(word for word in step.words if card.find_mig_type(word) is None)
-    if unknown:
-        seen.remember_unknown(root, address, *unknown)
-    problems = [Problem(Kind.TYPE_NOT_OFFERED, str(address), word) for word in unknown]
+    problems = [
+        Problem(Kind.TYPE_NOT_OFFERED, str(address), word)
+        for word in step.words
+        if card.find_mig_type(word) is None
+    ]
     wanted = profiles(step, card)
     if wanted is None:
         return problems or [_failed(address, "its types tell no profile").problem]

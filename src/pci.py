@@ -94,6 +94,11 @@ class Gpu(NamedTuple):
     total_vfs: int  # sriov_totalvfs; 0: the card has no SR-IOV
     virtual_functions: tuple[PciAddress, ...]  # virtfn0, virtfn1, ..., links, in that order
 
+    @property
+    def model(self) -> str:
+        """What cards of one model share: boards as unlike as A2 and A16 have one PCI id."""
+        return f"{self.id}/{self.subsystem}" if self.subsystem else str(self.id)
+
 
 class Inventory(NamedTuple):
     """What stands on the PCI buses of a host.

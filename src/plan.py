@@ -221,14 +221,14 @@ def _resolve(share: Share) -> Assignment | Problem | None:
 def _why_not(share: Share) -> Kind | None:
     """Return why a card does not offer a type; None if nobody can tell that it does not."""
     card = share.card
-    if card.mode is not None and share.request.vgpu_type in card.mode.unknown:
-        return Kind.TYPE_NOT_OFFERED
+    if share.is_impossible:
+        is_without = share.is_mig_backed and card.mode is not None and not card.mode.has_mig
+        return Kind.NO_MIG if is_without else Kind.TYPE_NOT_OFFERED
     if share.is_mig_backed and card.is_sriov:
-        is_denied = card.mode is not None and not card.mode.has_mig
-        return Kind.NO_MIG if is_denied else Kind.INSTANCES_MISSING
+        return Kind.INSTANCES_MISSING
     if card.is_parted:
         return Kind.MIG_BACKED_STILL
-    if card.types:
+    if card.types and not share.is_unasked:
         return Kind.TYPE_NOT_OFFERED
     if card.is_sriov and not card.gpu.virtual_functions:
         return Kind.VFS_DISABLED

@@ -15,10 +15,10 @@ from typing import Iterable
 
 from files import ensure_text
 from line import one_line
-from pci import PciAddress, PciId
+from pci import Gpu, PciAddress
 from vgpu import COUNT_LIMIT, NAME_LIMIT, Mode, VgpuType, type_number
 
-__all__ = ["forget_modes", "modes", "remember_mode", "remember_types", "remember_unknown", "types"]
+__all__ = ["forget_modes", "modes", "remember_asked", "remember_mode", "remember_types", "types"]
 
 _TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
 # What reading a record of another shape, or a damaged one, can end in.
@@ -26,13 +26,11 @@ _DAMAGED = (OSError, ValueError, AttributeError, TypeError, OverflowError, Recur
 _MODES = Path("run/nova-compute-nvidia-vgpu/modes.json")
 
 
-def types(root: Path) -> dict[PciId, tuple[VgpuType, ...]]:
-    """Return the types that cards were seen to offer, by the card's PCI id."""
+def types(root: Path) -> dict[str, tuple[VgpuType, ...]]:
+    """Return the types that cards were seen to offer, by their model; see `Gpu.model`."""
     try:
         data = json.loads((root / _TYPES).read_text(encoding="utf-8"))
-        return {
-            PciId.parse(card): tuple(_type(*row) for row in rows) for card, rows in data.items()
-        }
+        return {str(model): tuple(_type(*row) for row in rows) for model, rows in data.items()}
     except _DAMAGED:
         return {}
 
@@ -58,21 +56,29 @@ def _type(
     )
 
 
-def remember_types(root: Path, card: PciId, told: Iterable[VgpuType]) -> None:
+def remember_types(
+    root: Path, gpu: Gpu, told: Iterable[VgpuType], *, are_all: bool = False
+) -> None:
     """Keep what the driver told of a card; what it told in more detail before stays.
+
+    Args:
+        root: the root of the host's file system.
+        gpu: the card.
+        told: its types.
+        are_all: whether no others are known any more.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
     known = types(root)
-    found = {each.id: each for each in known.get(card, ())}
+    found = {} if are_all else {each.id: each for each in known.get(gpu.model, ())}
     for each in told:
         if each.profile is not None or each.maximum is not None or each.id not in found:
             found[each.id] = each
     if not found:
         return
-    known[card] = tuple(sorted(found.values(), key=lambda each: each.id))
-    rows = {str(model): [_row(each) for each in known[model]] for model in sorted(known)}
+    known[gpu.model] = tuple(sorted(found.values(), key=lambda each: each.id))
+    rows = {model: [_row(each) for each in known[model]] for model in sorted(known)}
     ensure_text(root / _TYPES, json.dumps(rows, indent=1) + "\n")
 
 
@@ -94,19 +100,20 @@ def _mode(
     mixed_size: bool | None,
     on_functions: bool = True,
     has_mig: bool = True,
-    unknown: list[str] | tuple[str, ...] = (),
+    is_asked: bool = False,
 ) -> Mode:
-    words = tuple(map(str, unknown))
-    return Mode(tuple(map(int, instances)), mixed_size, bool(on_functions), bool(has_mig), words)
+    profiles = tuple(map(int, instances))
+    return Mode(profiles, mixed_size, bool(on_functions), bool(has_mig), bool(is_asked))
 
 
-def remember_unknown(root: Path, card: PciAddress, *words: str) -> None:
-    """Keep that the driver has no types of these names for a card, until the next boot.
+def remember_asked(root: Path, card: PciAddress, *, has_mig: bool) -> None:
+    """Keep that the driver was asked in this boot what a card can be, and whether it has MIG.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    remember_mode(root, card, modes(root).get(card, Mode())._replace(unknown=words))
+    mode = modes(root).get(card, Mode())
+    remember_mode(root, card, mode._replace(is_asked=True, has_mig=has_mig))
 
 
 def forget_modes(root: Path) -> None:
@@ -115,19 +122,20 @@ def forget_modes(root: Path) -> None:
 
 
 def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
-    """Keep the mode of a card; None forgets how it is parted, but not what it has not.
+    """Keep the mode of a card; None forgets how it is parted, but not what the driver answered.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
     known = modes(root)
     before = known.pop(card, Mode())
-    denied = Mode(has_mig=before.has_mig, unknown=before.unknown)
+    answered = Mode(has_mig=before.has_mig, is_asked=before.is_asked)
     if mode is not None:
-        unknown = tuple(sorted({*before.unknown, *mode.unknown}))
-        known[card] = mode._replace(unknown=unknown)
-    elif denied != Mode():
-        known[card] = denied
+        is_asked = mode.is_asked or before.is_asked
+        has_mig = mode.has_mig and before.has_mig
+        known[card] = mode._replace(is_asked=is_asked, has_mig=has_mig)
+    elif answered != Mode():
+        known[card] = answered
     if known or (root / _MODES).exists():
         rows = {str(address): known[address] for address in sorted(known)}
         ensure_text(root / _MODES, json.dumps(rows) + "\n")

@@ -46,6 +46,7 @@ class Situation(NamedTuple):
         problems: all that is in the way, the plan's own among them.
         memory: what is to be remembered.
         options: what is wanted of functions under the kernel variant driver.
+        is_due: whether there is something for the boot service to do now.
     """
 
     facts: Facts
@@ -53,6 +54,17 @@ class Situation(NamedTuple):
     problems: tuple[Problem, ...]
     memory: Memory
     options: PciOptions = DEFAULTS
+    is_due: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that decides what comes of the boot service."""
+        rows = [
+            (card._replace(creatable=frozenset()), *sorted(card.creatable))
+            for card in self.facts.cards
+        ]
+        text = repr((self.memory.wish, self.plan.work, rows, self.facts.driver.loaded))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def is_paused(self) -> bool:
@@ -106,30 +118,46 @@ def assess(
         problems.append(Problem(Kind.NOVA_MISSING))
         return Situation(facts, Plan(held=True), tuple(problems), memory)
     plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova, options)
-    if plan.work.is_due or facts.is_owing:
-        problems += boot.result(root)
+    failures = boot.result(root) if plan.work.is_due or facts.is_owing else ()
+    problems += failures
+    plan = _without_failed(plan, failures)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
         plan = plan._replace(held=True)
-    memory = _with_wish(memory, text, plan)
+    memory = _with_wish(memory, text, plan, options)
+    is_due = (plan.work.is_due and memory.wish == text) or facts.is_owing
     options, remarks = _allowed(options, plan, facts)
     problems += remarks
     problems += evidence.silent_cards(plan, facts)
     problems += (*plan.problems, *plan.remarks)
     told = tuple(evidence.explain(problem, facts) for problem in problems)
-    found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options)
+    found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options, is_due)
     has_reported = memory.has_reported or (options.report_in_placement and "pci" in found.sections)
     return found._replace(memory=memory._replace(has_reported=has_reported))
 
 
-def _with_wish(memory: Memory, text: str, plan: Plan) -> Memory:
+def _without_failed(plan: Plan, failures: tuple[Problem, ...]) -> Plan:
+    """Offer what the other cards have, where the functions of one could not be enabled."""
+    failed = {problem.subject for problem in failures if problem.kind is Kind.VFS_FAILED}
+    lost = [
+        problem
+        for problem in plan.problems
+        if problem.kind is Kind.VFS_DISABLED and problem.subject in failed
+    ]
+    if not lost or not any(found.cards for found in plan.assignments):
+        return plan
+    rest = tuple(problem for problem in plan.problems if problem not in lost)
+    return plan._replace(problems=rest, remarks=(*plan.remarks, *lost), held=bool(rest))
+
+
+def _with_wish(memory: Memory, text: str, plan: Plan, options: PciOptions) -> Memory:
     """Keep a wish for the boot service, unless it cannot be; one that waits for the cards can."""
-    if all(problem.kind in _WAITING for problem in plan.problems):
-        memory = memory._replace(wish=text)
-        is_waiting = any(problem.kind in _WAITING for problem in (*plan.problems, *plan.remarks))
-        if not (is_waiting or plan.held):
-            memory = memory._replace(fulfilled=text)
-    return memory
+    if not all(problem.kind in _WAITING for problem in plan.problems):
+        # It may have looked as if it could; what came true before is to stay.
+        return memory._replace(wish=memory.fulfilled) if memory.wish == text else memory
+    memory = memory._replace(wish=text, reports=options.report_in_placement)
+    is_waiting = any(problem.kind in _WAITING for problem in (*plan.problems, *plan.remarks))
+    return memory if is_waiting or plan.held else memory._replace(fulfilled=text)
 
 
 def _allowed(options: PciOptions, plan: Plan, facts: Facts) -> tuple[PciOptions, list[Problem]]:

@@ -38,7 +38,7 @@ def _completed(run: Runner, card: Card) -> Card:
     except CommandError as error:
         logger.warning("%s", error)
         return card
-    card = card._replace(told=told)
+    card = card._replace(told=told, is_told=True)
     if card.framework is not Framework.VENDOR_VFIO:
         return card
     types = {known.id: known for known in (*card.types, *told)}

@@ -81,6 +81,25 @@ class Share(NamedTuple):
         return tuple(parent for parent, type_id in self.card.held if type_id in ids)
 
     @property
+    def is_unasked(self) -> bool:
+        """Whether the driver, which may well know the type, was not asked for it yet."""
+        card = self.card
+        is_known = self.vgpu_type is not None or self.is_mig_backed
+        is_asked = card.is_told or (card.mode is not None and card.mode.is_asked)
+        return card.is_sriov and bool(card.parents) and not is_known and not is_asked
+
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the driver has said that the card cannot be that."""
+        card, mode, word = self.card, self.card.mode, self.request.vgpu_type
+        if self.is_mig_backed and mode is not None and not mode.has_mig:
+            return True
+        if self.vgpu_type is not None or not (card.is_told or (mode and mode.is_asked)):
+            return False
+        told = any(known.is_mig_backed is self.is_mig_backed for known in card.told)
+        return told and card.find_told(word) is None
+
+    @property
     def carrying(self) -> tuple[PciAddress, ...]:
         """The functions that carry the type (vendor VFIO)."""
         carried = dict(self.card.carried)

@@ -103,14 +103,14 @@ class Mode(NamedTuple):
         mixed_size: whether its vGPUs may differ in size; None: the card cannot do that.
         on_functions: whether they may go on virtual functions; False: the driver says no.
         has_mig: whether it may have GPU instances; False: the driver says no.
-        unknown: operators' words for types that the driver says it does not have.
+        is_asked: whether the driver was asked for all types of the card; the answer is remembered.
     """
 
     instances: tuple[int, ...] = ()
     mixed_size: bool | None = False
     on_functions: bool = True
     has_mig: bool = True
-    unknown: tuple[str, ...] = ()
+    is_asked: bool = False
 
 
 class Card(NamedTuple):
@@ -130,6 +130,7 @@ class Card(NamedTuple):
         creatable: ids of the types that a free function can still become (vendor VFIO).
         function_id: vendor and device of the functions, which Nova's alias goes by.
         told: types that the driver told of once, shown now or not.
+        is_told: whether that is all that it knows, since it was asked a moment ago.
         owed: the types of vGPUs that a boot took from defined guests.
         mode: how the card is parted; None: nobody has looked in this boot.
     """
@@ -144,6 +145,7 @@ class Card(NamedTuple):
     creatable: frozenset[str] = frozenset()
     function_id: PciId | None = None
     told: tuple[VgpuType, ...] = ()
+    is_told: bool = False
     owed: tuple[VgpuType, ...] = ()
     mode: Mode | None = None
 

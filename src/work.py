@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple
 
 from pci import PciAddress
 from targets import Share
-from vgpu import Card, Framework, Mode
+from vgpu import Card, Framework
 
 __all__ = ["InstanceWish", "ModeStep", "TypeStep", "Work", "adds_only", "make_work", "profiles"]
 
@@ -100,6 +100,7 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
             lost = any(map(_is_lost, mine)) if mode.instances else _is_hidden(card)
             is_free = not card.in_use or adds_only(mode, card)
             is_due |= is_free and (lost or _mode_differs(mode, card))
+            is_due |= any(share.is_unasked for share in mine)
         if mine:
             is_due |= _types_differ(steps, card)
         elif mode is None:  # what others carry is somebody else's
@@ -159,8 +160,7 @@ def _mode_step(shares: list[Share]) -> ModeStep | None:
     wishes = [share for share in shares if share.is_mig_backed]
     if wishes and len(wishes) < len(shares):  # refused: see plan
         return None
-    words = tuple(share.request.vgpu_type for share in shares)
-    if card.mode is not None and _is_denied(words, bool(wishes), card.mode):
+    if any(share.is_impossible for share in shares):
         return None
     sizes = {share.vgpu_type.framebuffer for share in shares if share.vgpu_type is not None}
     step = ModeStep(
@@ -171,21 +171,16 @@ def _mode_step(shares: list[Share]) -> ModeStep | None:
             if share.limit != 0
         ),
         mixed_size=not wishes and len(sizes) > 1,
-        words=words,
+        words=tuple(share.request.vgpu_type for share in shares),
     )
     is_changed = card.mode is not None and bool(card.mode.instances or card.mode.mixed_size)
-    is_other = is_changed or _is_hidden(card)
+    is_other = is_changed or _is_hidden(card) or any(share.is_unasked for share in shares)
     return step if step.instances or step.mixed_size or is_other else None
 
 
 def _is_hidden(card: Card) -> bool:
     """Whether a card shows no time-sliced type: it may have come up in MIG mode."""
     return bool(card.parents) and all(known.is_mig_backed for known in card.shown)
-
-
-def _is_denied(words: tuple[str, ...], is_mig_backed: bool, mode: Mode) -> bool:
-    """Whether the driver has said that a card cannot be parted for some types."""
-    return not set(words).isdisjoint(mode.unknown) or (is_mig_backed and not mode.has_mig)
 
 
 def _guests_step(card: Card) -> ModeStep | None:
@@ -196,9 +191,7 @@ def _guests_step(card: Card) -> ModeStep | None:
         if owed.is_mig_backed
     ]
     words = tuple(wish.vgpu_type for wish in wishes)
-    if not wishes or (card.mode is not None and _is_denied(words, True, card.mode)):
-        return None
-    return ModeStep(card.gpu.address, tuple(wishes), words=words, keeps=True)
+    return ModeStep(card.gpu.address, tuple(wishes), words=words, keeps=True) if wishes else None
 
 
 def _most(share: Share) -> int | None:

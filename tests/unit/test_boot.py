@@ -35,7 +35,7 @@ def a40(machine):
 def ensure(host, text=WISH):
     pauses = []
     requests = mappings.requests(mappings.parse(text))
-    return devices.ensure(host.root, host, requests, pauses.append), pauses
+    return devices.ensure(host.root, host, requests, sleep=pauses.append), pauses
 
 
 def run_at_boot(host, **remembered):
@@ -124,7 +124,7 @@ def test_a_failure_is_told_to_the_next_hook_and_to_systemd(a40, monkeypatch):
     a40.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
     memories.save(a40.root, Memory(wish=WISH))
     requests = mappings.requests(mappings.parse(WISH))
-    problems = devices.ensure(a40.root, a40, requests, lambda _: None)
+    problems = devices.ensure(a40.root, a40, requests, sleep=lambda _: None)
     assert problems == (Problem(Kind.VFS_FAILED, "0000:41:00.0", "Cannot obtain unbindLock"),)
 
 

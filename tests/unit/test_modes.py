@@ -22,7 +22,7 @@ SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
 
 
 def ensure(host, text):
-    return devices.ensure(host.root, host, requests(text), lambda _: None)
+    return devices.ensure(host.root, host, requests(text), sleep=lambda _: None)
 
 
 def requests(text):
@@ -233,17 +233,18 @@ def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(mac
     host = machine(recorded.without_functions("a40-mdev"))
     assert ensure(host, SIZES) == ()
     assert steps(host) == ["sriov-manage -e", "nvidia-smi vgpu -shm 1"]
-    assert gather(host.root).cards[0].mode == Mode(mixed_size=True)
+    assert gather(host.root).cards[0].mode == Mode(mixed_size=True, is_asked=True)
     assert offered(host, SIZES) == {"nvidia-558": 1, "nvidia-560": 1}
     ensure(host, "{A40-2Q: ['10de:2235']}")
-    assert gather(host.root).cards[0].mode == Mode()
+    assert gather(host.root).cards[0].mode == Mode(is_asked=True)
 
 
 def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
     host = machine("a100-80-pair")
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
     assert ensure(host, text) == ()
-    assert seen.modes(host.root) == {gather(host.root).cards[0].gpu.address: Mode((), None)}
+    known = Mode((), None, is_asked=True)
+    assert seen.modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
     plan = make_plan(requests(text), gather(host.root).cards)
     assert [problem.kind for problem in plan.problems] == [Kind.MIXED_SIZES]
 

@@ -378,7 +378,7 @@ def a100(cards, instances, enabled=16):
     mig = {"enabled": bool(instances), "instances": instances}
     changed = {**data, "mig": mig, "sriov": {**data["sriov"], "enabled": enabled}}
     (card,) = cards("a100-sriov-off", functions=[changed])
-    return (card._replace(told=MIG_TYPES, mode=Mode(tuple(sorted(instances)))),)
+    return (card._replace(told=MIG_TYPES, mode=Mode(tuple(sorted(instances)), is_asked=True)),)
 
 
 @pytest.mark.parametrize("word", ["A100-1-5C", "GRID A100-1-5C", "nvidia-474"])
