@@ -82,6 +82,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_install(self, _: ops.InstallEvent) -> None:
         """Begin without the memory of a unit that was here before."""
         predecessor.take_over(self.root, self.run)
+        memories.adopt(self.root)
         has_reported = memories.load(self.root).has_reported
         self._reconcile(Memory(has_reported=has_reported), ensure=True, look_again=True)
 

@@ -21,6 +21,10 @@ def types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Probl
     """
     for card in cards:
         mine = [share for share in shares if share.card is card]
+        if any(
+            share.is_unasked for share in mine
+        ):  # the type in use may well be what is asked for
+            continue
         here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
         if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
             words = [share.request.vgpu_type for share in mine]
@@ -36,6 +40,8 @@ def overfull(shares: list[Share]) -> Iterator[Problem]:
     In mixed-size mode it may hold even fewer, which the driver alone knows.
     """
     for card, mine in _by_card(shares):
+        if card.framework is Framework.VENDOR_VFIO:  # see limits: one type a card
+            continue
         wished = [share for share in mine if not share.request.is_plain and share.is_offered]
         parts = [
             Fraction(len(share.parents), share.vgpu_type.maximum)
@@ -64,6 +70,8 @@ def mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
     exists.
     """
     for card, mine in _by_card(shares):
+        if card.framework is Framework.VENDOR_VFIO:
+            continue
         time_sliced = [share for share in mine if share.is_offered and not share.is_mig_backed]
         if len({share.vgpu_type and share.vgpu_type.framebuffer for share in time_sliced}) < 2:
             continue
@@ -73,7 +81,7 @@ def mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
             continue
         if is_plain:
             yield Problem(Kind.SIZES_TOLD, str(card.gpu.address), words)
-        elif can_be and card.framework is Framework.MDEV:
+        elif can_be:
             yield Problem(Kind.MIXED_SIZE_WAITS, str(card.gpu.address), words)
         else:
             yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), words)

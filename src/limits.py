@@ -34,15 +34,33 @@ def honour(
     refused = tuple(_variant_limits(plan.work.types, cards, nova, options))
     assignments = _first_for_this_host(plan.assignments, nova)
     problems = tuple(dict.fromkeys([*refused, *_limits(assignments, cards, nova)]))
-    grave = tuple(problem for problem in problems if problem.kind not in _REMARKS)
     if refused:  # no function is to carry what Nova could not be told of
-        work = plan.work._replace(modes=(), types=(), is_due=bool(plan.work.enable))
-        plan = plan._replace(work=work)
+        plan = _without_variant(plan)
+        assignments = tuple(found for found in assignments if found.framework is Framework.MDEV)
+    is_partly = not nova.has_variant_driver and any(found.cards for found in assignments)
+    passing = _REMARKS | {Kind.VENDOR_VFIO} if is_partly else _REMARKS
+    grave = tuple(problem for problem in problems if problem.kind not in passing)
     return plan._replace(
         assignments=assignments,
         problems=(*grave, *plan.problems),
         remarks=(*(found for found in problems if found not in grave), *plan.remarks),
         held=plan.held or bool(grave),
+    )
+
+
+def _without_variant(plan: Plan) -> Plan:
+    """Leave functions under the kernel variant driver as they are, and say of them but why."""
+
+    def is_left(problem: Problem) -> bool:
+        return problem.kind is not Kind.TYPE_NOT_SET
+
+    problems = tuple(filter(is_left, plan.problems))
+    is_moot = plan.held and not problems  # it was these alone that held it
+    return plan._replace(
+        work=plan.work._replace(modes=(), types=(), is_due=bool(plan.work.enable)),
+        problems=problems,
+        remarks=tuple(filter(is_left, plan.remarks)),
+        held=plan.held and not is_moot,
     )
 
 
@@ -102,13 +120,14 @@ def _variant_limits(
         if ids[step.card] is None and not options.report_in_placement:
             yield Problem(Kind.CARD_UNREADABLE, str(step.card))  # its alias would fit any function
         if step.resource_class is not None and not options.report_in_placement:
-            yield Problem(Kind.NEEDS_PLACEMENT, step.type_id)
+            yield Problem(Kind.NEEDS_PLACEMENT, step.word)
         other = first_on.setdefault(step.card, step)
         if other is not step:
-            yield Problem(Kind.TWO_TYPES_ON_CARD, str(step.card), other.type_id, step.type_id)
+            yield Problem(Kind.TWO_TYPES_ON_CARD, str(step.card), other.word, step.word)
+            continue
         other = first_of.setdefault(ids[step.card], step)
         if other.type_id != step.type_id and not options.report_in_placement:
-            yield Problem(Kind.ALIAS_AMBIGUOUS, other.type_id, step.type_id)
+            yield Problem(Kind.ALIAS_AMBIGUOUS, other.word, step.word)
 
 
 def _option_limits(

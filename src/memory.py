@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 from files import ensure_text
 
-__all__ = ["Memory", "load", "remove", "save"]
+__all__ = ["Memory", "adopt", "load", "remove", "save"]
 
 FOLDER = Path("var/lib/nova-compute-nvidia-vgpu")
+_LEFT = Path("run/nova-compute-nvidia-vgpu/left")
+_OF_THE_CARDS = ("carried.json", "types.json")  # which functions carry what, and what it is called
 
 logger = logging.getLogger(__name__)
 
@@ -97,5 +99,19 @@ def save(root: Path, memory: Memory) -> None:
 
 
 def remove(root: Path) -> None:
-    """Forget everything."""
+    """Forget everything; until the next boot a unit that follows may know what the cards carry."""
+    left = root / _LEFT
+    for name in _OF_THE_CARDS:
+        path = root / FOLDER / name
+        if path.is_file():
+            left.mkdir(parents=True, exist_ok=True)
+            shutil.move(str(path), str(left / name))
     shutil.rmtree(root / FOLDER, ignore_errors=True)
+
+
+def adopt(root: Path) -> None:
+    """Take over what a unit that was here before, in this boot, knew of the cards."""
+    for name in _OF_THE_CARDS:
+        if (root / _LEFT / name).is_file() and not (root / FOLDER / name).exists():
+            (root / FOLDER).mkdir(parents=True, exist_ok=True)
+            shutil.move(str(root / _LEFT / name), str(root / FOLDER / name))

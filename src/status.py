@@ -153,7 +153,7 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     ),
     Kind.NEEDS_PLACEMENT: (
         Level.BLOCKED,
-        "resource-class of {subject} needs report-in-placement=true, which is for good",
+        "resource-class of {subject} needs report-in-placement=true, for good; or leave it out",
     ),
     Kind.ALIAS_AMBIGUOUS: (
         Level.BLOCKED,

@@ -24,6 +24,7 @@ class TypeStep(NamedTuple):
     Attributes:
         card: its physical function.
         type_id: `nvidia-1148`.
+        word: the same in the operator's words.
         functions: those that may carry it.
         limit: on how many at the most; None for as many as the card holds.
         resource_class: the class in placement, if one is asked for.
@@ -32,6 +33,7 @@ class TypeStep(NamedTuple):
 
     card: PciAddress
     type_id: str
+    word: str
     functions: tuple[PciAddress, ...]
     limit: int | None = None
     resource_class: str | None = None
@@ -141,6 +143,7 @@ def _type_steps(shares: list[Share]) -> Iterator[TypeStep]:
             yield TypeStep(
                 card=share.card.gpu.address,
                 type_id=share.vgpu_type.id,
+                word=share.request.vgpu_type,
                 functions=share.functions,
                 limit=share.limit,
                 resource_class=share.request.resource_class,

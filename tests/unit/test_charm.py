@@ -759,7 +759,7 @@ def test_before_epoxy_vendor_vfio_is_refused_with_that_reason(unit):
 def test_a_class_without_placement_is_refused(l40s):
     l40s.configure("{L40S-24Q: {devices: ['10de:26b9'], resource-class: CUSTOM_X}}")
     assert l40s.status == testing.BlockedStatus(
-        "resource-class of nvidia-1155 needs report-in-placement=true, which is for good"
+        "resource-class of L40S-24Q needs report-in-placement=true, for good; or leave it out"
     )
 
 

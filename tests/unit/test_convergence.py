@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from ops import testing
 
@@ -617,3 +619,126 @@ def test_card_that_falls_off_the_bus_in_mid_run_stops_no_other(unit, monkeypatch
     monkeypatch.setattr(sysfs, "write", and_fall_off)
     on.configure("{L40S-8Q: ['10de:26b9']}")
     assert len(carried(on)) == 6
+
+
+@pytest.mark.parametrize("wish", ["{L40S-8Q: ['10de:26b9']}", "{L40S-24Q: ['10de:26b9']}"])
+def test_unit_that_follows_another_knows_what_the_cards_carry(unit, wish):
+    """The functions keep their types, and a full card lists none."""
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    for event in ("stop", "remove"):
+        on.hook(event)
+    on.change(config={"vgpu-device-mappings": wish})
+    for event in ("install", "start", "config_changed"):
+        on.hook(event)
+    assert on.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+    assert len(specs(on)) == len(carried(on)) == (6 if "8Q" in wish else 2)
+
+
+def test_name_on_a_card_that_was_full_before_us_is_asked_of_the_driver(unit):
+    on = unit("l40s-vendor-vfio")
+    functions = gather(on.machine.root).cards[0].gpu.virtual_functions[:6]
+    for function in functions:
+        path = on.machine.root / f"sys/bus/pci/devices/{function}/nvidia/current_vgpu_type"
+        on.machine.driver.write(path, "1152")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    assert specs(on) == [str(function) for function in functions]
+    on.configure("{L40S-24Q: ['10de:26b9']}")
+    assert on.status == testing.WaitingStatus(
+        "Waiting for the guests of 0000:3d:00.0 to leave nvidia-1152; or keep it in the mapping"
+    )
+
+
+def test_mig_backed_type_may_be_named_by_its_id(unit):
+    on = unit("a100-80-pair")
+    on.configure("{nvidia-699: ['31:00.0', 'b1:00.0']}")
+    assert len(addresses(on, "nvidia-699")) == 14
+    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
+
+
+# What a wish costs that is found wrong on the way
+
+
+def beside(name, other, *, enabled):
+    """Return the functions of a host's card, and of another one's beside it."""
+    (card,), (second,) = (recorded.host(each)["functions"] for each in (name, other))
+    second = {**second, "address": "0000:c1:00.0"}
+    return [card, second if enabled else recorded.without_its_functions(second)]
+
+
+@pytest.mark.parametrize(
+    ("other", "text", "message"),
+    [
+        (
+            "a10-vendor-vfio",
+            "{L40S-24Q: ['3d:00.0'], A10-7Q: ['c1:00.0']}",
+            "0000:c1:00.0 does not offer A10-7Q; choose from the action list-vgpu-types",
+        ),
+        (
+            "l40s-vendor-vfio",
+            "{L40S-24Q: ['3d:00.0'], L40S-8Q: ['c1:00.0']}",
+            "L40S-24Q and L40S-8Q look alike to Nova; set report-in-placement=true, or offer one",
+        ),
+    ],
+)
+def test_wish_that_is_found_wrong_on_the_way_costs_no_function(unit, other, text, message):
+    on = unit("l40s-vendor-vfio", functions=beside("l40s-vendor-vfio", other, enabled=False))
+    on.configure("{L40S-8Q: ['3d:00.0']}")
+    before, carrying = on.databag, carried(on)
+    on.configure(text)
+    assert on.status == testing.BlockedStatus(message)
+    assert (on.databag, carried(on)) == (before, carrying)
+    assert is_at_rest(on)
+    on.machine.reboot()
+    on.hook("start")
+    assert (on.databag, carried(on)) == (before, carrying)
+
+
+def test_mode_that_another_card_refuses_is_not_tried_at_every_event(unit, monkeypatch):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-20C: ['10de:20b5']}")
+    before = on.databag
+    on.machine.fail(
+        "nvidia-smi -i 0000:b1:00.0 -mig 1", stdout="In use by another client\n", returncode=19
+    )
+    on.configure("{A100D-1-10C: ['10de:20b5']}")
+    assert on.status.name == "blocked"
+    assert is_at_rest(on)
+    assert on.databag == before
+    now = time.time()
+    monkeypatch.setattr("charm.time.time", lambda: now + 3601)
+    assert not is_at_rest(on)
+    assert is_at_rest(on)
+    on.machine.mend("nvidia-smi -i 0000:b1:00.0 -mig 1")
+    on.action("reboot-install")
+    assert len(addresses(on, "nvidia-699")) == 14
+
+
+def test_card_whose_functions_fail_costs_the_others_nothing(unit):
+    on = unit(
+        "l40s-vendor-vfio", functions=beside("l40s-vendor-vfio", "l40s-vendor-vfio", enabled=True)
+    )
+    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}")
+    on.machine.fail("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0", output="NVRM: failed\n")
+    on.machine.reboot()
+    on.hook("start")
+    assert on.status == testing.BlockedStatus(
+        "No virtual functions on 0000:3d:00.0: NVRM: failed; "
+        "see journalctl -u nova-compute-nvidia-vgpu"
+    )
+    assert {each[:7] for each in specs(on)} == {"0000:c1"}
+    on.machine.mend("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0")
+    on.hook("update_status")
+    assert on.status.name == "active"
+
+
+def test_nova_that_knows_no_variant_driver_is_told_of_the_other_cards(unit):
+    (t4, *_) = recorded.host("mixed")["functions"]
+    (l40s,) = recorded.host("l40s-vendor-vfio")["functions"]
+    on = unit("l40s-vendor-vfio", functions=[t4, l40s], nova="3:29.2.0-0ubuntu1")
+    on.configure("{T4-8Q: ['10de:1eb8'], L40S-8Q: ['10de:26b9']}")
+    assert addresses(on, "nvidia-233") == ["0000:3b:00.0"]
+    assert on.status == testing.BlockedStatus(
+        "0000:3d:00.0 needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+    )
+    assert is_at_rest(on)
