@@ -196,24 +196,30 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         return refusal is not None
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
-        import report  # not needed by any hook
+        import listing  # not needed by any hook
         from survey import survey
 
-        cards = survey(self.root, self.run).cards
+        facts = survey(self.root, self.run)
         if event.params.get("format") == "json":
-            answer = report.types_json(cards)
+            answer = listing.types_json(facts.cards)
         else:
-            answer = report.types_text(cards) or status.NO_TYPES
+            answer = listing.types_text(facts.cards) or status.no_types(facts)
         _answer(event, answer)
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
         import report  # not needed by any hook
+        from forecast import forecast
         from survey import survey
 
-        facts = survey(self.root, self.run)
-        situation = self._assess(facts, memories.load(self.root), event.params.get("mappings"))
+        facts, memory = survey(self.root, self.run), memories.load(self.root)
+        wish = event.params.get("mappings")
+        situation = outlook = self._assess(facts, memory, wish)
+        if situation.plan.work.is_due:
+            later = facts._replace(cards=forecast(facts.cards, situation.plan.work))
+            outlook = self._assess(later, memory, wish)
         show = report.plan_json if event.params.get("format") == "json" else report.plan_text
-        _answer(event, show(situation, self.app.name))
+        published = self.nova_vgpu.published().sections
+        _answer(event, show(situation, outlook, published, self.app.name))
 
     def _reconcile(
         self,
@@ -292,8 +298,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 problems = (error.problem, *situation.problems)
                 return situation._replace(problems=problems)
         found = self._assess(host.gather(self.root), situation.memory)
-        vain, now = (found.fingerprint, int(time.time())) if boot.is_vain(self.root) else ("", 0)
-        return found._replace(memory=found.memory._replace(vain=vain, vain_since=now))
+        if not (found.memory.fulfilled and boot.is_vain(self.root)):
+            return found
+        now = int(time.time())
+        memory = found.memory._replace(vain=found.fingerprint, vain_since=now)
+        return found._replace(memory=memory)
 
     def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
         text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
@@ -358,9 +367,9 @@ def _was_vain(situation: Situation) -> bool:
 
 def _answer(event: ops.ActionEvent, text: str) -> None:
     """Give an action's answer; one that is too large and has no end to leave out is refused."""
-    import report
+    import answer
 
-    if report.fits(text):
+    if answer.fits(text):
         event.set_results({"output": text})
     else:
         event.fail(status.TOO_LARGE)

@@ -82,7 +82,8 @@ def mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
         if is_plain:
             yield Problem(Kind.SIZES_TOLD, str(card.gpu.address), words)
         elif can_be:
-            yield Problem(Kind.MIXED_SIZE_WAITS, str(card.gpu.address), words)
+            kind = Kind.MIXED_SIZE_GUESTS if card.held else Kind.MIXED_SIZE_WAITS
+            yield Problem(kind, str(card.gpu.address), words)
         else:
             yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), words)
 

@@ -41,6 +41,7 @@ _PASSING = _LATE | {
     Kind.VFS_DISABLED,
     Kind.TYPE_NOT_SET,
     Kind.MIXED_SIZE_WAITS,
+    Kind.MIXED_SIZE_GUESTS,
     Kind.TYPE_IN_USE,
 }
 _ROUNDS = 4  # new functions tell types, and types the sizes that a card is to mix

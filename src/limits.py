@@ -89,14 +89,21 @@ def _limits(
     first = assignments[0].type_id
     if len(assignments) > 1 and not nova.honours_several_types:
         yield Problem(Kind.FIRST_TYPE_ONLY, release, first)
-    elif len(assignments) == 1 and not nova.honours_one_type_alone:
-        for card in cards:
-            others = set(card.parents) - set(assignments[0].addresses)
-            known = card.find_type(first)
-            # What Nova counts beyond what the card holds goes once the card is full.
-            number = len(card.parents) - len(others)
-            if others and known and not (number and number == known.maximum):
-                yield Problem(Kind.TAKES_ALL_CARDS, release, first, str(min(others)))
+        return
+    is_alone = len(assignments) == 1 and not nova.honours_one_type_alone
+    if is_alone and any(_is_taken(card, assignments[0]) for card in cards):
+        yield Problem(Kind.TAKES_ALL_CARDS, release, first)
+
+
+def _is_taken(card: Card, assignment: Assignment) -> bool:
+    """Whether Nova offers a type on parents of a card that it was not to be offered on.
+
+    What it counts beyond what the card holds goes once the card is full.
+    """
+    known = card.find_type(assignment.type_id)
+    named = len(set(card.parents).intersection(assignment.addresses))
+    is_full = named > 0 and known is not None and named == known.maximum
+    return known is not None and named < len(card.parents) and not is_full
 
 
 def _variant_limits(

@@ -37,6 +37,7 @@ class Kind(enum.Enum):
     TWO_KINDS = "time-sliced-and-mig-backed"
     CARD_OVERFULL = "card-overfull"
     MIXED_SIZE_WAITS = "mixed-size-waits"
+    MIXED_SIZE_GUESTS = "mixed-size-guests"
     MIXED_SIZE_FAILED = "mixed-size-failed"
     MDEV_LOST = "mdev-lost"
     TYPE_REFUSED = "type-refused"

@@ -1,156 +1,182 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The answers of the actions list-vgpu-types and show-plan; pure."""
+"""The answer of the action show-plan; pure."""
 
 from __future__ import annotations
 
 import json
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
+from answer import within
 from evidence import silence
-from facts import Facts
 from mappings import VgpuRequest
 from nova_conf import alias
-from plan import Assignment, Plan
+from offers import Offer, offers
+from plan import Assignment
 from problem import Problem
-from situation import Situation
-from status import sentence
-from vgpu import Card, Framework, VgpuType, type_number
-from work import Work
+from situation import WAITING, Situation
+from status import Level, sentence
+from vgpu import Card, Framework
+from work import ModeStep, TypeStep
 
-__all__ = ["fits", "plan_json", "plan_text", "types_json", "types_text"]
-
-# Bytes; the hook tool takes an answer as one argument, which the kernel limits to 128 KiB.
-_LIMIT = 120 * 1024
+__all__ = ["plan_json", "plan_text"]
 
 Sections = Mapping[str, Sequence["tuple[str, str]"]]
 
 
-def types_text(cards: Iterable[Card]) -> str:
-    """Return `id, address, name, description`, a line for each type of each card."""
-    return _within(
-        "\n".join(
-            ", ".join(
-                filter(None, (known.id, str(card.gpu.address), known.name, known.description))
-            )
-            for card in cards
-            for known in _all_types(card)
-        )
-    )
+def plan_text(situation: Situation, outlook: Situation, published: Sections, app: str) -> str:
+    """Return what the host has, what would be published, and why the rest is not.
 
-
-def types_json(cards: Iterable[Card]) -> str:
-    """Return the same with framebuffer (MiB), framework, kind, free and maximum instances."""
-    rows = [
-        {
-            "id": known.id,
-            "address": str(card.gpu.address),
-            "name": known.name,
-            "framebuffer": known.framebuffer,
-            "framework": card.framework.value if card.framework else None,
-            "mig_backed": known.is_mig_backed,
-            "free": known.available,
-            "maximum": known.maximum,
-        }
-        for card in cards
-        for known in _all_types(card)
-    ]
-    return json.dumps(rows)
-
-
-def _all_types(card: Card) -> list[VgpuType]:
-    """Return a card's types, those among them that it would have to be parted for first."""
-    shown = {known.id for known in card.types}
-    hidden = [known._replace(available=0) for known in card.told if known.id not in shown]
-    return sorted((*card.types, *hidden), key=lambda known: type_number(known.id) or 0)
-
-
-def plan_text(situation: Situation, app: str) -> str:
-    """Return what the host has, what would be published, and why the rest is not."""
-    facts, plan, problems = situation.facts, situation.plan, situation.problems
-    blocks = [_host(facts), _cards(facts.cards, plan)]
-    if situation.sections:
-        blocks.append("nova.conf:\n" + _indented(_ini(situation.sections)))
-    else:
-        kept = "; what is published now stays" if plan.held else ""
-        blocks.append(f"nova.conf: nothing is published{kept}")
-    notes = [sentence(found, app)[1] for found in _silences(facts, plan)]
+    Args:
+        situation: what holds.
+        outlook: what will hold once the work on the cards is done; the same if there is none.
+        published: the sections that the principal has now.
+        app: the application's name.
+    """
+    facts, steps = situation.facts, _steps(situation)
+    offered = _offers(outlook)
+    graver, notes = _said(situation, outlook, app)
+    blocks = [_host(situation), _cards(facts.cards, offered, is_due=bool(steps))]
+    if steps:
+        blocks.append(_block("to be done on the cards", steps))
+    blocks.append(_nova_conf(outlook, published, is_due=bool(steps)))
+    if _aliases(outlook):
+        blocks.append(_block("on the controllers", _on_controllers(outlook), mark=""))
+    if offered:
+        blocks.append(_block("for flavors", _properties(offered, outlook), mark=""))
+    if graver:
+        blocks.append(_block("in the way", graver))
     if notes:
-        blocks.insert(2, "\n".join(f"- {note}" for note in notes))
-    if plan.work.is_due:
-        steps = [f"- {step}" for step in _steps(plan.work)]
-        blocks.append("to be done on the cards:\n" + _indented("\n".join(steps)))
-    aliases = _aliases(situation)
-    if aliases:
-        text = f"juju config nova-cloud-controller pci-alias='[{', '.join(aliases)}]'"
-        if situation.options.report_in_placement:
-            text += "\n[filter_scheduler] pci_in_placement = true, in their nova.conf"
-        blocks.append("on the controllers:\n" + _indented(text))
-    if problems:
-        lines = "\n".join(f"- {sentence(problem, app)[1]}" for problem in problems)
-        blocks.append("in the way:\n" + _indented(lines))
-    if plan.elsewhere:
-        lines = "\n".join(f"- {_asked(request)}" for request in plan.elsewhere)
-        blocks.append("for other hosts:\n" + _indented(lines))
-    return _within("\n\n".join(blocks))
+        blocks.append(_block("to know", notes))
+    if situation.plan.elsewhere:
+        blocks.append(_block("for other hosts", map(_asked, situation.plan.elsewhere)))
+    return within("\n\n".join(blocks))
 
 
-def plan_json(situation: Situation, app: str) -> str:
-    """Return the same for machines."""
-    facts, plan, problems = situation.facts, situation.plan, situation.problems
-    state = facts.driver
+def plan_json(situation: Situation, outlook: Situation, published: Sections, app: str) -> str:
+    """Return the same for machines; of `sections` and `cards`, what will be."""
+    facts, state = situation.facts, situation.facts.driver
+    offered = _offers(outlook)
+    shown = _said_problems(situation, outlook)
     return json.dumps(
         {
             "nova": str(facts.nova) if facts.nova else None,
+            "codename": facts.nova.codename if facts.nova else None,
             "driver": {
+                "package": state.installed.name if state.installed else None,
                 "installed": state.installed.version if state.installed else None,
                 "loaded": state.loaded,
             },
-            "cards": [_card_json(card, plan) for card in facts.cards],
-            "sections": situation.sections,
-            "steps": _steps(plan.work) if plan.work.is_due else [],
-            "aliases": [json.loads(text) for text in _aliases(situation)],
-            "held": plan.held,
+            "kernel": state.kernel,
+            "paused": situation.is_paused,
+            "cards": [_card_json(card, offered) for card in facts.cards],
+            "steps": _steps(situation),
+            "held": outlook.plan.held,
+            "sections": outlook.sections,
+            "published": published,
+            "aliases": [json.loads(text) for text in _aliases(outlook)],
             "problems": [
                 {"kind": problem.kind.value, "text": sentence(problem, app)[1]}
-                for problem in problems
+                for problem in shown
             ],
-            "elsewhere": [_asked(request) for request in plan.elsewhere],
+            "elsewhere": [_asked(request) for request in situation.plan.elsewhere],
         }
     )
+
+
+def _offers(outlook: Situation) -> tuple[Offer, ...]:
+    nova = outlook.facts.nova
+    return () if nova is None else offers(outlook.plan, outlook.facts.cards, nova)
+
+
+def _said_problems(situation: Situation, outlook: Situation) -> list[Problem]:
+    """Return what is to be said: not that which the work on the cards is to end."""
+    plan, facts = situation.plan, situation.facts
+    problems = [*situation.problems, *outlook.problems]
+    if plan.work.is_due:
+        problems = [problem for problem in problems if problem.kind not in WAITING]
+    silent = [card for card in facts.cards if card.gpu.address not in plan.work.enable]
+    problems += filter(None, (silence(card, facts) for card in silent))
+    return list(dict.fromkeys(problems))
+
+
+def _said(situation: Situation, outlook: Situation, app: str) -> tuple[list[str], list[str]]:
+    """Return what is in the way, and what else there is to know."""
+    found = [sentence(problem, app) for problem in _said_problems(situation, outlook)]
+    graver = [text for level, text in found if level is not Level.ACTIVE]
+    return graver, [text for level, text in found if level is Level.ACTIVE]
 
 
 def _aliases(situation: Situation) -> list[str]:
     return [
         alias(found, situation.options)
         for found in situation.plan.assignments
-        if found.framework is Framework.VENDOR_VFIO
+        if found.framework is Framework.VENDOR_VFIO and not situation.plan.held
     ]
 
 
-def _silences(facts: Facts, plan: Plan) -> Iterator[Problem]:
-    cards = (card for card in facts.cards if card.gpu.address not in plan.work.enable)
-    return filter(None, (silence(card, facts) for card in cards))
+def _on_controllers(outlook: Situation) -> list[str]:
+    lines = [
+        "nova-cloud-controller's scheduler-default-filters has PciPassthroughFilter;",
+        "its pci-alias is a list, which has, beside what other hosts need:",
+        *(f"  {text}" for text in _aliases(outlook)),
+    ]
+    if outlook.options.report_in_placement:
+        lines.append("its nova.conf says [filter_scheduler] pci_in_placement = true.")
+    return lines
 
 
-def _steps(work: Work) -> list[str]:
-    steps = []
-    for mode in work.modes:
-        if mode.mixed_size:
-            continue
-        types = ", ".join(wish.vgpu_type for wish in mode.instances)
-        if types:
-            steps.append(f"part {mode.card} into GPU instances for {types}")
+def _properties(offered: Sequence[Offer], outlook: Situation) -> list[str]:
+    """Return what flavors ask for, a line for each type."""
+    lines = []
+    for found in dict.fromkeys(offer.assignment for offer in offered):
+        if found.framework is Framework.VENDOR_VFIO:
+            name = json.loads(alias(found, outlook.options))["name"]
+            wanted = f"pci_passthrough:alias={name}:1"
         else:
-            steps.append(f"share {mode.card} by time, as one whole")
-    steps += [f"enable the virtual functions of {card}" for card in work.enable]
-    steps += [f"let {mode.card} mix sizes" for mode in work.modes if mode.mixed_size]
-    steps += [f"set {step.type_id} on functions of {step.card}" for step in work.types]
-    return steps
+            wanted = f"resources:{found.resource_class or 'VGPU'}=1"
+        lines.append((wanted, _offered(found)))
+    width = max(len(wanted) for wanted, _ in lines)
+    return [f"{wanted:<{width}}  {name}" for wanted, name in lines]
 
 
-def _host(facts: Facts) -> str:
-    state = facts.driver
+def _steps(situation: Situation) -> list[str]:
+    """Say what is to be done on the cards, in the order in which it is done."""
+    work = situation.plan.work
+    if not work.is_due:
+        return []
+    cards = {card.gpu.address: card for card in situation.facts.cards}
+    return [
+        *filter(None, (_mig_step(step, cards[step.card]) for step in work.modes)),
+        *(f"enable the virtual functions of {card}" for card in work.enable),
+        *filter(None, (_sizes_step(step, cards[step.card]) for step in work.modes)),
+        *(f"set {_called(step)} on functions of {step.card}" for step in work.types),
+    ]
+
+
+def _mig_step(step: ModeStep, card: Card) -> str:
+    types = ", ".join(wish.vgpu_type for wish in step.instances)
+    if types:
+        return f"put {step.card} into MIG mode, and make GPU instances for {types}"
+    if card.is_parted:
+        return f"take {step.card} out of MIG mode"
+    is_asked = card.mode is not None and card.mode.is_asked
+    return "" if step.mixed_size or is_asked else f"ask the driver what {step.card} can be"
+
+
+def _sizes_step(step: ModeStep, card: Card) -> str:
+    is_on = card.mode is not None and bool(card.mode.mixed_size)
+    if step.mixed_size == is_on:
+        return ""
+    return f"switch mixed-size mode of {step.card} {'on' if step.mixed_size else 'off'}"
+
+
+def _called(step: TypeStep) -> str:
+    return step.type_id if step.word == step.type_id else f"{step.type_id} ({step.word})"
+
+
+def _host(situation: Situation) -> str:
+    facts, state = situation.facts, situation.facts.driver
     nova = (
         f"{facts.nova} ({facts.nova.codename})"
         if facts.nova and facts.nova.codename
@@ -163,35 +189,46 @@ def _host(facts: Facts) -> str:
         ("driver", f"{state.loaded} loaded" if state.loaded else "not loaded"),
         ("kernel", state.kernel or "unknown"),
     ]
+    if situation.is_paused:
+        rows.append(("unit", "paused"))
     return "\n".join(f"{name + ':':<10}{text}" for name, text in rows)
 
 
-def _cards(cards: Sequence[Card], plan: Plan) -> str:
+def _cards(cards: Sequence[Card], offered: Sequence[Offer], *, is_due: bool) -> str:
     if not cards:
         return "no supported NVIDIA GPU on this host"
-    rows = [("CARD", "PCI ID", "DRIVER", "FRAMEWORK", "PARENTS", "IN USE", "OFFERS", "FREE")]
+    offers = "WILL OFFER" if is_due else "OFFERS"
+    rows: list[tuple[str, ...]] = [
+        ("CARD", "PCI ID", "DRIVER", "FRAMEWORK", "FUNCTIONS", "IN USE", offers, "VGPUS", "FREE")
+    ]
     for card in cards:
-        offered = [found for found in plan.assignments if card.gpu.address in found.cards]
-        rows.append(
-            (
-                str(card.gpu.address),
-                str(card.gpu.id),
-                card.gpu.driver or "-",
-                card.framework.value if card.framework else "-",
-                str(len(card.parents)),
-                str(len(card.in_use)),
-                ", ".join(_offered(found) for found in offered) or "-",
-                ", ".join(_free(card, found) for found in offered) or "-",
-            )
-        )
+        mine = [found for found in offered if found.card.gpu.address == card.gpu.address]
+        cells = [
+            (_offered(found.assignment), _number(found.number), _number(found.free))
+            for found in mine
+        ]
+        for number, cell in enumerate(cells or [("-", "-", "-")]):
+            rows.append((*(_about(card) if number == 0 else ("",) * 6), *cell))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows
     )
 
 
-def _card_json(card: Card, plan: Plan) -> dict[str, object]:
-    offered = [found for found in plan.assignments if card.gpu.address in found.cards]
+def _about(card: Card) -> tuple[str, ...]:
+    functions = len(card.gpu.virtual_functions)
+    return (
+        str(card.gpu.address),
+        str(card.gpu.id),
+        card.gpu.driver or "-",
+        card.framework.value if card.framework else "-",
+        str(functions) if functions else "off" if card.is_sriov else "-",
+        str(len(card.in_use)),
+    )
+
+
+def _card_json(card: Card, offered: Sequence[Offer]) -> dict[str, object]:
+    mine = [found for found in offered if found.card.gpu.address == card.gpu.address]
     return {
         "address": str(card.gpu.address),
         "id": str(card.gpu.id),
@@ -200,7 +237,10 @@ def _card_json(card: Card, plan: Plan) -> dict[str, object]:
         "framework": card.framework.value if card.framework else None,
         "parents": [str(address) for address in card.parents],
         "in_use": list(card.in_use),
-        "offers": [found.type_id for found in offered],
+        "offers": [
+            {"type": found.assignment.type_id, "vgpus": found.number, "free": found.free}
+            for found in mine
+        ],
     }
 
 
@@ -209,11 +249,20 @@ def _offered(assignment: Assignment) -> str:
     return assignment.type_id + name
 
 
-def _free(card: Card, assignment: Assignment) -> str:
-    known = card.find_type(assignment.type_id)
-    if known is None or known.available is None:
-        return "?"
-    return f"{known.available} of {'?' if known.maximum is None else known.maximum}"
+def _number(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _nova_conf(outlook: Situation, published: Sections, *, is_due: bool) -> str:
+    if outlook.sections:
+        title = "nova.conf, once that is done:" if is_due else "nova.conf:"
+        return f"{title}\n{_indented(_ini(outlook.sections))}"
+    if not outlook.plan.held:
+        return "nova.conf: nothing is published"
+    later = "to be seen once that is done; until then " if is_due else ""
+    if published:
+        return f"nova.conf: {later}as it is:\n{_indented(_ini(published))}"
+    return f"nova.conf: {later}nothing is published"
 
 
 def _asked(request: VgpuRequest) -> str:
@@ -227,20 +276,9 @@ def _ini(sections: Sections) -> str:
     )
 
 
+def _block(title: str, lines: Iterable[str], mark: str = "- ") -> str:
+    return f"{title}:\n" + "\n".join(f"  {mark}{line}" for line in lines)
+
+
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-
-
-def fits(text: str) -> bool:
-    """Whether Juju takes an answer."""
-    return len(text.encode()) <= _LIMIT
-
-
-def _within(text: str) -> str:
-    """Return the lines that Juju takes, and how many are left out."""
-    if fits(text):
-        return text
-    start = text.encode()[: _LIMIT - 100].decode(errors="ignore")
-    shown = start.rsplit("\n", 1)[0]
-    left_out = len(text.splitlines()) - len(shown.splitlines())
-    return f"{shown}\n... and {left_out} lines more, which is more than Juju takes"

@@ -22,10 +22,10 @@ from plan import DEFAULTS, PciOptions, Plan, make_plan
 from problem import HostError, Kind, Problem
 from vgpu import Framework
 
-__all__ = ["Situation", "assess"]
+__all__ = ["WAITING", "Situation", "assess"]
 
-
-_WAITING = frozenset(
+# What the work on the cards is to end.
+WAITING = frozenset(
     {
         Kind.VFS_DISABLED,
         Kind.TYPES_UNKNOWN,
@@ -33,6 +33,7 @@ _WAITING = frozenset(
         Kind.INSTANCES_MISSING,
         Kind.MIG_BACKED_STILL,
         Kind.MIXED_SIZE_WAITS,
+        Kind.MIXED_SIZE_GUESTS,
     }
 )
 
@@ -130,6 +131,8 @@ def assess(
     problems += remarks
     problems += evidence.silent_cards(plan, facts)
     problems += (*plan.problems, *plan.remarks)
+    if needs_software and facts.driver.loaded is None:  # then that is why
+        problems = [problem for problem in problems if problem.kind is not Kind.TYPES_UNKNOWN]
     told = tuple(evidence.explain(problem, facts) for problem in problems)
     found = Situation(facts, plan, tuple(dict.fromkeys(told)), memory, options, is_due)
     has_reported = memory.has_reported or (options.report_in_placement and "pci" in found.sections)
@@ -152,11 +155,11 @@ def _without_failed(plan: Plan, failures: tuple[Problem, ...]) -> Plan:
 
 def _with_wish(memory: Memory, text: str, plan: Plan, options: PciOptions) -> Memory:
     """Keep a wish for the boot service, unless it cannot be; one that waits for the cards can."""
-    if not all(problem.kind in _WAITING for problem in plan.problems):
+    if not all(problem.kind in WAITING for problem in plan.problems):
         # It may have looked as if it could; what came true before is to stay.
         return memory._replace(wish=memory.fulfilled) if memory.wish == text else memory
     memory = memory._replace(wish=text, reports=options.report_in_placement)
-    is_waiting = any(problem.kind in _WAITING for problem in (*plan.problems, *plan.remarks))
+    is_waiting = any(problem.kind in WAITING for problem in (*plan.problems, *plan.remarks))
     return memory if is_waiting or plan.held else memory._replace(fulfilled=text)
 
 

@@ -16,7 +16,6 @@ from situation import Situation
 __all__ = [
     "ENABLING",
     "INSTALLING",
-    "NO_TYPES",
     "REBOOT_NEEDED",
     "REBOOT_NOT_NEEDED",
     "REBOOT_SCHEDULED",
@@ -24,6 +23,7 @@ __all__ = [
     "Level",
     "Status",
     "evaluate",
+    "no_types",
     "sentence",
 ]
 
@@ -52,7 +52,6 @@ REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"
 TOO_LARGE = "The answer is larger than Juju takes; run the action again without format=json"
-NO_TYPES = "No vGPU types: the cards of this host, if any, have no driver that tells them"
 
 # Each sentence says what is wrong and ends with the mend. {app} is the application's name.
 _WORDING: dict[Kind, tuple[Level, str]] = {
@@ -116,7 +115,7 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     ),
     Kind.MIG_FAILED: (
         Level.BLOCKED,
-        "No GPU instances on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",
+        "No GPU instances on {subject}: {detail}; mend, then run reboot-install",
     ),
     Kind.MIG_PENDING: (
         Level.BLOCKED,
@@ -135,9 +134,13 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.WAITING,
         "Waiting for mixed-size mode of {subject}: journalctl -u nova-compute-nvidia-vgpu",
     ),
+    Kind.MIXED_SIZE_GUESTS: (
+        Level.WAITING,
+        "Waiting for the guests of {subject} to leave, so that it can mix {detail}",
+    ),
     Kind.MIXED_SIZE_FAILED: (
         Level.BLOCKED,
-        "No mixed-size mode on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",
+        "No mixed-size mode on {subject}: {detail}; mend, then run reboot-install",
     ),
     Kind.MDEV_LOST: (
         Level.BLOCKED,
@@ -191,7 +194,10 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.ACTIVE,
         "{subject} uses {detail} alone, on every GPU that has it",
     ),
-    Kind.TAKES_ALL_CARDS: (Level.ACTIVE, "{subject} offers {detail} on {more} as well"),
+    Kind.TAKES_ALL_CARDS: (
+        Level.ACTIVE,
+        "{subject} offers {detail} on every GPU that has it, named or not",
+    ),
     Kind.RESOURCE_MISSING: (
         Level.BLOCKED,
         "No host software: juju attach-resource {app} nvidia-vgpu-software=FILE.deb",
@@ -305,6 +311,15 @@ def evaluate(situation: Situation, app: str) -> tuple[Status, ...]:
     return (*graver, Status(Level.ACTIVE, _cut(ready)))
 
 
+def no_types(facts: Facts) -> str:
+    """Say why there is no vGPU type to list."""
+    if not facts.cards:
+        return "No vGPU types: no supported NVIDIA GPU on this host"
+    if facts.driver.loaded is None:
+        return "No vGPU types: NVIDIA's driver is not loaded; see what the unit's status says"
+    return "No vGPU types: the cards tell none; see journalctl -u nvidia-vgpud"
+
+
 def sentence(problem: Problem, app: str) -> tuple[Level, str]:
     """Return how grave a problem is and what is said of it."""
     level, template = _WORDING[problem.kind]
@@ -329,6 +344,8 @@ def _summary(facts: Facts, plan: Plan) -> str:
         return "no supported NVIDIA GPU found"
     cards = _counted(len(facts.cards), "NVIDIA GPU")
     offered = [assignment for assignment in plan.assignments if assignment.cards]
+    if facts.nova is not None and not facts.nova.honours_several_types:
+        offered = offered[:1]
     if not offered:
         named = "named in" if plan.elsewhere else "set in"
         return f"{cards}, none {named} vgpu-device-mappings"

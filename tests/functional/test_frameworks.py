@@ -212,6 +212,9 @@ def test_nova_30_brings_guests_mdevs_back_by_itself(at_work):
     unit.configure(vgpu_device_mappings="{T4-8Q: ['10de:1eb8']}")
     recorded.define_guest(host.root, "instance-00000001", FIRST)
     create(host, "0000:84:00.0", "nvidia-233", FIRST)
+    definition = host.root / "etc/mdevctl.d/0000:84:00.0" / FIRST
+    definition.parent.mkdir(parents=True)
+    definition.write_text('{"mdev_type": "nvidia-233", "start": "auto"}')
     unit.hook("update-status")
     host.reboot()
     assert host.found_by_nova() == []

@@ -15,9 +15,11 @@ import trees
 from oslo_config import cfg, iniparser
 
 import facts
+import listing
 import report
 import status as wording
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
+from forecast import forecast
 from memory import Memory
 from plan import DEFAULTS, PciOptions
 from problem import Kind, Problem
@@ -212,16 +214,19 @@ def host(root: Path, text: str, options: PciOptions = DEFAULTS, run: Any = None)
         said(problem)
     sections(situation.sections)
     databag(ProviderData(sections=situation.sections).to_databag())
-    answer(report.plan_text(situation, APP))
-    answer(report.types_text(found.cards))
-    assert json.loads(report.plan_json(situation, APP)).keys() == _PLAN_KEYS
-    for row in json.loads(report.types_json(found.cards)):
+    later = found._replace(cards=forecast(found.cards, situation.plan.work))
+    outlook = assess(root, later, Memory(), text, needs_software=needs_software, options=options)
+    sections(outlook.sections)
+    answer(report.plan_text(situation, outlook, {}, APP))
+    answer(listing.types_text(found.cards))
+    assert json.loads(report.plan_json(situation, outlook, {}, APP)).keys() == _PLAN_KEYS
+    for row in json.loads(listing.types_json(found.cards)):
         assert row.keys() == _TYPE_KEYS
     return situation
 
 
-_PLAN_KEYS = {"nova", "driver", "cards", "sections", "steps", "aliases", "held", "problems",
-              "elsewhere"}  # fmt: skip
+_PLAN_KEYS = {"nova", "codename", "driver", "kernel", "paused", "cards", "steps", "held",
+              "sections", "published", "aliases", "problems", "elsewhere"}  # fmt: skip
 _TYPE_KEYS = {"id", "address", "name", "framebuffer", "framework", "mig_backed", "free", "maximum"}
 
 

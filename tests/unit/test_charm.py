@@ -483,8 +483,29 @@ def test_a_guest_that_starts_while_the_package_is_installed_keeps_its_host_up(
 def test_list_vgpu_types_on_a_host_that_has_none(unit):
     on = unit("no-gpu")
     assert on.action("list-vgpu-types") == {
-        "output": "No vGPU types: the cards of this host, if any, have no driver that tells them"
+        "output": "No vGPU types: no supported NVIDIA GPU on this host"
     }
+
+
+def test_list_vgpu_types_before_the_driver_is_there(unit):
+    assert unit("t4-fresh").action("list-vgpu-types") == {
+        "output": "No vGPU types: NVIDIA's driver is not loaded; see what the unit's status says"
+    }
+
+
+def test_list_vgpu_types_where_the_cards_tell_none(unit):
+    functions = [{**card, "types": None} for card in recorded.host("t4-pair")["functions"]]
+    assert unit("t4-pair", functions=functions).action("list-vgpu-types") == {
+        "output": "No vGPU types: the cards tell none; see journalctl -u nvidia-vgpud"
+    }
+
+
+def test_list_vgpu_types_before_the_virtual_functions_are_enabled(unit):
+    """Who is to name a type must first be told what there is."""
+    on = unit("a100-sriov-off")
+    lines = on.action("list-vgpu-types")["output"].splitlines()
+    assert "nvidia-471, 0000:41:00.0, GRID A100-10C, framebuffer=10240M, max_instance=4" in lines
+    assert any(line.startswith("nvidia-474, 0000:41:00.0, GRID A100-1-5C") for line in lines)
 
 
 def test_list_vgpu_types_as_json_counts_what_is_free(unit):
@@ -507,12 +528,12 @@ def test_show_plan_tries_a_mapping_and_changes_nothing(unit):
         "driver:   535.161.05 loaded\n"
         "kernel:   5.15.0-173-generic\n"
         "\n"
-        "CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS"
-        "                   FREE\n"
-        "0000:84:00.0  10de:1eb8  nvidia  mdev       1        0       -"
-        "                        -\n"
-        "0000:d8:00.0  10de:1eb8  nvidia  mdev       1        0       nvidia-232 (GRID T4-4Q)"
-        "  4 of 4\n"
+        "CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  OFFERS"
+        "                   VGPUS  FREE\n"
+        "0000:84:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 (GRID T4-4Q)"
+        "  4      4\n"
+        "0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 (GRID T4-4Q)"
+        "  4      4\n"
         "\n"
         "nova.conf:\n"
         "  [devices]\n"
@@ -521,8 +542,11 @@ def test_show_plan_tries_a_mapping_and_changes_nothing(unit):
         "  [mdev_nvidia-232]\n"
         "  device_addresses = 0000:d8:00.0\n"
         "\n"
-        "in the way:\n"
-        "  - Nova 25.2.1 offers nvidia-232 on 0000:84:00.0 as well\n"
+        "for flavors:\n"
+        "  resources:VGPU=1  nvidia-232 (GRID T4-4Q)\n"
+        "\n"
+        "to know:\n"
+        "  - Nova 25.2.1 offers nvidia-232 on every GPU that has it, named or not\n"
         "\n"
         "for other hosts:\n"
         "  - A40-2Q: 10de:2235"
@@ -732,10 +756,64 @@ def test_show_plan_says_what_the_controllers_need(l40s):
     output = l40s.action("show-plan")["output"]
     assert (
         "on the controllers:\n"
-        "  juju config nova-cloud-controller pci-alias="
-        '\'[{"name": "L40S-24Q", "device_type": "type-VF", '
-        '"vendor_id": "10de", "product_id": "26b9"}]\''
+        "  nova-cloud-controller's scheduler-default-filters has PciPassthroughFilter;\n"
+        "  its pci-alias is a list, which has, beside what other hosts need:\n"
+        '    {"name": "L40S-24Q", "device_type": "type-VF", '
+        '"vendor_id": "10de", "product_id": "26b9"}\n'
+        "\n"
+        "for flavors:\n"
+        "  pci_passthrough:alias=L40S-24Q:1  nvidia-1155 (NVIDIA L40S-24Q)"
     ) in output
+
+
+def test_show_plan_says_what_the_controllers_need_for_placement(l40s):
+    l40s.change(
+        config={"vgpu-device-mappings": "{L40S-24Q: ['10de:26b9']}", "report-in-placement": True}
+    )
+    l40s.hook("config_changed")
+    output = l40s.action("show-plan")["output"]
+    assert (
+        '    {"name": "L40S-24Q", "device_type": "type-VF", '
+        '"resource_class": "CUSTOM_L40S_24Q"}\n'
+        "  its nova.conf says [filter_scheduler] pci_in_placement = true.\n"
+    ) in output
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("l40s-vendor-vfio", "{L40S-24Q: ['10de:26b9']}"),
+        ("rtx-pro-6000", "{DC-48Q: {devices: ['10de:2bb5'], max-instances: 1}}"),
+        ("h200", "{H200X-1-18C: ['10de:2335']}"),
+        ("rtx-pro-6000", "{DC-1-2Q: ['10de:2bb5']}"),
+        ("a100-80-pair", "{A100D-1-10C: ['31:00.0'], A100D-20C: ['b1:00.0']}"),
+        ("a40-mdev", "{A40-2Q: ['41:00.4', '41:00.5'], A40-8Q: ['41:00.6']}"),
+    ],
+)
+def test_show_plan_says_beforehand_what_will_be(unit, host, text):
+    """And it was so: the boot service and the plan agree on every function."""
+    on = unit(host)
+    before = json.loads(on.action("show-plan", mappings=text, format="json")["output"])
+    on.configure(text)
+    after = json.loads(on.action("show-plan", format="json")["output"])
+    assert before["steps"]
+    assert after["steps"] == []
+    kept = ("sections", "aliases", "cards", "problems", "held")
+    assert [before[key] for key in kept] == [after[key] for key in kept]
+    assert after["published"] == after["sections"] == on.sections
+
+
+def test_show_plan_says_when_mig_mode_will_go(unit):
+    on = unit("h200")
+    on.configure("{H200X-1-18C: ['10de:2335']}")
+    text = "{H200X-141C: ['10de:2335']}"
+    before = json.loads(on.action("show-plan", mappings=text, format="json")["output"])
+    assert before["steps"] == [
+        "take 0000:18:00.0 out of MIG mode",
+        "set nvidia-1428 (H200X-141C) on functions of 0000:18:00.0",
+    ]
+    on.configure(text)
+    assert before["sections"] == on.sections
 
 
 def test_types_come_back_after_a_boot_and_the_data_is_the_same(l40s):

@@ -117,8 +117,10 @@ def test_secure_boot_that_refuses_the_module_is_named(unit, tmp_path):
 
 
 def notes(on):
-    blocks = on.action("show-plan")["output"].split("\n\n")
-    return [line[2:] for line in blocks[2].splitlines() if line.startswith("- ")]
+    lines = on.action("show-plan")["output"].splitlines()
+    titles = [line for line in lines if line in ("in the way:", "to know:")]
+    noted = lines[lines.index(titles[0]) + 1 :] if titles else []
+    return [line[4:] for line in noted if line.startswith("  - ")]
 
 
 def test_plan_says_of_each_silent_card_why(unit):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import listing
 import recorded
 import report
 from facts import gather
@@ -34,9 +35,18 @@ def assess(host):
     return of
 
 
+def plan_text(found, published=()):
+    """Return the answer as if what is to be done on the cards changed nothing."""
+    return report.plan_text(found, found, dict(published), APP)
+
+
+def plan_json(found):
+    return report.plan_json(found, found, {}, APP)
+
+
 def test_lines_of_today_are_kept(cards):
     functions = [recorded.host("mixed")["functions"][2]]
-    lines = report.types_text(cards("mixed", functions=functions)).splitlines()
+    lines = listing.types_text(cards("mixed", functions=functions)).splitlines()
     assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
     assert lines[3] == (
         "nvidia-108, 0000:c1:00.0, GRID V100-8Q, num_heads=4, frl_config=60, "
@@ -46,7 +56,7 @@ def test_lines_of_today_are_kept(cards):
 
 
 def test_every_type_of_every_card_has_its_line(cards):
-    lines = report.types_text(cards("m10-board")).splitlines()
+    lines = listing.types_text(cards("m10-board")).splitlines()
     assert len(lines) == 4 * 12
     assert [line.split(", ")[1] for line in lines[::12]] == [
         "0000:84:00.0",
@@ -57,18 +67,18 @@ def test_every_type_of_every_card_has_its_line(cards):
 
 
 def test_line_without_a_description_ends_with_the_name(cards):
-    lines = report.types_text(cards("l40s-vendor-vfio")).splitlines()
+    lines = listing.types_text(cards("l40s-vendor-vfio")).splitlines()
     assert lines[0] == "nvidia-1145, 0000:3d:00.0, NVIDIA L40S-1B"
 
 
 @pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
 def test_host_that_tells_no_types_has_no_line(cards, name):
     found = cards(name)
-    assert (report.types_text(found), report.types_json(found)) == ("", "[]")
+    assert (listing.types_text(found), listing.types_json(found)) == ("", "[]")
 
 
 def test_types_for_machines_have_free_and_maximum(cards):
-    rows = json.loads(report.types_json(cards("t4-pair", count=True)))
+    rows = json.loads(listing.types_json(cards("t4-pair", count=True)))
     assert rows[11] == {
         "id": "nvidia-233",
         "address": "0000:84:00.0",
@@ -83,7 +93,7 @@ def test_types_for_machines_have_free_and_maximum(cards):
 
 
 def test_types_of_vendor_vfio_for_machines(cards):
-    rows = json.loads(report.types_json(cards("l40s-vendor-vfio", count=True)))
+    rows = json.loads(listing.types_json(cards("l40s-vendor-vfio", count=True)))
     assert rows[3] == {
         "id": "nvidia-1148",
         "address": "0000:3d:00.0",
@@ -104,16 +114,16 @@ def test_plan_shows_the_host_its_cards_and_the_sections(assess):
 
     found = assess("t4-pair", text, change=use_one)
     assert (
-        report.plan_text(found, APP)
+        plan_text(found)
         == """\
 nova:     25.2.1 (yoga)
 package:  nvidia-vgpu-ubuntu-535 535.161.05
 driver:   535.161.05 loaded
 kernel:   5.15.0-173-generic
 
-CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS                   FREE
-0000:84:00.0  10de:1eb8  nvidia  mdev       1        1       nvidia-233 (GRID T4-8Q)  1 of 2
-0000:d8:00.0  10de:1eb8  nvidia  mdev       1        0       nvidia-232 (GRID T4-4Q)  4 of 4
+CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  OFFERS                   VGPUS  FREE
+0000:84:00.0  10de:1eb8  nvidia  mdev       -          1       nvidia-233 (GRID T4-8Q)  2      1
+0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 (GRID T4-4Q)  4      4
 
 nova.conf:
   [devices]
@@ -125,6 +135,10 @@ nova.conf:
   [mdev_nvidia-232]
   device_addresses = 0000:d8:00.0
 
+for flavors:
+  resources:VGPU=1  nvidia-233 (GRID T4-8Q)
+  resources:VGPU=1  nvidia-232 (GRID T4-4Q)
+
 for other hosts:
   - A40-2Q: 10de:2235"""
     )
@@ -133,30 +147,33 @@ for other hosts:
 def test_plan_says_why_nothing_is_published(assess):
     found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
     assert (
-        report.plan_text(found, APP)
+        plan_text(found)
         == """\
 nova:     25.2.1 (yoga)
 package:  nvidia-vgpu-ubuntu-aie-550 550.144.02
 driver:   550.144.02 loaded
 kernel:   5.15.0-173-generic
 
-CARD          PCI ID     DRIVER  FRAMEWORK  PARENTS  IN USE  OFFERS  FREE
-0000:41:00.0  10de:20f1  nvidia  -          0        0       -       -
-
-nova.conf: nothing is published; what is published now stays
+CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  WILL OFFER  VGPUS  FREE
+0000:41:00.0  10de:20f1  nvidia  -          off        0       -           -      -
 
 to be done on the cards:
   - enable the virtual functions of 0000:41:00.0
 
-in the way:
-  - Waiting for the virtual functions of 0000:41:00.0: journalctl -u nova-compute-nvidia-vgpu"""
+nova.conf: to be seen once that is done; until then nothing is published"""
+    )
+    published = {"devices": [["enabled_mdev_types", "nvidia-233"]]}
+    assert plan_text(found, published).endswith(
+        "nova.conf: to be seen once that is done; until then as it is:\n"
+        "  [devices]\n"
+        "  enabled_mdev_types = nvidia-233"
     )
 
 
 def test_plan_of_a_host_without_anything(assess):
     found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
     assert (
-        report.plan_text(found, APP)
+        plan_text(found)
         == """\
 nova:     34.0.0
 package:  not installed
@@ -172,23 +189,23 @@ nova.conf: nothing is published"""
 def test_plan_without_nova_says_so(host):
     facts = gather(host("no-gpu", nova=None))
     situation = Situation(facts, Plan(held=True), (Problem(Kind.NOVA_MISSING),), Memory())
-    text = report.plan_text(situation, APP)
+    text = plan_text(situation)
     assert text.startswith("nova:     not installed\n")
     assert text.endswith("in the way:\n  - Waiting for nova-compute to install nova-common")
-    assert json.loads(report.plan_json(situation, APP))["nova"] is None
+    assert json.loads(plan_json(situation))["nova"] is None
 
 
 @pytest.mark.parametrize("name", recorded.host_names())
 def test_plan_of_every_recorded_host_has_no_blanks_at_the_end_of_a_line(assess, name):
-    lines = report.plan_text(assess(name, "{nvidia-35: ['0000:84:00.0']}"), APP).splitlines()
+    lines = plan_text(assess(name, "{nvidia-35: ['0000:84:00.0']}")).splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
 
 
 def test_free_instances_that_are_not_known_are_a_question_mark(assess):
     found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
-    row = report.plan_text(found, APP).split("\n\n")[1].splitlines()[1]
+    row = plan_text(found).split("\n\n")[1].splitlines()[1]
     assert row.split() == [
-        "0000:84:00.0", "10de:1eb8", "nouveau", "-", "0", "0", "nvidia-233", "?",
+        "0000:84:00.0", "10de:1eb8", "nouveau", "-", "-", "0", "nvidia-233", "?", "?",
     ]  # fmt: skip
 
 
@@ -198,16 +215,23 @@ def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
         (types / "nvidia-233/description").write_text("")
 
     found = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=forget)
-    row = report.plan_text(found, APP).split("\n\n")[1].splitlines()[1]
-    assert row.endswith("nvidia-233 (GRID T4-8Q)  2 of ?")
+    row = plan_text(found).split("\n\n")[1].splitlines()[1]
+    assert row.split()[-2:] == ["?", "2"]
 
 
 def test_plan_for_machines(assess):
     text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
     found = assess("t4-pair", text, problems=(Problem(Kind.LOCKED),))
-    assert json.loads(report.plan_json(found, APP)) == {
+    assert json.loads(plan_json(found)) == {
         "nova": "25.2.1",
-        "driver": {"installed": "535.161.05", "loaded": "535.161.05"},
+        "codename": "yoga",
+        "driver": {
+            "package": "nvidia-vgpu-ubuntu-535",
+            "installed": "535.161.05",
+            "loaded": "535.161.05",
+        },
+        "kernel": "5.15.0-173-generic",
+        "paused": False,
         "cards": [
             {
                 "address": "0000:84:00.0",
@@ -217,7 +241,7 @@ def test_plan_for_machines(assess):
                 "framework": "mdev",
                 "parents": ["0000:84:00.0"],
                 "in_use": [],
-                "offers": ["nvidia-233"],
+                "offers": [{"type": "nvidia-233", "vgpus": 2, "free": 2}],
             },
             {
                 "address": "0000:d8:00.0",
@@ -227,16 +251,17 @@ def test_plan_for_machines(assess):
                 "framework": "mdev",
                 "parents": ["0000:d8:00.0"],
                 "in_use": [],
-                "offers": [],
+                "offers": [{"type": "nvidia-233", "vgpus": 2, "free": 2}],
             },
         ],
+        "steps": [],
+        "held": False,
         "sections": {
             "devices": [["enabled_mdev_types", "nvidia-233"]],
             "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
         },
-        "steps": [],
+        "published": {},
         "aliases": [],
-        "held": False,
         "problems": [
             {
                 "kind": "dpkg-locked",
@@ -244,7 +269,7 @@ def test_plan_for_machines(assess):
             },
             {
                 "kind": "takes-all-cards",
-                "text": "Nova 25.2.1 offers nvidia-233 on 0000:d8:00.0 as well",
+                "text": "Nova 25.2.1 offers nvidia-233 on every GPU that has it, named or not",
             },
         ],
         "elsewhere": ["A40-2Q: 10de:2235"],
@@ -253,10 +278,10 @@ def test_plan_for_machines(assess):
 
 def test_held_plan_for_machines(assess):
     found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
-    data = json.loads(report.plan_json(found, APP))
+    data = json.loads(plan_json(found))
     assert data["held"] is True
     assert data["sections"] == {}
-    assert data["driver"] == {"installed": None, "loaded": None}
+    assert data["driver"] == {"package": None, "installed": None, "loaded": None}
     assert [problem["kind"] for problem in data["problems"]] == ["types-unknown"] * 2
 
 
@@ -267,27 +292,27 @@ def test_held_plan_for_machines(assess):
             "a100-sriov-off",
             "{A100-1-5C: ['10de:20f1']}",
             [
-                "part 0000:41:00.0 into GPU instances for A100-1-5C",
+                "put 0000:41:00.0 into MIG mode, and make GPU instances for A100-1-5C",
                 "enable the virtual functions of 0000:41:00.0",
             ],
         ),
         (
             "a40-mdev",
             "{A40-2Q: ['41:00.4'], A40-4Q: ['41:00.5']}",
-            ["let 0000:41:00.0 mix sizes"],
+            ["switch mixed-size mode of 0000:41:00.0 on"],
         ),
         (
             "l40s-vendor-vfio",
             "{L40S-8Q: ['3d:00.0']}",
-            ["set nvidia-1152 on functions of 0000:3d:00.0"],
+            ["set nvidia-1152 (L40S-8Q) on functions of 0000:3d:00.0"],
         ),
     ],
 )
 def test_plan_lists_what_is_to_be_done_on_the_cards(assess, name, text, steps):
     found = assess(name, text)
     lines = "".join(f"  - {step}\n" for step in steps)
-    assert f"\n\nto be done on the cards:\n{lines}\n" in report.plan_text(found, APP)
-    assert json.loads(report.plan_json(found, APP))["steps"] == steps
+    assert f"\n\nto be done on the cards:\n{lines}\n" in plan_text(found)
+    assert json.loads(plan_json(found))["steps"] == steps
 
 
 def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):
@@ -297,4 +322,4 @@ def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):
         path.write_text('{"0000:41:00.0": [[19, 19], false]}')
 
     found = assess("a100-sriov-off", "{A100-20C: ['10de:20f1']}", change=parted)
-    assert "  - share 0000:41:00.0 by time, as one whole\n" in report.plan_text(found, APP)
+    assert "  - take 0000:41:00.0 out of MIG mode\n" in plan_text(found)

@@ -11,12 +11,14 @@ import tracemalloc
 import pytest
 from ops import testing
 
+import answer
 import apt
 import boot
 import commands
 import devices
 import guests
 import limits
+import listing
 import mappings
 import memory
 import nova_conf
@@ -25,7 +27,6 @@ import package
 import plan
 import predecessor
 import recorded
-import report
 import status
 import vendor_vfio
 from commands import CommandError
@@ -229,7 +230,7 @@ def test_flood_of_a_program_is_not_held_in_memory():
 def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
     (card,) = cards("l40s-vendor-vfio")
     types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
-    lines = report.types_text([card._replace(types=types)]).splitlines()
+    lines = listing.types_text([card._replace(types=types)]).splitlines()
     assert lines[-1] == f"... and {2001 - len(lines)} lines more, which is more than Juju takes"
     assert len("\n".join(lines).encode()) < 120 * 1024
 
@@ -237,7 +238,7 @@ def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
 def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, monkeypatch, action):
     on = unit("t4-pair")
-    monkeypatch.setattr(report, "_LIMIT", 100)
+    monkeypatch.setattr(answer, "_LIMIT", 100)
     with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
         on.action(action, format="json")
 

@@ -98,9 +98,9 @@ SENTENCES = [
         "Nova 17.0.13 uses nvidia-35 alone, on every GPU that has it",
     ),
     (
-        Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233", "0000:d8:00.0"),
+        Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233"),
         "active",
-        "Nova 25.2.1 offers nvidia-233 on 0000:d8:00.0 as well",
+        "Nova 25.2.1 offers nvidia-233 on every GPU that has it, named or not",
     ),
     (
         Problem(Kind.RESOURCE_MISSING),
@@ -261,7 +261,7 @@ def test_error_carries_its_problem_and_says_its_stable_name():
             "t4-pair",
             "{nvidia-233: ['0000:84:00.0']}",
             "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type; "
-            "Nova 25.2.1 offers nvidia-233 on 0000:d8:00.0 as well",
+            "Nova 25.2.1 offers nvidia-233 on every GPU that has it, named or not",
         ),
     ],
 )
@@ -352,7 +352,6 @@ def test_ready_line_with_many_remarks_is_cut():
 def test_words_that_are_not_about_a_problem_fit_as_well():
     words = (
         status.INSTALLING,
-        status.NO_TYPES,
         status.REBOOT_NEEDED,
         status.REBOOT_NOT_NEEDED,
         status.REBOOT_SCHEDULED,

@@ -32,6 +32,7 @@ Requiring:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
@@ -40,7 +41,7 @@ import ops
 
 LIBID = "6d2f4c0f3f7f4b6cb6b1a4a0c9f1d7e2"
 LIBAPI = 0
-LIBPATCH = 1
+LIBPATCH = 2
 PYDEPS = ["jsonschema"]
 
 __all__ = [
@@ -245,6 +246,14 @@ class NovaVgpuProvides(ops.Object):
                 mine.update(difference)
                 changed = True
         return changed
+
+    def published(self) -> ProviderData:
+        """Return what is published now; nothing if that cannot be read."""
+        found = ProviderData()
+        for relation in self.model.relations[self._name]:
+            with contextlib.suppress(DatabagError):
+                found = ProviderData.from_databag(relation.data[self._charm.unit])
+        return found
 
     def withdraw(self) -> bool:
         """Take everything back, and nova.conf with it; return whether anything changed."""

@@ -1,0 +1,25 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""How long the answer of an action may be."""
+
+from __future__ import annotations
+
+__all__ = ["fits", "within"]
+
+# Bytes; the hook tool takes an answer as one argument, which the kernel limits to 128 KiB.
+_LIMIT = 120 * 1024
+
+
+def fits(text: str) -> bool:
+    """Whether Juju takes an answer."""
+    return len(text.encode()) <= _LIMIT
+
+
+def within(text: str) -> str:
+    """Return the lines that Juju takes, and how many are left out."""
+    if fits(text):
+        return text
+    start = text.encode()[: _LIMIT - 100].decode(errors="ignore")
+    shown = start.rsplit("\n", 1)[0]
+    left_out = len(text.splitlines()) - len(shown.splitlines())
+    return f"{shown}\n... and {left_out} lines more, which is more than Juju takes"
