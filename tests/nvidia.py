@@ -33,6 +33,8 @@ class Driver:
         needs_reset: whether a change of MIG mode waits for a reset of the card.
         is_busy: whether some client holds the cards, so that none can be reset.
         refused: numbers of types that it lists and yet refuses to set.
+        keeps_instances: whether GPU instances outlive the virtual functions.
+        registers_late: whether types of new GPU instances show only after nvidia-vgpud ran again.
     """
 
     def __init__(self, root: Path, host: dict[str, Any]) -> None:
@@ -41,6 +43,8 @@ class Driver:
         self.needs_reset = False
         self.is_busy = False
         self.refused: set[int] = set()
+        self.keeps_instances = False
+        self.registers_late = False
 
     def card(self, address: str) -> dict[str, Any]:
         """Return what a card is like now."""
@@ -193,7 +197,8 @@ class Driver:
         if verb == "-e" and sriov["enabled"]:
             return 0, f"GPU at {address} already has VFs enabled.\n"
         number = sriov["total"] if verb == "-e" else 0
-        change = {"mig": {**card["mig"], "instances": []}} if "mig" in card else {}
+        kept = card.get("mig", {}).get("instances", []) if self.keeps_instances else []
+        change = {"mig": {**card["mig"], "instances": kept}} if "mig" in card else {}
         self._change({**card, "sriov": {**sriov, "enabled": number}}, mixed=False, **change)
         self._rebuild(self.card(address))
         return 0, f"{'Enabling' if verb == '-e' else 'Disabling'} VFs on {address}\n"
@@ -212,7 +217,7 @@ class Driver:
             ("vgpu", "-shm"): self._mixed_size,
             ("mig", "-lgi"): self._list_instances,
             ("mig", "-cgi"): self._create_instance,
-            ("mig", "-dci"): lambda card, _: (0, "Successfully destroyed compute instances\n"),
+            ("mig", "-dci"): self._destroy_compute_instances,
             ("mig", "-dgi"): self._destroy_instances,
             ("-mig", "1"): self._set_mig_mode,
             ("-mig", "0"): self._set_mig_mode,
@@ -240,7 +245,7 @@ class Driver:
                 3,
                 f"Unable to {'enable' if on else 'disable'} MIG Mode for GPU: Not Supported\n",
             )
-        if card["sriov"]["enabled"]:
+        if card["sriov"]["enabled"] or (not on and self._mig(card).get("instances")):
             return _BUSY
         change: dict[str, Any] = {**self._mig(card), "pending": on}
         if not self.needs_reset:
@@ -284,12 +289,20 @@ class Driver:
                 19,
                 f"Unable to create a GPU instance on GPU  0 using profile {profile}\n{reason}",
             )
-        self._change(card, mig={**mig, "instances": [*instances, profile]})
-        self.refresh(self.card(card["address"]))
+        change = {**mig, "instances": [*instances, profile], "computes": True}
+        self._change(card, mig=change)
+        if not self.registers_late:
+            self.refresh(self.card(card["address"]))
         return 0, f"Successfully created GPU instance ID {len(instances)} on GPU  0\n"
 
-    def _destroy_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+    def _destroy_compute_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
         if self._in_use(card):
+            return _BUSY
+        self._change(card, mig={**self._mig(card), "computes": False})
+        return 0, "Successfully destroyed compute instances\n"
+
+    def _destroy_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
+        if self._in_use(card) or self._mig(card).get("computes"):
             return _BUSY
         if not self._mig(card).get("instances"):
             return _NO_MIG

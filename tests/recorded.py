@@ -82,7 +82,6 @@ def build_sys(root: Path, recorded: dict[str, Any]) -> None:
     if loaded:
         _write(root / "sys/module/nvidia/version", f"{loaded}\n")
     (root / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
-    (root / "sys/class/mdev_bus").mkdir(parents=True, exist_ok=True)
     for function in recorded["functions"]:
         add_function(root / "sys", function, is_loaded=bool(loaded))
 
@@ -264,6 +263,7 @@ def _offer_mdevs(
     (folder / "mdev_supported_types").mkdir()
     _add_mdev_types(sys, folder, offered, at_most)
     parents = sys / "class/mdev_bus"
+    parents.mkdir(parents=True, exist_ok=True)
     (parents / folder.name).symlink_to(os.path.relpath(folder, parents))
 
 

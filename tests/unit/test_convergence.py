@@ -742,3 +742,72 @@ def test_nova_that_knows_no_variant_driver_is_told_of_the_other_cards(unit):
         "0000:3d:00.0 needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
     )
     assert is_at_rest(on)
+
+
+# What the driver may be found to have done meanwhile
+
+
+def test_functions_enabled_anew_make_the_remembered_mode_void(unit):
+    """Binding the driver anew wipes GPU instances and leaves mixed-size mode."""
+    on = unit("a100-80-pair")
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    driver = on.machine.driver
+    driver.sriov_manage("-d", A100D)
+    on.hook("update_status")
+    assert driver.card(A100D)["mig"]["instances"] == [19] * 7
+    assert len(addresses(on, "nvidia-699")) == 7
+
+
+def test_mixed_size_mode_comes_back_with_functions_that_are_enabled_anew(unit):
+    on = unit("a40-mdev")
+    on.configure("{A40-2Q: ['41:00.4'], A40-8Q: ['41:00.6']}")
+    driver = on.machine.driver
+    driver.sriov_manage("-d", "0000:41:00.0")
+    assert driver.card("0000:41:00.0")["mixed"] is False
+    on.hook("update_status")
+    assert driver.card("0000:41:00.0")["mixed"] is True
+
+
+def test_guest_in_another_pci_domain_holds_its_function(unit):
+    on = unit("rtx-pro-6000")
+    on.configure("{DC-48Q: ['10de:2bb5']}")
+    define(on, "0001:c8:00.3")
+    on.configure("{DC-8Q: ['10de:2bb5']}")
+    assert gather(on.machine.root).in_use == ("0001:c8:00.3",)
+    assert carried(on)["0001:c8:00.3"] == "nvidia-1540"
+
+
+def test_wish_with_a_suffix_comes_to_rest(unit):
+    on = unit("rtx-pro-6000")
+    on.configure("{DC-1-24QGFX: ['10de:2bb5']}")
+    assert len(specs(on)) == 4
+    assert is_at_rest(on)
+
+
+def test_one_bad_word_leaves_all_cards_alone(unit):
+    on = unit(
+        "l40s-vendor-vfio", functions=beside("l40s-vendor-vfio", "l40s-vendor-vfio", enabled=True)
+    )
+    on.configure("{L40S-24Q: ['10de:26b9']}")
+    before, first, second = on.databag, carried(on), carried(on, 1)
+    on.configure("{L40S-8Q: ['3d:00.0'], L40S-9Q: ['c1:00.0']}")
+    assert on.status.name == "blocked"
+    assert (on.databag, carried(on), carried(on, 1)) == (before, first, second)
+
+
+def test_two_boards_of_one_pci_id_do_not_share_their_types(unit):
+    """A2 and A16 differ in their subsystem only."""
+    (a16, *_) = recorded.host("a16-board")["functions"]
+    sriov = {"total": 16, "enabled": 16, "offset": 4, "framework": "vendor-vfio"}
+    a2 = {**a16, "address": "0000:d8:00.0", "subsystem": "10de:157e", "types": "A2"}
+    on = unit("l40s-vendor-vfio", functions=[{**a16, "sriov": sriov}, {**a2, "sriov": sriov}])
+    on.configure("{A16-4Q: ['ce:00.0'], A2-8Q: ['d8:00.0']}")
+    on.change(config={"report-in-placement": True, **on.state.config})
+    on.hook("config_changed")
+    names = [{known.name.split("-")[0] for known in card.types} for card in
+             gather(on.machine.root).cards]  # fmt: skip
+    assert names == [{"NVIDIA A16"}, {"NVIDIA A2"}]
+    on.configure("{A16-4Q: ['10de:25b6']}")
+    assert on.status == testing.BlockedStatus(
+        "0000:d8:00.0 does not offer A16-4Q; choose from the action list-vgpu-types"
+    )

@@ -17,7 +17,7 @@ HOSTS = [
     ("a100-sriov-off", 1, 0, "nvidia-vgpu-ubuntu-aie-550", "550.144.02", (25, 2, 1)),
     ("a16-board", 4, 64, "nvidia-vgpu-ubuntu-535", "535.161.05", (27, 5, 1)),
     ("a40-mdev", 1, 32, "nvidia-vgpu-ubuntu-550", "550.163.02", (29, 2, 0)),
-    ("h200", 1, 16, "nvidia-vgpu-ubuntu-aie-580", "580.105.06", (32, 0, 0)),
+    ("h200", 1, 32, "nvidia-vgpu-ubuntu-aie-580", "580.105.06", (32, 0, 0)),
     ("l40s-vendor-vfio", 1, 32, "nvidia-vgpu-ubuntu-570", "570.172.07", (31, 1, 0)),
     ("m10-board", 4, 4, "nvidia-vgpu-ubuntu-470", "470.68", (17, 0, 13)),
     ("mixed", 3, 34, "nvidia-vgpu-ubuntu-550", "550.163.02", (29, 2, 0)),

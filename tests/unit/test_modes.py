@@ -264,3 +264,27 @@ def test_record_of_another_shape_is_as_none(host, text):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert seen.modes(root) == {}
+
+
+def test_instances_go_before_mig_mode_is_switched_off(machine):
+    """The driver refuses to destroy those in which there are compute instances."""
+    host = machine("a100-sriov-off")
+    ensure(host, MIG)
+    host.driver.keeps_instances = True
+    host.commands.clear()
+    assert ensure(host, TIME_SLICED) == ()
+    assert steps(host)[:4] == [
+        "sriov-manage -d",
+        "nvidia-smi mig -dci",
+        "nvidia-smi mig -dgi",
+        "nvidia-smi -mig 0",
+    ]
+
+
+def test_types_of_new_gpu_instances_are_waited_for(machine):
+    """nvidia-vgpud registers what is there when it runs."""
+    host = machine("a100-sriov-off")
+    host.driver.registers_late = True
+    assert ensure(host, MIG) == ()
+    assert host.did("systemctl restart") == [("systemctl", "restart", "nvidia-vgpud")]
+    assert offered(host, MIG) == {"nvidia-474": 7}

@@ -8,7 +8,7 @@ import mappings
 import nova_conf
 import recorded
 from limits import honour
-from plan import Plan, make_plan
+from plan import PciOptions, Plan, make_plan
 from problem import Kind, Problem
 from releases import NovaVersion
 from vgpu import Card, Mode, VgpuType
@@ -471,7 +471,33 @@ def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
     assert card.find_mig_type("DC-1-24QGFX") == told
     (mig,) = a100(cards, [])
     assert mig.find_mig_type("A100-1-5CME").id == "nvidia-706"
-    assert mig.find_mig_type("A100-3-20CME").id == "nvidia-476"
+
+
+@pytest.mark.parametrize("suffix", ["ME", "MEALL", "NOME", "me", "GFX"])
+def test_longest_suffix_is_stripped_and_a_listed_one_is_not(cards, suffix):
+    (mig,) = a100(cards, [])
+    assert mig.find_mig_type(f"A100-3-20C{suffix}").id == "nvidia-476"
+
+
+def test_name_that_two_cards_know_by_two_ids_is_two_types(cards):
+    """Ids are unique within one card only."""
+    first, second = cards("t4-pair")
+    types = [known._replace(id="nvidia-999") if known.id == "nvidia-233" else known
+             for known in second.types]  # fmt: skip
+    plan = planned("{T4-8Q: ['10de:1eb8']}", (first, second._replace(types=tuple(types))))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0"]), ("nvidia-999", ["0000:d8:00.0"])]
+
+
+@pytest.mark.parametrize(("is_reported", "problems"), [(False, 1), (True, 0)])
+def test_two_types_of_one_model_are_told_apart_by_placement_alone(cards, is_reported, problems):
+    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
+    pair = cards("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    plan = make_plan(requests("{L40S-24Q: ['3d:00.0'], L40S-48Q: ['c1:00.0']}"), pair)
+    nova = NovaVersion(31)
+    found = honour(plan, pair, nova, PciOptions(report_in_placement=is_reported))
+    ambiguous = Problem(Kind.ALIAS_AMBIGUOUS, "L40S-24Q", "L40S-48Q")
+    assert found.problems == (ambiguous,) * problems
+    assert bool(found.work.types) is is_reported
 
 
 def test_functions_of_one_card_may_mix_series_of_one_size(cards):

@@ -9,7 +9,7 @@ import pytest
 import pci
 import recorded
 import sriov
-from commands import CommandError
+from commands import CommandError, Result
 from problem import HostError, Kind, Problem
 
 CARD = "0000:41:00.0"
@@ -178,3 +178,49 @@ def test_functions_that_stay_are_a_failure(machine, output):
         disable(host)
     assert error.value.problem == Problem(Kind.VFS_FAILED, CARD, output)
     assert len(card_of(host).virtual_functions) == 32
+
+
+def losing_its_driver(host, verb, times):
+    """Let sriov-manage fail and leave the card without a driver, which sh gives back."""
+    link = host.root / "sys/bus/pci/devices" / CARD / "driver"
+    target = link.readlink() if hasattr(link, "readlink") else link.resolve()
+    left = [times]
+
+    def run(*argv, **options):
+        if argv[:2] == (COMMAND[0], verb) and left[0]:
+            left[0] -= 1
+            host.commands.append(argv)
+            link.unlink()
+            return Result(1, "", "the GPU is lost\n")
+        if argv[0] == "sh":
+            host.commands.append(argv)
+            link.symlink_to(target)
+            return Result(0, "", "")
+        return host(*argv, **options)
+
+    return run
+
+
+def test_a_card_left_without_a_driver_is_bound_before_the_next_try(a40):
+    pauses = []
+    run = losing_its_driver(a40, "-e", 1)
+    assert sriov.enable_virtual_functions(a40.root, run, card_of(a40), pauses.append)
+    assert pauses == [5.0]
+    assert [argv[0].rsplit("/", 1)[-1] for argv in a40.commands] == [
+        "sriov-manage",
+        "sh",
+        "sriov-manage",
+    ]
+
+
+def test_a_card_that_disabling_left_without_a_driver_gets_it_back(machine):
+    host = machine("a40-mdev")
+
+    def run(*argv, **options):
+        result = host(*argv, **options)
+        if argv[0] == COMMAND[0]:
+            (host.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
+        return result
+
+    sriov.disable_virtual_functions(host.root, run, card_of(host), lambda _: None)
+    assert host.did("sh -c")[0][3] == CARD

@@ -24,7 +24,7 @@ def inspect(root, number=0, *, count=False):
         ("a100-sriov-off", [(None, 0, 0)]),
         ("a16-board", [(Framework.MDEV, 16, 15)] * 4),
         ("a40-mdev", [(Framework.MDEV, 32, 22)]),
-        ("h200", [(Framework.VENDOR_VFIO, 16, 1)]),
+        ("h200", [(Framework.VENDOR_VFIO, 32, 1)]),
         ("l40s-vendor-vfio", [(Framework.VENDOR_VFIO, 32, 23)]),
         ("m10-board", [(Framework.MDEV, 1, 12)] * 4),
         ("mixed", [(Framework.MDEV, 1, 17), (Framework.MDEV, 32, 22), (Framework.MDEV, 1, 17)]),
@@ -221,3 +221,67 @@ def test_columns_may_stand_the_other_way_round(host):
     path = root / "sys/bus/pci/devices/0000:3d:00.4/nvidia/creatable_vgpu_types"
     path.write_text("vGPU Name : ID\nNVIDIA L40S-9Q  3152\n")
     assert inspect(root).find_type("L40S-9Q").id == "nvidia-3152"
+
+
+def test_nvidia_folder_of_the_card_itself_is_no_parent(host):
+    """Some drivers are said to show one there as well."""
+    root = host("l40s-vendor-vfio")
+    folder = root / "sys/bus/pci/devices/0000:3d:00.0/nvidia"
+    folder.mkdir()
+    (folder / "current_vgpu_type").write_text("0\n")
+    (folder / "creatable_vgpu_types").write_text("ID    : vGPU Name\n")
+    card = inspect(root)
+    assert len(card.parents) == 32
+    assert card.gpu.address not in card.parents
+
+
+def test_type_folders_named_after_another_driver_are_read(host):
+    root = host("a40-mdev")
+    devices = root / "sys/bus/pci/devices"
+    for types in devices.glob("*/mdev_supported_types"):
+        for folder in list(types.iterdir()):
+            folder.rename(types / folder.name.replace("nvidia", "vfio-pci"))
+    card = inspect(root, count=True)
+    for word in ("A40-24Q", "nvidia-565", "vfio-pci-565"):
+        assert card.find_type(word).id == "vfio-pci-565"
+    assert card.find_type("A40-24Q").available == 2
+
+
+def test_attributes_that_fail_without_a_vgpu_are_never_read(host, monkeypatch):
+    """ENXIO, until a vGPU is there."""
+    root = host("l40s-vendor-vfio")
+    for folder in root.glob("sys/devices/*/*/nvidia"):
+        for name in ("gpu_instance_id", "placement_id", "vgpu_params"):
+            (folder / name).mkdir()  # which none can open
+    read = []
+    real = open
+
+    def watched(path, *args, **options):
+        read.append(str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr("builtins.open", watched)
+    assert len(inspect(root).parents) == 32
+    assert {path.rsplit("/", 1)[-1] for path in read if "/nvidia/" in path} == {
+        "current_vgpu_type",
+        "creatable_vgpu_types",
+    }
+
+
+def test_vendor_specific_vfio_has_no_mdev_bus(host):
+    root = host("l40s-vendor-vfio")
+    assert not (root / "sys/class/mdev_bus").exists()
+    assert inspect(root).framework is Framework.VENDOR_VFIO
+
+
+@pytest.mark.parametrize("kernel", ["4.15.0-213-generic", "6.8.0-94-generic", "7.0.0-11-generic"])
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        ("t4-pair", Framework.MDEV),
+        ("a40-mdev", Framework.MDEV),
+        ("a10-vendor-vfio", Framework.VENDOR_VFIO),
+    ],
+)
+def test_kernel_and_model_do_not_tell_the_framework(host, name, framework, kernel):
+    assert inspect(host(name, kernel=kernel)).framework is framework
