@@ -11,7 +11,7 @@ from problem import Kind, Problem
 from targets import Share
 from vgpu import Card, Framework
 
-__all__ = ["mixed_sizes", "overfull", "two_kinds", "types_in_use"]
+__all__ = ["few_functions", "mixed_sizes", "overfull", "two_kinds", "types_in_use"]
 
 
 def types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Problem]:
@@ -51,6 +51,22 @@ def overfull(shares: list[Share]) -> Iterator[Problem]:
         if len(parts) > 1 and sum(parts) > 1:
             words = " and ".join(share.request.vgpu_type for share in wished)
             yield Problem(Kind.CARD_OVERFULL, str(card.gpu.address), words)
+
+
+def few_functions(shares: list[Share]) -> Iterator[Problem]:
+    """Find cards that have fewer virtual functions than they could hold vGPUs.
+
+    sriov-manage may enable but some of them.
+    """
+    for share in shares:
+        known, parents = share.vgpu_type, share.card.parents
+        is_on_functions = share.target.whole and share.card.is_sriov and bool(parents)
+        if known is None or known.maximum is None or not is_on_functions:
+            continue
+        wanted = known.maximum if share.limit is None else min(known.maximum, share.limit)
+        if len(parents) < wanted:
+            words = (str(len(parents)), share.request.vgpu_type)
+            yield Problem(Kind.FEW_FUNCTIONS, str(share.card.gpu.address), *words)
 
 
 def two_kinds(shares: list[Share]) -> Iterator[Problem]:

@@ -98,6 +98,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     problems = [*conflicts.types_in_use(shares, cards), *problems]
     problems += clashes or conflicts.overfull(shares)
     problems += conflicts.two_kinds(shares)
+    remarks += conflicts.few_functions(shares)
     is_plain = all(request.is_plain for request in requests)
     (remarks if is_plain else problems).extend(conflicts.mixed_sizes(shares, is_plain))
     return Plan(

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     TYPES_UNKNOWN = "types-unknown"
     MIXED_SIZES = "mixed-sizes"
     VFS_DISABLED = "virtual-functions-disabled"
+    FEW_FUNCTIONS = "few-virtual-functions"
     VFS_FAILED = "virtual-functions-failed"
     BOOT_SERVICE = "boot-service"
     VENDOR_VFIO = "vendor-vfio"

@@ -84,6 +84,10 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
         Level.WAITING,
         "Waiting for the virtual functions of {subject}: journalctl -u nova-compute-nvidia-vgpu",
     ),
+    Kind.FEW_FUNCTIONS: (
+        Level.ACTIVE,
+        "{subject} has {detail} virtual functions, fewer than it holds of {more}",
+    ),
     Kind.VFS_FAILED: (
         Level.BLOCKED,
         "No virtual functions on {subject}: {detail}; see journalctl -u nova-compute-nvidia-vgpu",

@@ -436,7 +436,16 @@ def test_mig_backed_type_of_a_card_without_sriov_is_not_offered(cards):
     )
 
 
-# No more than the card holds
+# No more than the card holds, and no fewer
+
+
+def test_fewer_functions_than_the_card_holds_vgpus_are_told(cards):
+    """sriov-manage may enable but some of them."""
+    (card,) = recorded.host("a40-mdev")["functions"]
+    few = {**card, "sriov": {**card["sriov"], "enabled": 3}}
+    plan = planned("{A40-8Q: ['10de:2235']}", cards("a40-mdev", functions=[few]))
+    assert plan.remarks == (Problem(Kind.FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),)
+    assert (len(offered(plan)[0][1]), plan.held) == (3, False)
 
 
 def test_functions_that_have_a_vgpu_stay_among_the_published(cards):

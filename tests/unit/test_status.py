@@ -35,6 +35,27 @@ def nothing(*problems, masked=False, memory=None):
 
 SENTENCES = [
     (
+        Problem(Kind.FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),
+        "active",
+        "0000:41:00.0 has 3 virtual functions, fewer than it holds of A40-8Q",
+    ),
+    (
+        Problem(Kind.MIG_BACKED_STILL, "0000:41:00.0", "A100-10C"),
+        "waiting",
+        "Waiting for 0000:41:00.0 to leave MIG mode for A100-10C: "
+        "journalctl -u nova-compute-nvidia-vgpu",
+    ),
+    (
+        Problem(Kind.NO_MIG, "0000:3d:00.0", "L40S-1-6C"),
+        "blocked",
+        "0000:3d:00.0 has no MIG, which L40S-1-6C needs; choose from the action list-vgpu-types",
+    ),
+    (
+        Problem(Kind.MIXED_SIZE_GUESTS, "0000:41:00.0", "A40-2Q and A40-8Q"),
+        "waiting",
+        "Waiting for the guests of 0000:41:00.0 to leave, so that it can mix A40-2Q and A40-8Q",
+    ),
+    (
         Problem(Kind.MAPPING_SYNTAX, "line 1, column 2", "a tag"),
         "blocked",
         "vgpu-device-mappings: line 1, column 2: a tag; write {nvidia-35: ['0000:84:00.0']}",
