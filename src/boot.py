@@ -16,6 +16,7 @@ import logging
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import commands
@@ -48,6 +49,8 @@ _RETRIED = frozenset(
     }
 )
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
+_BUDGET = 400.0  # seconds, after which no further card is begun with
+_NEW_BUDGET = 200.0  # the same for a wish that may have to be taken back
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which removes it when it goes.
 [Unit]
@@ -141,9 +144,15 @@ def result(root: Path) -> tuple[Problem, ...]:
         return ()
 
 
-def is_vain(root: Path) -> bool:
-    """Whether the last run of this boot ended in what another one would hardly mend."""
-    return bool(_kinds(result(root)) - _RETRIED)
+def is_vain(root: Path, *, costs: bool) -> bool:
+    """Whether the last run of this boot ended in what another one would hardly mend.
+
+    Args:
+        root: the root of the host's file system.
+        costs: whether a try may take from Nova what it is offered.
+    """
+    passing = _RETRIED if costs else _RETRIED | {Kind.TYPE_REFUSED}
+    return bool(_kinds(result(root)) - passing)
 
 
 def _kinds(problems: tuple[Problem, ...]) -> set[Kind]:
@@ -180,11 +189,17 @@ def main(root: Path, run: Runner) -> int:
     try:
         options = PciOptions(report_in_placement=memory.reports or memory.has_reported)
         is_new = memory.wish != memory.fulfilled
-        problems = devices.ensure(root, run, _requests(memory.wish), options, is_new=is_new)
+        start = time.monotonic()
+        budget = _NEW_BUDGET if is_new else _BUDGET
+        problems = devices.ensure(
+            root, run, _requests(memory.wish), options, is_new=is_new, budget=budget
+        )
         # A wish that ends in anything but these leaves the cards to the wish before.
         if memory.fulfilled and is_new and _kinds(problems) - _RETRIED - {Kind.MIG_PENDING}:
             logger.info("the last wish cannot be fulfilled, going back to the one before")
-            devices.ensure(root, run, _requests(memory.fulfilled), options)
+            budget = max(_BUDGET - (time.monotonic() - start), 0.0)
+            before = _requests(memory.fulfilled)
+            problems += devices.ensure(root, run, before, options, budget=budget)
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]

@@ -31,6 +31,8 @@ from memory import Memory
 from plan import PciOptions, Plan
 from problem import REBOOT, HostError, Kind, Problem
 from situation import Situation, assess
+from vgpu import Card
+from work import Work
 
 RESOURCE = "nvidia-vgpu-software"
 _RETRY = 3600  # seconds
@@ -214,8 +216,12 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         facts, memory = survey(self.root, self.run), memories.load(self.root)
         wish = event.params.get("mappings")
         situation = outlook = self._assess(facts, memory, wish)
-        if situation.plan.work.is_due:
-            later = facts._replace(cards=forecast(facts.cards, situation.plan.work))
+        if situation.is_due:
+
+            def planned(cards: tuple[Card, ...]) -> Work:
+                return self._assess(facts._replace(cards=cards), memory, wish).plan.work
+
+            later = facts._replace(cards=forecast(facts.cards, planned))
             outlook = self._assess(later, memory, wish)
         show = report.plan_json if event.params.get("format") == "json" else report.plan_text
         published = self.nova_vgpu.published().sections
@@ -240,7 +246,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             force: whether vGPUs in use do not hold the host software back.
         """
         if look_again:
-            software.ensure_lspci(self.root, self.run)
+            software.look_again(self.root, self.run)
         facts = host.gather(self.root, self.run if look_again else None)
         if look_again:
             software.ensure_mdevctl(self.root, self.run, facts)
@@ -298,7 +304,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 problems = (error.problem, *situation.problems)
                 return situation._replace(problems=problems)
         found = self._assess(host.gather(self.root), situation.memory)
-        if not (found.memory.fulfilled and boot.is_vain(self.root)):
+        if not boot.is_vain(self.root, costs=bool(found.memory.fulfilled)):
             return found
         now = int(time.time())
         memory = found.memory._replace(vain=found.fingerprint, vain_since=now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from pathlib import Path
 from typing import AbstractSet, Callable
@@ -45,7 +46,6 @@ _PASSING = _LATE | {
     Kind.TYPE_IN_USE,
 }
 _ROUNDS = 4  # new functions tell types, and types the sizes that a card is to mix
-_BUDGET = 360  # seconds, after which no further card is begun with; systemd allows 600
 _PATIENCE = 20  # seconds that the driver gets to tell the types of a card
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def ensure(
     write: Callable[[Path, str], None] | None = None,
     *,
     is_new: bool = False,
+    budget: float = math.inf,
 ) -> tuple[Problem, ...]:
     """Make true what the requests mean on this host; return what could not be done.
 
@@ -75,13 +76,14 @@ def ensure(
         write: writes an attribute, as `sysfs.write` does.
         is_new: whether something else came true before. Then cards that offer something are left
             alone until those that offer nothing yet have told whether all of it can be.
+        budget: seconds, after which no further card is begun with.
     """
     sleep, write = sleep or time.sleep, write or sysfs.write
     planned = functools.partial(_plan, requests, options)
     problems: list[Problem] = []
     done: set[tuple[PciAddress, ModeStep | None]] = set()
     silent: set[str] = set()
-    deadline = time.monotonic() + _BUDGET
+    deadline = time.monotonic() + budget
     for _ in range(_ROUNDS):
         plan = planned(host.gather(root))
         steps = {
@@ -171,8 +173,8 @@ def _part(
         _prepare(root, run, card, step, sleep, keeps_mode=keeps_mode)
         problems += modes.part(root, run, card, step) if step is not None else []
     except HostError as error:
-        is_vain = error.problem.kind is Kind.VFS_FAILED
-        if not (is_vain and modes.denies_functions(root, run, address)):
+        is_without = error.problem.kind is Kind.VFS_FAILED
+        if not (is_without and modes.denies_functions(root, run, address)):
             problems.append(error.problem)
     return problems
 

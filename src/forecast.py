@@ -7,6 +7,8 @@ Where a card will have virtual functions that are not there yet cannot be comput
 
 from __future__ import annotations
 
+from typing import Callable
+
 from pci import PciAddress
 from vgpu import Card, Framework, Mode, VgpuType
 from work import ModeStep, TypeStep, Work, profiles
@@ -14,11 +16,23 @@ from work import ModeStep, TypeStep, Work, profiles
 __all__ = ["forecast"]
 
 
-def forecast(cards: tuple[Card, ...], work: Work) -> tuple[Card, ...]:
-    """Return the cards after the work."""
-    modes = {step.card: step for step in work.modes}
-    types = {step.card: step for step in work.types}
-    return tuple(_forecast(card, modes.get(card.gpu.address), types) for card in cards)
+def forecast(
+    cards: tuple[Card, ...], planned: Callable[[tuple[Card, ...]], Work]
+) -> tuple[Card, ...]:
+    """Return the cards after the work.
+
+    Args:
+        cards: the cards as they are.
+        planned: says what is to be done; it is asked again for each card, since cards share what
+            is asked for.
+    """
+    found = list(cards)
+    for number, card in enumerate(cards):
+        work = planned(tuple(found))
+        modes = {step.card: step for step in work.modes}
+        types = {step.card: step for step in work.types}
+        found[number] = _forecast(card, modes.get(card.gpu.address), types)
+    return tuple(found)
 
 
 def _forecast(card: Card, mode: ModeStep | None, types: dict[PciAddress, TypeStep]) -> Card:
@@ -68,4 +82,6 @@ def _carrying(card: Card, step: TypeStep) -> Card:
         return function not in occupied, carried.get(function) != step.type_id
 
     chosen = sorted(sorted(step.functions, key=rank)[:room])
-    return card._replace(carried=tuple((function, step.type_id) for function in chosen))
+    others = [pair for pair in card.carried if pair[0] in occupied and pair[0] not in chosen]
+    mine = [(function, step.type_id) for function in chosen]
+    return card._replace(carried=tuple(sorted(mine + others)))

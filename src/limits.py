@@ -35,9 +35,11 @@ def honour(
     assignments = _first_for_this_host(plan.assignments, nova)
     problems = tuple(dict.fromkeys([*refused, *_limits(assignments, cards, nova)]))
     if refused:  # no function is to carry what Nova could not be told of
-        plan = _without_variant(plan)
+        plan = _without_variant(plan, cards)
         assignments = tuple(found for found in assignments if found.framework is Framework.MDEV)
-    is_partly = not nova.has_variant_driver and any(found.cards for found in assignments)
+    others = {card for found in assignments for card in found.cards}
+    others.update(plan.work.enable, (step.card for step in plan.work.modes))
+    is_partly = bool(others) and not nova.has_variant_driver
     passing = _REMARKS | {Kind.VENDOR_VFIO} if is_partly else _REMARKS
     grave = tuple(problem for problem in problems if problem.kind not in passing)
     return plan._replace(
@@ -48,8 +50,10 @@ def honour(
     )
 
 
-def _without_variant(plan: Plan) -> Plan:
-    """Leave functions under the kernel variant driver as they are, and say of them but why."""
+def _without_variant(plan: Plan, cards: tuple[Card, ...]) -> Plan:
+    """Leave cards under the kernel variant driver as they are, and say of them but why."""
+    work = plan.work
+    left = {card.gpu.address for card in cards if card.framework is Framework.VENDOR_VFIO}
 
     def is_left(problem: Problem) -> bool:
         return problem.kind is not Kind.TYPE_NOT_SET
@@ -57,7 +61,11 @@ def _without_variant(plan: Plan) -> Plan:
     problems = tuple(filter(is_left, plan.problems))
     is_moot = plan.held and not problems  # it was these alone that held it
     return plan._replace(
-        work=plan.work._replace(modes=(), types=(), is_due=bool(plan.work.enable)),
+        work=work._replace(
+            modes=tuple(step for step in work.modes if step.card not in left),
+            types=(),
+            due=tuple(card for card in work.due if card not in left),
+        ),
         problems=problems,
         remarks=tuple(filter(is_left, plan.remarks)),
         held=plan.held and not is_moot,

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the charm must remember because the machine cannot tell it.
 
-One JSON file. `paused`, `answered_trigger`, `wish` and `has_reported` carry meaning; the others
-spare work or repeat an earlier answer, and may be lost at any time.
+One JSON file. `paused`, `answered_trigger`, `wish`, `fulfilled` and `has_reported` carry meaning;
+the others spare work or repeat an earlier answer, and may be lost at any time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from files import ensure_text
 __all__ = ["Memory", "adopt", "load", "remove", "save"]
 
 FOLDER = Path("var/lib/nova-compute-nvidia-vgpu")
-_LEFT = Path("run/nova-compute-nvidia-vgpu/left")
+_LEFT = Path("run/nova-compute-nvidia-vgpu.left")
 _OF_THE_CARDS = ("carried.json", "types.json")  # which functions carry what, and what it is called
 
 logger = logging.getLogger(__name__)
@@ -100,18 +100,20 @@ def save(root: Path, memory: Memory) -> None:
 
 def remove(root: Path) -> None:
     """Forget everything; until the next boot a unit that follows may know what the cards carry."""
-    left = root / _LEFT
-    for name in _OF_THE_CARDS:
-        path = root / FOLDER / name
-        if path.is_file():
-            left.mkdir(parents=True, exist_ok=True)
-            shutil.move(str(path), str(left / name))
+    _move(root / FOLDER, root / _LEFT)
     shutil.rmtree(root / FOLDER, ignore_errors=True)
 
 
 def adopt(root: Path) -> None:
     """Take over what a unit that was here before, in this boot, knew of the cards."""
+    _move(root / _LEFT, root / FOLDER)
+
+
+def _move(source: Path, target: Path) -> None:
     for name in _OF_THE_CARDS:
-        if (root / _LEFT / name).is_file() and not (root / FOLDER / name).exists():
-            (root / FOLDER).mkdir(parents=True, exist_ok=True)
-            shutil.move(str(root / _LEFT / name), str(root / FOLDER / name))
+        if (source / name).is_file() and not (target / name).exists():
+            try:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.move(str(source / name), str(target / name))
+            except OSError as error:
+                logger.warning("%s cannot be kept: %s", source / name, error)

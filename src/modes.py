@@ -40,15 +40,14 @@ def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
         HostError: NO_MIG or TYPE_NOT_OFFERED; DISK.
     """
     address, wants_mig = card.gpu.address, bool(step.instances)
-    has_mig, told = True, card.told
     try:
         has_mig = not wants_mig or nvidia_smi.mig_mode(run, address)[0] is not None
         told = nvidia_smi.supported_types(run, address)
-        seen.remember_types(root, card.gpu, told, are_all=True)
     except CommandError as error:
         logger.warning("%s", error)
-    if card.mode is None or not card.mode.is_asked or not has_mig:
-        seen.remember_asked(root, address, has_mig=has_mig)
+        return
+    seen.remember_types(root, card.gpu, told, are_all=True)
+    seen.remember_asked(root, address, has_mig=has_mig)
     if not has_mig:
         raise HostError(Problem(Kind.NO_MIG, str(address), step.words[0]))
     card = card._replace(told=told)

@@ -93,7 +93,7 @@ def _said_problems(situation: Situation, outlook: Situation) -> list[Problem]:
     """Return what is to be said: not that which the work on the cards is to end."""
     plan, facts = situation.plan, situation.facts
     problems = [*situation.problems, *outlook.problems]
-    if plan.work.is_due:
+    if situation.is_due:
         problems = [problem for problem in problems if problem.kind not in WAITING]
     silent = [card for card in facts.cards if card.gpu.address not in plan.work.enable]
     problems += filter(None, (silence(card, facts) for card in silent))
@@ -143,7 +143,7 @@ def _properties(offered: Sequence[Offer], outlook: Situation) -> list[str]:
 def _steps(situation: Situation) -> list[str]:
     """Say what is to be done on the cards, in the order in which it is done."""
     work = situation.plan.work
-    if not work.is_due:
+    if not situation.is_due:
         return []
     cards = {card.gpu.address: card for card in situation.facts.cards}
     return [

@@ -9,6 +9,7 @@ takes /run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Iterable
@@ -18,7 +19,15 @@ from line import one_line
 from pci import Gpu, PciAddress
 from vgpu import COUNT_LIMIT, NAME_LIMIT, Mode, VgpuType, type_number
 
-__all__ = ["forget_modes", "modes", "remember_asked", "remember_mode", "remember_types", "types"]
+__all__ = [
+    "forget_answers",
+    "forget_modes",
+    "modes",
+    "remember_asked",
+    "remember_mode",
+    "remember_types",
+    "types",
+]
 
 _TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
 # What reading a record of another shape, or a damaged one, can end in.
@@ -60,6 +69,8 @@ def remember_types(
     root: Path, gpu: Gpu, told: Iterable[VgpuType], *, are_all: bool = False
 ) -> None:
     """Keep what the driver told of a card; what it told in more detail before stays.
+
+    Nothing told is no answer.
 
     Args:
         root: the root of the host's file system.
@@ -112,13 +123,26 @@ def remember_asked(root: Path, card: PciAddress, *, has_mig: bool) -> None:
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    mode = modes(root).get(card, Mode())
-    remember_mode(root, card, mode._replace(is_asked=True, has_mig=has_mig))
+    known = modes(root)
+    known[card] = known.get(card, Mode())._replace(is_asked=True, has_mig=has_mig)
+    _write_modes(root, known)
+
+
+def forget_answers(root: Path) -> None:
+    """Let the driver be asked again.
+
+    Raises:
+        HostError: DISK; it is full, or cannot be written.
+    """
+    known = modes(root)
+    kept = {card: known[card]._replace(is_asked=False, has_mig=True) for card in known}
+    _write_modes(root, {card: mode for card, mode in kept.items() if mode != Mode()})
 
 
 def forget_modes(root: Path) -> None:
     """Forget all of that, as another driver may tell something else."""
-    (root / _MODES).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (root / _MODES).unlink()
 
 
 def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
@@ -136,6 +160,10 @@ def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
         known[card] = mode._replace(is_asked=is_asked, has_mig=has_mig)
     elif answered != Mode():
         known[card] = answered
+    _write_modes(root, known)
+
+
+def _write_modes(root: Path, known: dict[PciAddress, Mode]) -> None:
     if known or (root / _MODES).exists():
         rows = {str(address): known[address] for address in sorted(known)}
         ensure_text(root / _MODES, json.dumps(rows) + "\n")

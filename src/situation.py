@@ -60,11 +60,13 @@ class Situation(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """A digest of all that decides what comes of the boot service."""
+        work = self.plan.work
         rows = [
             (card._replace(creatable=frozenset()), *sorted(card.creatable))
             for card in self.facts.cards
+            if card.gpu.address in work.due
         ]
-        text = repr((self.memory.wish, self.plan.work, rows, self.facts.driver.loaded))
+        text = repr((self.memory.wish, work.due, rows, self.facts.driver.loaded))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -121,7 +123,7 @@ def assess(
     plan = honour(make_plan(requests, facts.cards), facts.cards, facts.nova, options)
     failures = boot.result(root) if plan.work.is_due or facts.is_owing else ()
     problems += failures
-    plan = _without_failed(plan, failures)
+    plan = _without_failed(plan, facts, failures)
     if facts.unreadable and requests:
         problems.append(Problem(Kind.CARD_UNREADABLE, str(facts.unreadable[0])))
         plan = plan._replace(held=True)
@@ -139,9 +141,13 @@ def assess(
     return found._replace(memory=memory._replace(has_reported=has_reported))
 
 
-def _without_failed(plan: Plan, failures: tuple[Problem, ...]) -> Plan:
-    """Offer what the other cards have, where the functions of one could not be enabled."""
+def _without_failed(plan: Plan, facts: Facts, failures: tuple[Problem, ...]) -> Plan:
+    """Offer what the other cards have, where the functions of one could not be enabled.
+
+    Not if guests are defined with those: what was published stays, as it is theirs.
+    """
     failed = {problem.subject for problem in failures if problem.kind is Kind.VFS_FAILED}
+    failed -= {str(card.gpu.address) for card in facts.cards if card.held}
     lost = [
         problem
         for problem in plan.problems

@@ -25,12 +25,12 @@ __all__ = [
     "Resource",
     "answer_restart",
     "ensure",
-    "ensure_lspci",
     "ensure_mdevctl",
     "examine",
     "is_long",
     "is_wanting",
     "judge",
+    "look_again",
     "refusal",
     "remembered",
 ]
@@ -45,8 +45,15 @@ class Resource(NamedTuple):
     problem: Problem | None = None
 
 
-def ensure_lspci(root: Path, run: Runner) -> None:
-    """Install lspci where it is missing; sysfs serves without it."""
+def look_again(root: Path, run: Runner) -> None:
+    """Forget what the driver answered, and install lspci where it is missing.
+
+    sysfs serves without lspci.
+    """
+    try:
+        seen.forget_answers(root)
+    except HostError as error:
+        logger.warning("%s", error)
     if (root / "usr/bin/lspci").exists() or (root / "usr/sbin/lspci").exists():
         return
     try:

@@ -119,7 +119,7 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     ),
     Kind.MIG_FAILED: (
         Level.BLOCKED,
-        "No GPU instances on {subject}: {detail}; mend, then run reboot-install",
+        "No GPU instances on {subject}: {detail}; mend, then wait an hour or run reboot-install",
     ),
     Kind.MIG_PENDING: (
         Level.BLOCKED,
@@ -144,7 +144,7 @@ _WORDING: dict[Kind, tuple[Level, str]] = {
     ),
     Kind.MIXED_SIZE_FAILED: (
         Level.BLOCKED,
-        "No mixed-size mode on {subject}: {detail}; mend, then run reboot-install",
+        "No mixed-size mode on {subject}: {detail}; mend, then wait an hour or run reboot-install",
     ),
     Kind.MDEV_LOST: (
         Level.BLOCKED,

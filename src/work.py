@@ -73,14 +73,19 @@ class Work(NamedTuple):
         as_is: those of them that no request names, whose mode is not ours to change.
         modes: the cards that are to be parted in another way than they come.
         types: the types that virtual functions are to carry (vendor VFIO).
-        is_due: whether some of it is not true yet.
+        due: the cards of which some of it is not true yet.
     """
 
     enable: tuple[PciAddress, ...] = ()
     as_is: tuple[PciAddress, ...] = ()
     modes: tuple[ModeStep, ...] = ()
     types: tuple[TypeStep, ...] = ()
-    is_due: bool = False
+    due: tuple[PciAddress, ...] = ()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether some of it is not true yet."""
+        return bool(self.due)
 
 
 def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
@@ -89,31 +94,33 @@ def make_work(shares: list[Share], cards: tuple[Card, ...]) -> Work:
     as_is: list[PciAddress] = []
     modes: list[ModeStep] = []
     types: list[TypeStep] = []
-    is_due = False
+    due: list[PciAddress] = []
     for card in cards:
         mine = [share for share in shares if share.card is card]
-        if (mine or _owes_functions(card)) and _is_without_functions(card):
-            enable.append(card.gpu.address)
+        is_off = (bool(mine) or _owes_functions(card)) and _is_without_functions(card)
         steps = tuple(_type_steps(mine))
         mode = _mode_step(mine) if mine else _guests_step(card)
+        if is_off:
+            enable.append(card.gpu.address)
+            if not mine and mode is None:
+                as_is.append(card.gpu.address)
         types += steps
         if mode is not None:
             modes.append(mode)
-            lost = any(map(_is_lost, mine)) if mode.instances else _is_hidden(card)
-            is_free = not card.in_use or adds_only(mode, card)
-            is_due |= is_free and (lost or _mode_differs(mode, card))
-            is_due |= any(share.is_unasked for share in mine)
-        if mine:
-            is_due |= _types_differ(steps, card)
-        elif mode is None:  # what others carry is somebody else's
-            as_is.append(card.gpu.address)
-    return Work(
-        enable=tuple(enable),
-        as_is=tuple(address for address in as_is if address in enable),
-        modes=tuple(modes),
-        types=tuple(types),
-        is_due=is_due or bool(enable),
-    )
+        if is_off or _is_mode_due(mode, mine, card) or (mine and _types_differ(steps, card)):
+            due.append(card.gpu.address)
+    return Work(tuple(enable), tuple(as_is), tuple(modes), tuple(types), tuple(due))
+
+
+def _is_mode_due(mode: ModeStep | None, shares: list[Share], card: Card) -> bool:
+    """Whether a card is to be parted in another way, or its driver to be asked."""
+    if mode is None:
+        return False
+    if any(share.is_unasked for share in shares):
+        return True
+    lost = any(map(_is_lost, shares)) if mode.instances else _is_hidden(card)
+    is_free = not card.in_use or adds_only(mode, card)
+    return is_free and (lost or _mode_differs(mode, card))
 
 
 def profiles(step: ModeStep, card: Card) -> tuple[int, ...] | None:

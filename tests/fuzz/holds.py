@@ -24,6 +24,7 @@ from memory import Memory
 from plan import DEFAULTS, PciOptions
 from problem import Kind, Problem
 from situation import Situation, assess
+from vgpu import Card
 
 APP = "nova-compute-nvidia-vgpu"
 
@@ -214,8 +215,12 @@ def host(root: Path, text: str, options: PciOptions = DEFAULTS, run: Any = None)
         said(problem)
     sections(situation.sections)
     databag(ProviderData(sections=situation.sections).to_databag())
-    later = found._replace(cards=forecast(found.cards, situation.plan.work))
-    outlook = assess(root, later, Memory(), text, needs_software=needs_software, options=options)
+
+    def situation_of(cards: tuple[Card, ...]) -> Situation:
+        later = found._replace(cards=cards)
+        return assess(root, later, Memory(), text, needs_software=needs_software, options=options)
+
+    outlook = situation_of(forecast(found.cards, lambda cards: situation_of(cards).plan.work))
     sections(outlook.sections)
     answer(report.plan_text(situation, outlook, {}, APP))
     answer(listing.types_text(found.cards))

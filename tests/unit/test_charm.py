@@ -787,11 +787,17 @@ def test_show_plan_says_what_the_controllers_need_for_placement(l40s):
         ("h200", "{H200X-1-18C: ['10de:2335']}"),
         ("rtx-pro-6000", "{DC-1-2Q: ['10de:2bb5']}"),
         ("a100-80-pair", "{A100D-1-10C: ['31:00.0'], A100D-20C: ['b1:00.0']}"),
+        ("two L40S", "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}"),
+        ("two L40S", "{L40S-8Q: {devices: ['3d:01.0', 'c1:00.0'], max-instances: 4}}"),
         ("a40-mdev", "{A40-2Q: ['41:00.4', '41:00.5'], A40-8Q: ['41:00.6']}"),
     ],
 )
 def test_show_plan_says_beforehand_what_will_be(unit, host, text):
     """And it was so: the boot service and the plan agree on every function."""
+    if host == "two L40S":
+        data = recorded.host("l40s-vendor-vfio")
+        (card,) = data["functions"]
+        host = {**data, "functions": [card, {**card, "address": "0000:c1:00.0"}]}
     on = unit(host)
     before = json.loads(on.action("show-plan", mappings=text, format="json")["output"])
     on.configure(text)

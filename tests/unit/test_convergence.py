@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 import pytest
@@ -702,7 +703,10 @@ def test_mode_that_another_card_refuses_is_not_tried_at_every_event(unit, monkey
         "nvidia-smi -i 0000:b1:00.0 -mig 1", stdout="In use by another client\n", returncode=19
     )
     on.configure("{A100D-1-10C: ['10de:20b5']}")
-    assert on.status.name == "blocked"
+    assert on.status == testing.BlockedStatus(
+        "No GPU instances on 0000:b1:00.0: In use by another client; "
+        "mend, then wait an hour or run reboot-install"
+    )
     assert is_at_rest(on)
     assert on.databag == before
     now = time.time()
@@ -811,3 +815,98 @@ def test_two_boards_of_one_pci_id_do_not_share_their_types(unit):
     assert on.status == testing.BlockedStatus(
         "0000:d8:00.0 does not offer A16-4Q; choose from the action list-vgpu-types"
     )
+
+
+def test_mode_that_was_refused_from_the_first_is_not_tried_at_every_event(unit):
+    on = unit("a100-80-pair")
+    on.machine.fail("nvidia-smi -i 0000:b1:00.0 -mig 1", stdout="In use\n", returncode=19)
+    on.configure("{A100D-1-10C: ['10de:20b5']}")
+    assert on.status.name == "blocked"
+    assert is_at_rest(on)
+
+
+def test_guests_of_another_card_are_no_reason_to_try_again(unit):
+    on = unit("a100-80-pair")
+    on.configure("{A100D-20C: ['10de:20b5']}")
+    on.machine.fail("nvidia-smi -i 0000:b1:00.0 -mig 1", stdout="In use\n", returncode=19)
+    on.configure("{A100D-20C: ['31:00.0'], A100D-1-10C: ['b1:00.0']}")
+    on.machine.commands.clear()
+    give(on, "0000:31:00.4", "nvidia-696", 1)
+    assert not on.machine.did("-d")
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize("address", ["0000:03:00.0", "0000:c1:00.0"])
+def test_card_that_nova_cannot_be_told_of_costs_the_others_no_mode(unit, address):
+    (l40s,) = recorded.host("l40s-vendor-vfio")["functions"]
+    (a100, _) = recorded.host("a100-80-pair")["functions"]
+    functions = [a100, {**l40s, "address": address}]
+    on = unit("a100-80-pair", functions=functions)
+    text = f"{{A100D-1-10C: ['31:00.0'], L40S-8Q: ['{address}']}}"
+    on.configure(text)
+    assert len(addresses(on, "nvidia-699")) == 7
+    give(on, "0000:31:00.4", "nvidia-699", 1)
+    before = on.databag
+    on.machine.reboot()
+    on.hook("start")
+    assert on.machine.driver.card(A100D)["mig"]["instances"] == [19] * 7
+    assert on.databag == before
+    assert on.status == testing.BlockedStatus(
+        f"{address} needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+    )
+    assert is_at_rest(on)
+
+
+@pytest.mark.parametrize("event", ["update_status", "start"])
+def test_driver_that_does_not_answer_once_is_asked_again(unit, event):
+    on = unit("a100-80-pair")
+    on.machine.fail("nvidia-smi vgpu", returncode=9, times=1)
+    on.configure("{nvidia-699: ['31:00.0', 'b1:00.0']}")
+    on.hook(event)
+    assert len(addresses(on, "nvidia-699")) == 14
+
+
+def test_card_that_said_to_have_no_mig_is_asked_again_on_request(unit):
+    on = unit("a100-80-pair")
+    on.machine.fail(QUERY, stdout="[N/A], [N/A]\n", returncode=0)
+    on.configure("{A100D-1-10C: ['31:00.0']}")
+    assert on.status.message.startswith("0000:31:00.0 has no MIG")
+    on.machine.mend(QUERY)
+    on.action("reboot-install")
+    assert len(addresses(on, "nvidia-699")) == 7
+
+
+def test_functions_of_defined_guests_stay_published_where_they_could_not_be_enabled(unit):
+    on = unit(
+        "l40s-vendor-vfio", functions=beside("l40s-vendor-vfio", "l40s-vendor-vfio", enabled=True)
+    )
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    define(on, "0000:3d:00.5")
+    before = on.databag
+    on.machine.fail("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0", output="NVRM: failed\n")
+    on.machine.reboot()
+    on.hook("start")
+    assert on.databag == before
+
+
+def test_disk_that_is_full_stops_no_removal(unit, monkeypatch):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("memory.shutil.move", full)
+    on.hook("remove")
+    assert not (on.machine.root / "var/lib/nova-compute-nvidia-vgpu").exists()
+
+
+def test_removal_that_is_tried_twice_keeps_what_the_cards_carry(unit):
+    on = unit("l40s-vendor-vfio")
+    on.configure("{L40S-8Q: ['10de:26b9']}")
+    on.hook("remove")
+    on.hook("remove")
+    on.change(config={"vgpu-device-mappings": "{L40S-24Q: ['10de:26b9']}"})
+    for event in ("install", "start"):
+        on.hook(event)
+    assert len(specs(on)) == 2

@@ -25,9 +25,9 @@ def l40s(machine, monkeypatch):
     return machine("l40s-vendor-vfio")
 
 
-def ensure(host, text, write=None):
+def ensure(host, text, write=None, **limits):
     requests = mappings.requests(mappings.parse(text))
-    return devices.ensure(host.root, host, requests, sleep=lambda _: None, write=write)
+    return devices.ensure(host.root, host, requests, sleep=lambda _: None, write=write, **limits)
 
 
 def carried(host):
@@ -235,7 +235,7 @@ def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeyp
     host = machine(data)
     clock = iter(range(0, 10_000, 150))
     monkeypatch.setattr("devices.time.monotonic", lambda: next(clock))
-    problems = ensure(host, "{A16-4Q: ['10de:25b6']}")
+    problems = ensure(host, "{A16-4Q: ['10de:25b6']}", budget=360)
     late = [str(card.gpu.address) for card in gather(host.root).cards][2:]
     assert problems == tuple(
         Problem(Kind.VFS_FAILED, address, "no time left in this run") for address in late

@@ -30,7 +30,8 @@ def assess(host):
         change(root)
         facts = gather(root, count=True)
         plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
-        return Situation(facts, plan, (*problems, *plan.problems, *plan.remarks), Memory())
+        told = (*problems, *plan.problems, *plan.remarks)
+        return Situation(facts, plan, told, Memory(), is_due=plan.work.is_due)
 
     return of
 

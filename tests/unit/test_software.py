@@ -404,10 +404,10 @@ def test_reboot_mends_some_problems_and_others_not(kind, is_wanting):
 def test_lspci_is_installed_where_it_is_missing(machine):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
-    software.ensure_lspci(simulated.root, simulated)
+    software.look_again(simulated.root, simulated)
     assert simulated.did("apt-get install")[0][-1] == "pciutils"
     simulated.commands.clear()
-    software.ensure_lspci(simulated.root, simulated)
+    software.look_again(simulated.root, simulated)
     assert simulated.commands == []
 
 
@@ -415,7 +415,7 @@ def test_lspci_may_lie_in_sbin(machine):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
     simulated.provide("usr/sbin/lspci")
-    software.ensure_lspci(simulated.root, simulated)
+    software.look_again(simulated.root, simulated)
     assert simulated.commands == []
 
 
@@ -423,7 +423,7 @@ def test_host_that_cannot_install_lspci_goes_on(machine, caplog):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
     simulated.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
-    software.ensure_lspci(simulated.root, simulated)
+    software.look_again(simulated.root, simulated)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["lspci cannot be installed: dpkg-locked:"]
 
