@@ -35,7 +35,6 @@ from vgpu import Card
 from work import Work
 
 RESOURCE = "nvidia-vgpu-software"
-_RETRY = 3600  # seconds
 
 logger = logging.getLogger(__name__)
 # ops would log each status that is added, in a process of its own, on every host every 5 minutes.
@@ -294,8 +293,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             boot.ensure_unit(self.root, self.run, self.charm_dir)
             guest_mdevs.record(self.root, situation.facts.cards)
             if boot.is_done(self.root):
-                is_new = look_again or situation.facts.is_owing or not _was_vain(situation)
-                if not (situation.is_due and is_new):
+                was_vain = situation.was_vain(time.time()) and not situation.facts.is_owing
+                if not situation.is_due or (was_vain and not look_again):
                     return situation
             self.unit.status = ops.MaintenanceStatus(status.ENABLING)
             boot.start(self.root, self.run)
@@ -304,11 +303,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 problems = (error.problem, *situation.problems)
                 return situation._replace(problems=problems)
         found = self._assess(host.gather(self.root), situation.memory)
-        if not boot.is_vain(self.root, costs=bool(found.memory.fulfilled)):
-            return found
-        now = int(time.time())
-        memory = found.memory._replace(vain=found.fingerprint, vain_since=now)
-        return found._replace(memory=memory)
+        is_vain = boot.is_vain(self.root, costs=bool(found.memory.fulfilled))
+        return found.as_vain(time.time()) if is_vain else found
 
     def _assess(self, facts: Facts, memory: Memory, wish: object = None) -> Situation:
         text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
@@ -363,12 +359,6 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         except (ops.ModelError, NameError) as error:
             logger.info("no resource %s: %s", RESOURCE, error)
             return ""
-
-
-def _was_vain(situation: Situation) -> bool:
-    """Whether the same was tried in vain within the hour: it may take functions from Nova."""
-    age = time.time() - situation.memory.vain_since
-    return situation.memory.vain == situation.fingerprint and 0 <= age < _RETRY
 
 
 def _answer(event: ops.ActionEvent, text: str) -> None:

@@ -24,6 +24,7 @@ from vgpu import Framework
 
 __all__ = ["WAITING", "Situation", "assess"]
 
+_RETRY = 3600  # seconds
 # What the work on the cards is to end.
 WAITING = frozenset(
     {
@@ -57,8 +58,21 @@ class Situation(NamedTuple):
     options: PciOptions = DEFAULTS
     is_due: bool = False
 
+    def was_vain(self, now: float) -> bool:
+        """Whether the boot service failed in this situation within the hour.
+
+        Another try may take from Nova what it is offered.
+        """
+        age = now - self.memory.vain_since
+        return self.memory.vain == self._fingerprint and 0 <= age < _RETRY
+
+    def as_vain(self, now: float) -> Situation:
+        """Return the situation, with the note that the boot service has just failed in it."""
+        memory = self.memory._replace(vain=self._fingerprint, vain_since=int(now))
+        return self._replace(memory=memory)
+
     @property
-    def fingerprint(self) -> str:
+    def _fingerprint(self) -> str:
         """A digest of all that decides what comes of the boot service."""
         work = self.plan.work
         rows = [
