@@ -45,6 +45,7 @@ class Driver:
         self.refused: set[int] = set()
         self.keeps_instances = False
         self.registers_late = False
+        self._computing: set[str] = set()  # cards with compute instances
 
     def card(self, address: str) -> dict[str, Any]:
         """Return what a card is like now."""
@@ -52,6 +53,7 @@ class Driver:
 
     def boot(self) -> None:
         """Forget what a boot takes."""
+        self._computing.clear()
         for card in [known for known in self.host["functions"] if known.get("types")]:
             mig = self._mig(card)
             persists = mig.get("persists", True)
@@ -110,6 +112,7 @@ class Driver:
 
     def _bind(self, card: dict[str, Any], driver: str | None) -> None:
         """Give a card a driver, or none; all that the old one made of it is gone."""
+        self._computing.discard(card["address"])
         change = {"mig": {**card["mig"], "instances": []}} if "mig" in card else {}
         self._change(recorded.without_its_functions(card), driver=driver, mixed=False, **change)
         self._rebuild(self.card(card["address"]))
@@ -198,6 +201,8 @@ class Driver:
             return 0, f"GPU at {address} already has VFs enabled.\n"
         number = sriov["total"] if verb == "-e" else 0
         kept = card.get("mig", {}).get("instances", []) if self.keeps_instances else []
+        if not kept:
+            self._computing.discard(address)
         change = {"mig": {**card["mig"], "instances": kept}} if "mig" in card else {}
         self._change({**card, "sriov": {**sriov, "enabled": number}}, mixed=False, **change)
         self._rebuild(self.card(address))
@@ -289,8 +294,8 @@ class Driver:
                 19,
                 f"Unable to create a GPU instance on GPU  0 using profile {profile}\n{reason}",
             )
-        change = {**mig, "instances": [*instances, profile], "computes": True}
-        self._change(card, mig=change)
+        self._change(card, mig={**mig, "instances": [*instances, profile]})
+        self._computing.add(card["address"])
         if not self.registers_late:
             self.refresh(self.card(card["address"]))
         return 0, f"Successfully created GPU instance ID {len(instances)} on GPU  0\n"
@@ -298,11 +303,11 @@ class Driver:
     def _destroy_compute_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
         if self._in_use(card):
             return _BUSY
-        self._change(card, mig={**self._mig(card), "computes": False})
+        self._computing.discard(card["address"])
         return 0, "Successfully destroyed compute instances\n"
 
     def _destroy_instances(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
-        if self._in_use(card) or self._mig(card).get("computes"):
+        if self._in_use(card) or card["address"] in self._computing:
             return _BUSY
         if not self._mig(card).get("instances"):
             return _NO_MIG
