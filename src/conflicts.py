@@ -21,9 +21,8 @@ def types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Probl
     """
     for card in cards:
         mine = [share for share in shares if share.card is card]
-        if any(
-            share.is_unasked for share in mine
-        ):  # the type in use may well be what is asked for
+        # The driver has not been asked yet: the type in use may well be what is asked for.
+        if any(share.is_unasked for share in mine):
             continue
         here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
         if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
