@@ -19,16 +19,16 @@ import sys
 import time
 from pathlib import Path
 
-import commands
-import facts as host
-import guest_mdevs
-import mappings
-import memory as memories
-from commands import CommandError, Runner
-from files import ensure_text, has_text
-from mappings import VgpuRequest
-from plan import PciOptions
-from problem import HostError, Kind, Problem
+from cards import guest_mdevs
+from gpu.problems import HostError, Kind, Problem
+from host import facts as host
+from planning import mappings
+from planning.mappings import VgpuRequest
+from planning.plan import PciOptions
+from state import charm_state as memories
+from system import commands
+from system.commands import CommandError, Runner
+from system.files import ensure_text, has_text
 
 __all__ = ["UNIT", "ensure_unit", "is_done", "is_vain", "record", "remove_unit", "result", "start"]
 
@@ -178,7 +178,7 @@ def record(root: Path) -> int:
 
 def main(root: Path, run: Runner) -> int:
     """Do the service's work; return its exit code."""
-    import devices  # hooks, which import this module, have no use for it
+    from cards import prepare  # hooks, which import this module, have no use for it
 
     memory = memories.load(root)
     with contextlib.suppress(FileNotFoundError):
@@ -191,7 +191,7 @@ def main(root: Path, run: Runner) -> int:
         is_new = memory.wish != memory.fulfilled
         start = time.monotonic()
         budget = _NEW_BUDGET if is_new else _BUDGET
-        problems = devices.ensure(
+        problems = prepare.ensure(
             root, run, _requests(memory.wish), options, is_new=is_new, budget=budget
         )
         # A wish that ends in anything but these leaves the cards to the wish before.
@@ -199,7 +199,7 @@ def main(root: Path, run: Runner) -> int:
             logger.info("the last wish cannot be fulfilled, going back to the one before")
             budget = max(_BUDGET - (time.monotonic() - start), 0.0)
             before = _requests(memory.fulfilled)
-            problems += devices.ensure(root, run, before, options, budget=budget)
+            problems += prepare.ensure(root, run, before, options, budget=budget)
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]

@@ -16,23 +16,21 @@ from pathlib import Path
 import ops
 
 import boot
-import commands
-import facts as host
-import guest_mdevs
-import memory as memories
-import nova_conf
-import predecessor
-import services
-import software
-import status
+from cards import guest_mdevs
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
-from facts import Facts
-from memory import Memory
-from plan import PciOptions, Plan
-from problem import REBOOT, HostError, Kind, Problem
-from situation import Situation, assess
-from vgpu import Card
-from work import Work
+from driver import daemon, legacy_charm, software
+from gpu.card import Card
+from gpu.problems import REBOOT, HostError, Kind, Problem
+from host import facts as host
+from host.facts import Facts
+from nova_compute import nova_conf
+from planning.plan import PciOptions, Plan
+from planning.preparation import Work
+from state import charm_state as memories
+from state.charm_state import Memory
+from status import unit_status
+from status.assessment import Situation, assess
+from system import commands
 
 RESOURCE = "nvidia-vgpu-software"
 
@@ -82,14 +80,14 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_install(self, _: ops.InstallEvent) -> None:
         """Begin without the memory of a unit that was here before."""
-        predecessor.take_over(self.root, self.run)
+        legacy_charm.take_over(self.root, self.run)
         memories.adopt(self.root)
         has_reported = memories.load(self.root).has_reported
         self._reconcile(Memory(has_reported=has_reported), ensure=True, look_again=True)
 
     def _on_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
         """Take over, too, what the charm that was here before us left, and its pause."""
-        predecessor.take_over(self.root, self.run)
+        legacy_charm.take_over(self.root, self.run)
         memory = memories.load(self.root)
         if memory == Memory() and getattr(self._stored, "is_paused", False) is True:
             memory = memory._replace(paused=True)
@@ -132,7 +130,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         situation = self._situation or self._assess(
             host.gather(self.root), memories.load(self.root)
         )
-        gravest = status.evaluate(situation, self.app.name)[0]
+        gravest = unit_status.evaluate(situation, self.app.name)[0]
         event.add_status(ops.StatusBase.from_name(gravest.level.value, gravest.message))
 
     def _on_pause(self, event: ops.ActionEvent) -> None:
@@ -143,10 +141,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             # Remembered first: a mask of ours must never look like the principal's.
             memories.save(self.root, memory._replace(paused=True))
             if facts.is_shipped:
-                services.pause(self.run)
+                daemon.pause(self.run)
         except HostError as error:
             self._save(memory)
-            event.fail(status.sentence(error.problem, self.app.name)[1])
+            event.fail(unit_status.sentence(error.problem, self.app.name)[1])
             return
         self._reconcile(memory._replace(paused=True))
 
@@ -157,14 +155,14 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if facts.is_principal_paused or (facts.is_masked and not is_ours):
                 raise HostError(Problem(Kind.PRINCIPAL_PAUSE))
             if facts.is_shipped:
-                services.resume(self.run)
+                daemon.resume(self.run)
         except HostError as error:
-            event.fail(status.sentence(error.problem, self.app.name)[1])
+            event.fail(unit_status.sentence(error.problem, self.app.name)[1])
             return
         situation = self._reconcile(memory._replace(paused=False), ensure=True)
         for problem in situation.problems:
             if problem.kind is Kind.SERVICE_DOWN:
-                event.fail(status.sentence(problem, self.app.name)[1])
+                event.fail(unit_status.sentence(problem, self.app.name)[1])
 
     def _on_reboot_install(self, event: ops.ActionEvent) -> None:
         memory = memories.load(self.root)
@@ -173,18 +171,18 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             return
         situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
         is_due = any(problem.kind in REBOOT for problem in situation.problems)
-        wording = status.REBOOT_NEEDED if is_due else status.REBOOT_NOT_NEEDED
+        wording = unit_status.REBOOT_NEEDED if is_due else unit_status.REBOOT_NOT_NEEDED
         is_asked = event.params.get("i-really-mean-it") is True
         if is_due and is_asked and not software.is_wanting(situation.problems):
             if self._is_refused(event, situation.memory, force):  # a guest may have come meanwhile
                 return
             try:
-                services.schedule_reboot(self.run)
+                daemon.schedule_reboot(self.run)
             except HostError as error:
-                event.fail(status.sentence(error.problem, self.app.name)[1])
+                event.fail(unit_status.sentence(error.problem, self.app.name)[1])
                 return
-            wording = status.REBOOT_SCHEDULED
-        message = status.evaluate(situation, self.app.name)[0].message
+            wording = unit_status.REBOOT_SCHEDULED
+        message = unit_status.evaluate(situation, self.app.name)[0].message
         event.set_results({"reboot": wording, "output": message})
         if software.is_wanting(situation.problems):
             event.fail(message)
@@ -193,24 +191,24 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         """Fail an action if the host must not be touched now."""
         refusal = software.refusal(host.gather(self.root), memory, force=force)
         if refusal is not None:
-            event.fail(status.sentence(refusal, self.app.name)[1])
+            event.fail(unit_status.sentence(refusal, self.app.name)[1])
         return refusal is not None
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
-        import listing  # not needed by any hook
-        from survey import survey
+        from actions import list_vgpu_types  # not needed by any hook
+        from actions.detailed_facts import survey
 
         facts = survey(self.root, self.run)
         if event.params.get("format") == "json":
-            answer = listing.types_json(facts.cards)
+            answer = list_vgpu_types.types_json(facts.cards)
         else:
-            answer = listing.types_text(facts.cards) or status.no_types(facts)
+            answer = list_vgpu_types.types_text(facts.cards) or unit_status.no_types(facts)
         _answer(event, answer)
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
-        import report  # not needed by any hook
-        from forecast import forecast
-        from survey import survey
+        from actions import show_plan  # not needed by any hook
+        from actions.detailed_facts import survey
+        from actions.dry_run import forecast
 
         facts, memory = survey(self.root, self.run), memories.load(self.root)
         wish = event.params.get("mappings")
@@ -222,7 +220,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
             later = facts._replace(cards=forecast(facts.cards, planned))
             outlook = self._assess(later, memory, wish)
-        show = report.plan_json if event.params.get("format") == "json" else report.plan_text
+        show = show_plan.plan_json if event.params.get("format") == "json" else show_plan.plan_text
         published = self.nova_vgpu.published().sections
         _answer(event, show(situation, outlook, published, self.app.name))
 
@@ -280,7 +278,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if facts.is_masked or memory.paused:
             return facts, memory
         if software.is_long(facts, resource, force=force):
-            self.unit.status = ops.MaintenanceStatus(status.INSTALLING)
+            self.unit.status = ops.MaintenanceStatus(unit_status.INSTALLING)
         memory, changed = software.ensure(
             self.root, self.run, facts, resource, memory, force=force
         )
@@ -296,7 +294,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 was_vain = situation.was_vain(time.time()) and not situation.facts.is_owing
                 if not situation.is_due or (was_vain and not look_again):
                     return situation
-            self.unit.status = ops.MaintenanceStatus(status.ENABLING)
+            self.unit.status = ops.MaintenanceStatus(unit_status.ENABLING)
             boot.start(self.root, self.run)
         except HostError as error:
             if not boot.result(self.root):
@@ -334,7 +332,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         is_served = facts.is_shipped and installed is not None and not memory.paused
         data = ProviderData(
             sections=situation.sections,
-            services=[services.DAEMON] if is_served else [],
+            services=[daemon.DAEMON] if is_served else [],
             release=facts.nova.codename,
             packages=[installed.name] if installed else [],
         )
@@ -363,12 +361,12 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
 def _answer(event: ops.ActionEvent, text: str) -> None:
     """Give an action's answer; one that is too large and has no end to leave out is refused."""
-    import answer
+    from actions import output
 
-    if answer.fits(text):
+    if output.fits(text):
         event.set_results({"output": text})
     else:
-        event.fail(status.TOO_LARGE)
+        event.fail(unit_status.TOO_LARGE)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ import json
 import pytest
 from bed import principal
 
-import mappings
-import nova_conf
-import plan
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
-from pci import PciAddress, PciId
-from releases import NovaVersion
-from vgpu import Framework
+from gpu.card import Framework
+from host.gpus import PciAddress, PciId
+from nova_compute import nova_conf
+from nova_compute.release import NovaVersion
+from planning import mappings, plan
 
 PLAIN = "{nvidia-35: ['0000:84:00.0', '85:00.0'], nvidia-36: [0000:86:00.0]}"
 LONG_FORM = (

@@ -17,9 +17,9 @@ import trees
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
-import devices
-import services
-import sysfs
+from cards import prepare
+from driver import daemon
+from system import sysfs
 
 # What an example may cost is held in `examples`, in time of the processor; the deadline, on a
 # machine that does other things as well, ends only what hangs.
@@ -57,8 +57,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _nothing_real() -> Iterator[None]:
     """A simulated daemon gives up at once, no driver needs time, and it refuses every value."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "SETTLE", 0)
-        patch.setattr(devices.time, "sleep", lambda _: None)
+        patch.setattr(daemon, "SETTLE", 0)
+        patch.setattr(prepare.time, "sleep", lambda _: None)
         patch.setattr(sysfs, "write", _refuse)
         yield
 

@@ -14,17 +14,16 @@ from typing import Any, Iterable, Mapping, Sequence
 import trees
 from oslo_config import cfg, iniparser
 
-import facts
-import listing
-import report
-import status as wording
+from actions import list_vgpu_types, show_plan
+from actions.dry_run import forecast
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
-from forecast import forecast
-from memory import Memory
-from plan import DEFAULTS, PciOptions
-from problem import Kind, Problem
-from situation import Situation, assess
-from vgpu import Card
+from gpu.card import Card
+from gpu.problems import Kind, Problem
+from host import facts
+from planning.plan import DEFAULTS, PciOptions
+from state.charm_state import Memory
+from status import unit_status as wording
+from status.assessment import Situation, assess
 
 APP = "nova-compute-nvidia-vgpu"
 
@@ -222,10 +221,10 @@ def host(root: Path, text: str, options: PciOptions = DEFAULTS, run: Any = None)
 
     outlook = situation_of(forecast(found.cards, lambda cards: situation_of(cards).plan.work))
     sections(outlook.sections)
-    answer(report.plan_text(situation, outlook, {}, APP))
-    answer(listing.types_text(found.cards))
-    assert json.loads(report.plan_json(situation, outlook, {}, APP)).keys() == _PLAN_KEYS
-    for row in json.loads(listing.types_json(found.cards)):
+    answer(show_plan.plan_text(situation, outlook, {}, APP))
+    answer(list_vgpu_types.types_text(found.cards))
+    assert json.loads(show_plan.plan_json(situation, outlook, {}, APP)).keys() == _PLAN_KEYS
+    for row in json.loads(list_vgpu_types.types_json(found.cards)):
         assert row.keys() == _TYPE_KEYS
     return situation
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from commands import CommandError, Result
+from system.commands import CommandError, Result
 
 
 class Programs:

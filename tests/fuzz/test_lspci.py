@@ -10,7 +10,7 @@ import programs
 from examples import tried
 from hypothesis import strategies as st
 
-import pci
+from host import gpus
 
 FIELD = st.builds(
     "{}:{}{}".format,
@@ -25,5 +25,5 @@ SAID = programs.lines(FIELD, FIELD, FIELD, st.just(""), hostile.texts())
 def test_whatever_lspci_says_sysfs_is_believed(hosts, run):
     root = hosts["t4-pair"]
     with holds.Log():
-        assert pci.list_gpus(root, run) == pci.list_gpus(root)
+        assert gpus.list_gpus(root, run) == gpus.list_gpus(root)
     holds.commands(run.started, root)

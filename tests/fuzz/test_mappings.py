@@ -11,9 +11,9 @@ import hostile
 from examples import memory_below, tried
 from hypothesis import strategies as st
 
-import mappings
-from pci import PciAddress, PciId
-from problem import HostError, Kind
+from gpu.problems import HostError, Kind
+from host.gpus import PciAddress, PciId
+from planning import mappings
 
 REFUSALS = {Kind.MAPPING_SYNTAX, Kind.MAPPING_INVALID, Kind.DEVICE_TWICE}
 TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}", re.ASCII)

@@ -12,18 +12,16 @@ import trees
 from examples import memory_below, tried
 from hypothesis import strategies as st
 
-import apt
-import commands
-import devices
-import driver
-import mappings
-import nvidia_smi
-import survey
-from commands import CommandError, Result
-from driver import DriverState
-from pci import PciAddress
-from problem import HostError
-from vgpu import COUNT_LIMIT, NAME_LIMIT
+from actions import detailed_facts
+from cards import nvidia_smi, prepare
+from driver import installation
+from driver.installation import DriverState
+from gpu.card import COUNT_LIMIT, NAME_LIMIT
+from gpu.problems import HostError
+from host.gpus import PciAddress
+from planning import mappings
+from system import apt, commands
+from system.commands import CommandError, Result
 
 CARD = PciAddress(0, 0x84, 0, 0)
 FIELD = st.builds(
@@ -69,9 +67,9 @@ def test_whatever_nvidia_smi_says_the_cards_are_prepared_or_it_is_told(hosts, ru
     text = data.draw(st.sampled_from(trees.WISHES[name]))
     requests = mappings.requests(mappings.parse(text))
     with trees.spoilt(hosts[name], {}) as root, holds.Log():
-        for problem in devices.ensure(root, run, requests):
+        for problem in prepare.ensure(root, run, requests):
             holds.said(problem)
-        survey.survey(root, run)
+        detailed_facts.survey(root, run)
         holds.host(root, text, run=run)
         holds.written(root)
     holds.commands(run.started, root)
@@ -95,7 +93,7 @@ def test_whatever_apt_or_modprobe_says_it_is_told_in_one_line(hosts, run):
     for step in (
         lambda: apt.ensure_known(root, run, "dkms"),
         lambda: apt.remove(run, found, found._replace(flag="reinstreq")),
-        lambda: driver.ensure_loaded(root, run, state),
+        lambda: installation.ensure_loaded(root, run, state),
     ):
         try:
             step()

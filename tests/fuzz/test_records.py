@@ -12,11 +12,10 @@ from examples import tried
 from hypothesis import strategies as st
 
 import boot
-import driver
-import memory as memories
-import software
-from memory import Memory
-from problem import Kind
+from driver import installation, software
+from gpu.problems import Kind
+from state import charm_state as memories
+from state.charm_state import Memory
 
 STATE, RUN = trees.RECORDS
 ADDRESS = st.sampled_from(["0000:84:00.0", "0000:3d:00.4", "0000:31:00.4", "x"])
@@ -113,7 +112,7 @@ def test_whatever_dpkg_libvirt_and_modprobe_have_written_the_host_is_read(hosts,
     content = data.draw(st.one_of(OTHERS[place], OTHERS[place], hostile.octets()))
     with trees.spoilt(hosts[name], {place: content}) as root, holds.Log():
         situation = holds.host(root, trees.WISHES[name][0])
-        driver._disable_nouveau(root, programs.Programs(programs.SILENT))
+        installation._disable_nouveau(root, programs.Programs(programs.SILENT))
         holds.written(root)
         assert situation is not None
 

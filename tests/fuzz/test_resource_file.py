@@ -14,25 +14,25 @@ import pytest
 from examples import tried
 from hypothesis import strategies as st
 
-import commands
-import package
-from problem import HostError, Kind
+from driver import host_package
+from gpu.problems import HostError, Kind
+from system import commands
 
 REFUSALS = {Kind.RESOURCE_MISSING, Kind.RESOURCE_INVALID}
 MAGIC = b"!<arch>\ndebian-binary"
 
 
 def is_sound(path, run):
-    assert package.stamp(path).isprintable()
+    assert host_package.stamp(path).isprintable()
     try:
-        found = package.inspect(path, run)
-        package.verify(found, run)
+        found = host_package.inspect(path, run)
+        host_package.verify(found, run)
     except HostError as error:
         assert error.problem.kind in REFUSALS
         holds.said(error.problem)
         holds.message(str(error))
         return
-    assert re.fullmatch(package.NAME_PATTERN, found.name, re.ASCII)
+    assert re.fullmatch(host_package.NAME_PATTERN, found.name, re.ASCII)
     assert re.fullmatch(r"[0-9A-Za-z.+:~-]{1,64}", found.version, re.ASCII)
 
 

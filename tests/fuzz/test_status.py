@@ -9,7 +9,7 @@ import hostile
 from examples import tried
 from hypothesis import strategies as st
 
-from problem import HostError, Kind, Problem
+from gpu.problems import HostError, Kind, Problem
 
 
 @tried(share=3, problem=st.builds(Problem, st.sampled_from(Kind), *[hostile.texts(200)] * 3))

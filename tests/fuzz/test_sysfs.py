@@ -11,7 +11,7 @@ import trees
 from examples import tried
 from hypothesis import strategies as st
 
-from plan import PciOptions
+from planning.plan import PciOptions
 
 OPTIONS = st.builds(PciOptions, st.booleans(), st.booleans())
 KNOWN = ("..", ".", "/", "/dev/null", "/nowhere", "x" * 200, "../0000:84:00.0", "../\udcff\n",

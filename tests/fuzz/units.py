@@ -17,8 +17,8 @@ from ops import testing
 from simulated import Machine
 
 import recorded
-import sysfs
 from charm import NovaComputeNvidiaVgpuCharm
+from system import sysfs
 from unit import Unit
 
 

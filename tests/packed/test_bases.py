@@ -87,7 +87,7 @@ def test_a_life_on(base, bootable, unpacked, nvidia_deb):
         go_through_life(host, juju.Juju(host, built.REPOSITORY), nvidia_deb)
         assert byte_code(host) == {tag(python)}
         # What a hook imports is compiled once; this folder says so without timing anything.
-        assert (host.over_charm / f"src/__pycache__/facts{tag(python)}.pyc").exists()
+        assert (host.over_charm / f"src/host/__pycache__/facts{tag(python)}.pyc").exists()
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_the_status_that_is_waited_for_is_one_that_the_charm_shows(metadata):
             "workload-status-message-prefix": "Unit is ready: ",
         }
     }
-    source = (SUITE.parents[1] / "src/status.py").read_text(encoding="utf-8")
+    source = (SUITE.parents[1] / "src/status/unit_status.py").read_text(encoding="utf-8")
     assert 'f"Unit is ready: {' in source
 
 

@@ -11,22 +11,21 @@ import pytest
 from ops import testing
 from simulated import Machine
 
-import devices
-import facts
-import pci
 import recorded
-import services
-import sysfs
-import vgpu
+from cards import prepare
 from charm import NovaComputeNvidiaVgpuCharm
+from driver import daemon
+from gpu import card
+from host import facts, gpus
+from system import sysfs
 from unit import Unit
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated daemon gives up at once, and no driver needs time."""
-    monkeypatch.setattr(services, "SETTLE", 0)
-    monkeypatch.setattr(devices.time, "sleep", lambda _: None)  # everywhere: it is the module's
+    monkeypatch.setattr(daemon, "SETTLE", 0)
+    monkeypatch.setattr(prepare.time, "sleep", lambda _: None)  # everywhere: it is the module's
 
 
 @pytest.fixture
@@ -40,15 +39,15 @@ def host(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[vgpu.Card, ...]]:
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[card.Card, ...]]:
     """Return the cards of a recorded host, with some of its entries changed."""
-    known: dict[str, tuple[vgpu.Card, ...]] = {}
+    known: dict[str, tuple[card.Card, ...]] = {}
 
-    def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[vgpu.Card, ...]:
+    def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[card.Card, ...]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
-        return facts.inspect(root, pci.list_gpus(root).gpus, {}, count=count)
+        return facts.inspect(root, gpus.list_gpus(root).gpus, {}, count=count)
 
-    def read(name: str, *, count: bool = False, **changes: Any) -> tuple[vgpu.Card, ...]:
+    def read(name: str, *, count: bool = False, **changes: Any) -> tuple[card.Card, ...]:
         key = f"{name} {count} {changes}"
         if key not in known:
             known[key] = inspected(recorded.host(name, **changes), count)

@@ -19,7 +19,7 @@ from typing import Any
 import boot
 import nvidia
 import recorded
-from commands import CommandError, Result
+from system.commands import CommandError, Result
 
 DAEMON, REGISTRAR = recorded.UNITS
 NVIDIA_PACKAGE = re.compile(r"nvidia-vgpu-ubuntu[a-z0-9-]*")

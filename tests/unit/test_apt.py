@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import apt
 import recorded
-from apt import Package
-from problem import HostError, Kind, Problem
+from gpu.problems import HostError, Kind, Problem
+from system import apt
+from system.apt import Package
 
 HEADERS = "linux-headers-5.15.0-173-generic"
 APT_GET = (

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import boot
-import devices
-import mappings
-import memory as memories
 import recorded
-from facts import gather
-from memory import Memory
-from problem import HostError, Kind, Problem
-from vgpu import Framework
+from cards import prepare
+from gpu.card import Framework
+from gpu.problems import HostError, Kind, Problem
+from host.facts import gather
+from planning import mappings
+from state import charm_state as memories
+from state.charm_state import Memory
 
 CHARM = Path("/var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm")
 UNIT_FILE = "etc/systemd/system/nova-compute-nvidia-vgpu.service"
@@ -35,7 +35,7 @@ def a40(machine):
 def ensure(host, text=WISH):
     pauses = []
     requests = mappings.requests(mappings.parse(text))
-    return devices.ensure(host.root, host, requests, sleep=pauses.append), pauses
+    return prepare.ensure(host.root, host, requests, sleep=pauses.append), pauses
 
 
 def run_at_boot(host, **remembered):
@@ -124,7 +124,7 @@ def test_a_failure_is_told_to_the_next_hook_and_to_systemd(a40, monkeypatch):
     a40.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
     memories.save(a40.root, Memory(wish=WISH))
     requests = mappings.requests(mappings.parse(WISH))
-    problems = devices.ensure(a40.root, a40, requests, sleep=lambda _: None)
+    problems = prepare.ensure(a40.root, a40, requests, sleep=lambda _: None)
     assert problems == (Problem(Kind.VFS_FAILED, "0000:41:00.0", "Cannot obtain unbindLock"),)
 
 

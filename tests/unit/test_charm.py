@@ -590,7 +590,7 @@ def test_cards_that_are_not_named_get_none(unit):
 
 
 def test_what_keeps_them_from_being_enabled_is_said_and_nothing_is_lost(unit, monkeypatch):
-    monkeypatch.setattr("sriov._PAUSE", 0)
+    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
     on = unit(recorded.without_functions("a40-mdev"))
     on.configure("{A40-8Q: ['10de:2235']}")
     before = on.databag
@@ -726,7 +726,7 @@ def test_functions_without_a_type_are_never_published(l40s, monkeypatch):
     def refuse(path: Path, text: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("sysfs.write", refuse)
+    monkeypatch.setattr("system.sysfs.write", refuse)
     l40s.machine.reboot()
     l40s.hook("start")
     assert l40s.sections == {}
@@ -738,7 +738,7 @@ def test_a_card_that_lost_its_driver_is_bound_again(unit, monkeypatch):
     bind = on.machine.root / "sys/bus/pci/drivers/nvidia/bind"
     bind.parent.mkdir(parents=True)
     bind.touch()
-    monkeypatch.setattr("sriov._PAUSE", 0)
+    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
     on.machine.fail("/usr/lib/nvidia/sriov-manage", output="x\n")
     on.configure("{nvidia-562: ['0000:41:00.0']}")
     assert bind.read_text() == "0000:41:00.0\n"
@@ -851,7 +851,7 @@ def test_a_type_that_the_driver_refuses_is_said(l40s, monkeypatch):
     def refuse(path: Path, text: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("sysfs.write", refuse)
+    monkeypatch.setattr("system.sysfs.write", refuse)
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     assert l40s.status == testing.BlockedStatus(
         "0000:3d:00.4 refuses nvidia-1155: the driver says no; "
@@ -887,7 +887,7 @@ def test_what_yaml_itself_trips_over_is_no_hook_error(unit, value):
 
 
 def test_functions_that_a_boot_took_do_not_withdraw_their_mapping(unit, monkeypatch):
-    monkeypatch.setattr("sriov._PAUSE", 0)
+    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
     on = unit("a40-mdev")
     on.configure("{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}")
     before = on.databag
@@ -1083,10 +1083,10 @@ def test_a_full_disk_is_no_hook_error(unit):
 
 
 def test_only_the_charm_speaks_to_juju():
-    for path in SOURCE.glob("*.py"):
+    for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imported = {name.split(".")[0] for node in ast.walk(tree) for name in _imported(node)}
-        assert ("ops" in imported) == (path.name == "charm.py"), path.name
+        assert ("ops" in imported) == (path == SOURCE / "charm.py"), path
 
 
 def _imported(node: ast.AST) -> list[str]:

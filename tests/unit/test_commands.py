@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from commands import CommandError, run
+from system.commands import CommandError, run
 
 
 def test_result_of_a_program():
@@ -81,8 +81,8 @@ def test_time_limit_ends_the_program_and_all_that_it_started(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_program_that_cannot_be_killed_is_left_behind(monkeypatch, tmp_path):
-    monkeypatch.setattr("commands.os.killpg", lambda *_: None)
-    monkeypatch.setattr("commands._GRACE", 0.1)
+    monkeypatch.setattr("system.commands.os.killpg", lambda *_: None)
+    monkeypatch.setattr("system.commands._GRACE", 0.1)
     began = time.monotonic()
     with pytest.raises(CommandError, match=r": did not end within 1 s$"):
         run("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 600", timeout=1)

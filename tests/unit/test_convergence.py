@@ -11,8 +11,8 @@ import pytest
 from ops import testing
 
 import recorded
-import sysfs
-from facts import gather
+from host.facts import gather
+from system import sysfs
 
 L40S, A100, A100D = "0000:3d:00.0", "0000:41:00.0", "0000:31:00.0"
 
@@ -896,7 +896,7 @@ def test_disk_that_is_full_stops_no_removal(unit, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("memory.shutil.move", full)
+    monkeypatch.setattr("state.charm_state.shutil.move", full)
     on.hook("remove")
     assert not (on.machine.root / "var/lib/nova-compute-nvidia-vgpu").exists()
 

@@ -9,12 +9,12 @@ import os
 
 import pytest
 
-import devices
-import mappings
 import recorded
-import sysfs
-from facts import gather
-from problem import Kind, Problem
+from cards import prepare
+from gpu.problems import Kind, Problem
+from host.facts import gather
+from planning import mappings
+from system import sysfs
 
 CARD = "0000:3d:00.0"
 
@@ -27,7 +27,7 @@ def l40s(machine, monkeypatch):
 
 def ensure(host, text, write=None, **limits):
     requests = mappings.requests(mappings.parse(text))
-    return devices.ensure(host.root, host, requests, sleep=lambda _: None, write=write, **limits)
+    return prepare.ensure(host.root, host, requests, sleep=lambda _: None, write=write, **limits)
 
 
 def carried(host):
@@ -234,7 +234,7 @@ def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeyp
     data = recorded.without_functions("a16-board")
     host = machine(data)
     clock = iter(range(0, 10_000, 150))
-    monkeypatch.setattr("devices.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("cards.prepare.time.monotonic", lambda: next(clock))
     problems = ensure(host, "{A16-4Q: ['10de:25b6']}", budget=360)
     late = [str(card.gpu.address) for card in gather(host.root).cards][2:]
     assert problems == tuple(

@@ -6,15 +6,13 @@ import os
 
 import pytest
 
-import apt
-import driver
-import package
-import pci
 import recorded
-import services
-from driver import DriverState
-from pci import PciAddress
-from problem import HostError, Kind, Problem
+from driver import daemon, host_package, installation
+from driver.installation import DriverState
+from gpu.problems import HostError, Kind, Problem
+from host import gpus
+from host.gpus import PciAddress
+from system import apt
 
 KERNEL = "5.15.0-173-generic"
 HEADERS = f"linux-headers-{KERNEL}"
@@ -25,22 +23,22 @@ OLD, NEW = "nvidia-vgpu-ubuntu-535", "nvidia-vgpu-ubuntu-570"
 
 
 def query(simulated):
-    return driver.query(simulated.root, pci.list_gpus(simulated.root).gpus)
+    return installation.query(simulated.root, gpus.list_gpus(simulated.root).gpus)
 
 
 def attach(simulated, **options):
     deb = simulated.make_deb(simulated.root.parent / "a.deb", **options)
-    return package.inspect(deb, simulated)
+    return host_package.inspect(deb, simulated)
 
 
 def install(simulated, wanted, in_use=()):
-    return driver.ensure_installed(
+    return installation.ensure_installed(
         simulated.root, simulated, query(simulated), wanted, lambda: in_use
     )
 
 
 def load(simulated):
-    return driver.ensure_loaded(simulated.root, simulated, query(simulated))
+    return installation.ensure_loaded(simulated.root, simulated, query(simulated))
 
 
 def problem_of(step, *arguments):
@@ -54,7 +52,7 @@ def problem_of(step, *arguments):
 
 def test_state_of_a_host_with_its_driver(host):
     root = host("t4-pair")
-    state = driver.query(root, pci.list_gpus(root).gpus)
+    state = installation.query(root, gpus.list_gpus(root).gpus)
     installed = apt.Package("nvidia-vgpu-ubuntu-535", "535.161.05", "installed")
     assert state == DriverState((installed,), "535.161.05", (), KERNEL)
     assert state.installed == installed
@@ -63,7 +61,7 @@ def test_state_of_a_host_with_its_driver(host):
 
 def test_state_of_a_fresh_host(host):
     root = host("t4-fresh")
-    state = driver.query(root, pci.list_gpus(root).gpus)
+    state = installation.query(root, gpus.list_gpus(root).gpus)
     cards = (PciAddress(0, 0x84, 0, 0), PciAddress(0, 0xD8, 0, 0))
     assert state == DriverState((), None, cards, KERNEL)
     assert state.installed is None
@@ -71,7 +69,7 @@ def test_state_of_a_fresh_host(host):
 
 
 def test_kernel_of_a_host_that_does_not_say_is_the_running_one(tmp_path):
-    assert driver.query(tmp_path, ()).kernel == os.uname().release
+    assert installation.query(tmp_path, ()).kernel == os.uname().release
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_driver_is_installed_if_one_package_is_whole_and_none_is_in_its_way(
 ):
     root = host("no-gpu")
     recorded.write_dpkg_status(root, packages)
-    assert (driver.query(root, ()).installed is not None) is is_installed
+    assert (installation.query(root, ()).installed is not None) is is_installed
 
 
 @pytest.mark.parametrize(
@@ -131,7 +129,7 @@ def test_install_brings_headers_and_the_module_that_sriov_needs_first(machine):
     assert first[-3:] == (HEADERS, EXTRA, "dkms")
     assert second[-1] == wanted.path
     assert query(simulated).has(wanted)
-    assert services.is_shipped(simulated.root)
+    assert daemon.is_shipped(simulated.root)
 
 
 def test_driver_that_is_not_built_here_needs_no_headers(machine):
@@ -151,7 +149,7 @@ def test_installed_package_is_left_alone(machine):
 def test_resource_with_any_name_is_installed(machine):
     simulated = machine("t4-fresh")
     deb = simulated.make_deb(simulated.root.parent / "nvidia-vgpu-software")
-    install(simulated, package.inspect(deb, simulated))
+    install(simulated, host_package.inspect(deb, simulated))
     assert query(simulated).installed.version == "570.172.07"
     assert not os.path.exists(simulated.commands[-1][-1])  # the link with the right name
 
@@ -401,7 +399,7 @@ def test_initramfs_that_a_killed_hook_did_not_write_is_written_by_the_next(machi
         return simulated(*argv, **options)
 
     with pytest.raises(SystemExit):
-        driver.ensure_loaded(simulated.root, killed, query(simulated))
+        installation.ensure_loaded(simulated.root, killed, query(simulated))
     load(simulated)
     assert simulated.did("update-initramfs -u") != []
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 import recorded
-from facts import gather
-from releases import NovaVersion
+from host.facts import gather
+from nova_compute.release import NovaVersion
 
 # name: cards, parents, package, loaded, Nova, NVIDIA's daemon is there
 HOSTS = [

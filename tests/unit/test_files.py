@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from files import ensure_text
-from problem import HostError, Kind, Problem
+from gpu.problems import HostError, Kind, Problem
+from system.files import ensure_text
 
 
 def test_file_gets_its_content_its_mode_and_its_folder(tmp_path):

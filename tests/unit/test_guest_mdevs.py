@@ -10,12 +10,12 @@ import stat
 import pytest
 
 import boot
-import guest_mdevs
-import memory as memories
 import recorded
-from facts import gather
-from memory import Memory
-from problem import Kind, Problem
+from cards import guest_mdevs
+from gpu.problems import Kind, Problem
+from host.facts import gather
+from state import charm_state as memories
+from state.charm_state import Memory
 
 CARD = "0000:84:00.0"
 FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1, 2))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import mappings
-from mappings import VgpuRequest
-from pci import PciAddress, PciId
-from problem import HostError, Kind, Problem
+from gpu.problems import HostError, Kind, Problem
+from host.gpus import PciAddress, PciId
+from planning import mappings
+from planning.mappings import VgpuRequest
 
 EXPECTED_MAPPING = "expected a mapping of vGPU types to devices, as {nvidia-35: ['0000:84:00.0']}"
 EXPECTED_LIST = "expected a list of devices, as ['0000:84:00.0']"

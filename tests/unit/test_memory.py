@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-import memory
-from memory import Memory
+from state import charm_state
+from state.charm_state import Memory
 
 FULL = Memory(
     paused=True,
@@ -42,25 +42,25 @@ def write(root, text):
 
 def test_everything_that_is_saved_is_loaded(tmp_path):
     assert all(value != empty for value, empty in zip(FULL, Memory()))
-    memory.save(tmp_path, FULL)
-    assert memory.load(tmp_path) == FULL
+    charm_state.save(tmp_path, FULL)
+    assert charm_state.load(tmp_path) == FULL
 
 
 def test_memory_is_nobody_else_s(tmp_path):
-    memory.save(tmp_path, FULL)
+    charm_state.save(tmp_path, FULL)
     assert stat.S_IMODE(path_below(tmp_path).stat().st_mode) == 0o600
 
 
 def test_unchanged_memory_is_not_written_again(tmp_path):
-    memory.save(tmp_path, FULL)
+    charm_state.save(tmp_path, FULL)
     before = path_below(tmp_path).stat()
-    memory.save(tmp_path, memory.load(tmp_path))
+    charm_state.save(tmp_path, charm_state.load(tmp_path))
     assert path_below(tmp_path).stat().st_ino == before.st_ino
 
 
 def test_fresh_host_is_not_paused_and_remembers_nothing(tmp_path, caplog):
-    assert memory.load(tmp_path) == Memory()
-    assert not memory.load(tmp_path).paused
+    assert charm_state.load(tmp_path) == Memory()
+    assert not charm_state.load(tmp_path).paused
     assert caplog.messages == []
 
 
@@ -69,17 +69,17 @@ def test_fresh_host_is_not_paused_and_remembers_nothing(tmp_path, caplog):
 )
 def test_damaged_file_is_an_empty_memory_and_is_reported(tmp_path, caplog, text):
     write(tmp_path, text)
-    assert memory.load(tmp_path) == Memory()
+    assert charm_state.load(tmp_path) == Memory()
     assert "memory.json cannot be read, starting anew" in caplog.text
 
 
 @pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
 def test_file_of_another_shape_is_an_empty_memory(tmp_path, data):
     write(tmp_path, json.dumps(data).encode())
-    assert memory.load(tmp_path) == Memory()
+    assert charm_state.load(tmp_path) == Memory()
 
 
 def test_fields_of_another_type_or_another_revision_are_left_out(tmp_path):
     data = {"paused": 1, "published": None, "failure": [1, "x"], "later": True, "resource": "/a"}
     write(tmp_path, json.dumps(data).encode())
-    assert memory.load(tmp_path) == Memory(failure=("1", "x"), resource="/a")
+    assert charm_state.load(tmp_path) == Memory(failure=("1", "x"), resource="/a")

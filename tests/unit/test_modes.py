@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import pytest
 
-import devices
-import mappings
 import recorded
-import seen
-from facts import gather
-from plan import make_plan
-from problem import Kind, Problem
-from vgpu import Mode
+from cards import prepare
+from gpu.card import Mode
+from gpu.problems import Kind, Problem
+from host.facts import gather
+from planning import mappings
+from planning.plan import make_plan
+from state import driver_cache
 
 CARD = "0000:41:00.0"
 MIG = "{A100-1-5C: ['10de:20f1']}"
@@ -22,7 +22,7 @@ SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
 
 
 def ensure(host, text):
-    return devices.ensure(host.root, host, requests(text), sleep=lambda _: None)
+    return prepare.ensure(host.root, host, requests(text), sleep=lambda _: None)
 
 
 def requests(text):
@@ -244,7 +244,7 @@ def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
     assert ensure(host, text) == ()
     known = Mode((), None, is_asked=True)
-    assert seen.modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
+    assert driver_cache.modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
     plan = make_plan(requests(text), gather(host.root).cards)
     assert [problem.kind for problem in plan.problems] == [Kind.MIXED_SIZES]
 
@@ -263,7 +263,7 @@ def test_record_of_another_shape_is_as_none(host, text):
     path = root / "run/nova-compute-nvidia-vgpu/modes.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert seen.modes(root) == {}
+    assert driver_cache.modes(root) == {}
 
 
 def test_instances_go_before_mig_mode_is_switched_off(machine):

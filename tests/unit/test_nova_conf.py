@@ -6,10 +6,10 @@ import configparser
 
 import pytest
 
-from nova_conf import render
-from pci import PciAddress
-from plan import Assignment
-from releases import NovaVersion
+from host.gpus import PciAddress
+from nova_compute.nova_conf import render
+from nova_compute.release import NovaVersion
+from planning.plan import Assignment
 
 M10 = (PciAddress(0, 0x84, 0, 0), PciAddress(0, 0x85, 0, 0))
 ONE = Assignment("nvidia-35", M10)

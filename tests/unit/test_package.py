@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-import package
-from package import HostPackage
-from problem import HostError, Kind, Problem
+from driver import host_package
+from driver.host_package import HostPackage
+from gpu.problems import HostError, Kind, Problem
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def simulated(machine):
 
 def refused(simulated, path):
     with pytest.raises(HostError) as error:
-        package.inspect(path, simulated)
+        host_package.inspect(path, simulated)
     return error.value.problem
 
 
@@ -38,12 +38,12 @@ def invalid(reason):
 )
 def test_every_host_package_of_nvidia_is_taken(simulated, tmp_path, name, version):
     deb = simulated.make_deb(tmp_path / "a.deb", name=name, version=version)
-    assert package.inspect(deb, simulated) == HostPackage(str(deb), name, version)
+    assert host_package.inspect(deb, simulated) == HostPackage(str(deb), name, version)
 
 
 def test_package_for_every_architecture_is_taken(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", architecture="all", depends="dkms, libc6")
-    assert package.inspect(deb, simulated).depends == "dkms, libc6"
+    assert host_package.inspect(deb, simulated).depends == "dkms, libc6"
 
 
 def test_no_file_is_no_resource(simulated, tmp_path):
@@ -76,9 +76,9 @@ def test_truncated_package_still_tells_its_fields_and_is_found_out_before_it_is_
     simulated, tmp_path
 ):
     deb = simulated.make_deb(tmp_path / "a.deb", truncated=True)
-    found = package.inspect(deb, simulated)
+    found = host_package.inspect(deb, simulated)
     with pytest.raises(HostError) as error:
-        package.verify(found, simulated)
+        host_package.verify(found, simulated)
     assert error.value.problem == invalid("the file is truncated or damaged")
 
 
@@ -113,7 +113,7 @@ def test_package_of_another_architecture(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", architecture="arm64")
     assert refused(simulated, deb) == invalid("it is for arm64, not amd64")
     simulated.architecture = "arm64"
-    assert package.inspect(deb, simulated).version == "570.172.07"
+    assert host_package.inspect(deb, simulated).version == "570.172.07"
 
 
 @pytest.mark.parametrize(
@@ -128,22 +128,22 @@ def test_package_of_another_architecture(simulated, tmp_path):
 )
 def test_driver_that_dkms_builds_is_known_by_its_package(simulated, tmp_path, options, is_built):
     deb = simulated.make_deb(tmp_path / "a.deb", **options)
-    assert package.verify(package.inspect(deb, simulated), simulated) is is_built
+    assert host_package.verify(host_package.inspect(deb, simulated), simulated) is is_built
 
 
 def test_stamp_changes_with_the_file(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb")
     os.utime(deb, ns=(1, 1))
-    first = package.stamp(deb)
+    first = host_package.stamp(deb)
     assert first == f"{deb.stat().st_size} 1"
     os.utime(deb, ns=(1, 2))
-    assert package.stamp(deb) == f"{deb.stat().st_size} 2"
-    assert package.stamp(tmp_path / "no.deb") == ""
+    assert host_package.stamp(deb) == f"{deb.stat().st_size} 2"
+    assert host_package.stamp(tmp_path / "no.deb") == ""
 
 
 def test_file_with_any_other_name_gets_one_that_apt_takes(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "resource")
-    path = package.absolute_deb(package.inspect(deb, simulated), str(tmp_path))
+    path = host_package.absolute_deb(host_package.inspect(deb, simulated), str(tmp_path))
     assert path == str(tmp_path / "nvidia-vgpu-ubuntu-570.deb")
     assert os.path.samefile(path, deb)
 
@@ -152,4 +152,4 @@ def test_file_with_the_right_name_is_used_in_its_place(simulated, tmp_path, monk
     simulated.make_deb(tmp_path / "a.deb")
     monkeypatch.chdir(tmp_path)
     found = HostPackage("a.deb", "nvidia-vgpu-ubuntu-570", "570.172.07")
-    assert package.absolute_deb(found, "/nowhere") == str(tmp_path / "a.deb")
+    assert host_package.absolute_deb(found, "/nowhere") == str(tmp_path / "a.deb")

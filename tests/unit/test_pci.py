@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 import recorded
-from commands import run
-from pci import Gpu, PciAddress, PciId, list_gpus
+from host.gpus import Gpu, PciAddress, PciId, list_gpus
+from system.commands import run
 
 GPUS = {
     "a10-vendor-vfio": ["0000:41:00.0"],

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-import mappings
-import nova_conf
 import recorded
-from limits import honour
-from plan import PciOptions, Plan, make_plan
-from problem import Kind, Problem
-from releases import NovaVersion
-from vgpu import Card, Mode, VgpuType
-from work import InstanceWish, ModeStep
+from gpu.card import Card, Mode, VgpuType
+from gpu.problems import Kind, Problem
+from nova_compute import nova_conf
+from nova_compute.compatibility import honour
+from nova_compute.release import NovaVersion
+from planning import mappings
+from planning.plan import PciOptions, Plan, make_plan
+from planning.preparation import InstanceWish, ModeStep
 
 CARACAL = "29.2.0"  # the first that honours all that is written
 YOGA = "25.2.1"

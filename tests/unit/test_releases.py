@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from releases import NovaVersion
+from nova_compute.release import NovaVersion
 
 
 @pytest.mark.parametrize(

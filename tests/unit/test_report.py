@@ -6,16 +6,15 @@ import json
 
 import pytest
 
-import listing
 import recorded
-import report
-from facts import gather
-from limits import honour
-from mappings import parse, requests
-from memory import Memory
-from plan import Plan, make_plan
-from problem import Kind, Problem
-from situation import Situation
+from actions import list_vgpu_types, show_plan
+from gpu.problems import Kind, Problem
+from host.facts import gather
+from nova_compute.compatibility import honour
+from planning.mappings import parse, requests
+from planning.plan import Plan, make_plan
+from state.charm_state import Memory
+from status.assessment import Situation
 
 APP = "nova-compute-nvidia-vgpu"
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
@@ -38,16 +37,16 @@ def assess(host):
 
 def plan_text(found, published=()):
     """Return the answer as if what is to be done on the cards changed nothing."""
-    return report.plan_text(found, found, dict(published), APP)
+    return show_plan.plan_text(found, found, dict(published), APP)
 
 
 def plan_json(found):
-    return report.plan_json(found, found, {}, APP)
+    return show_plan.plan_json(found, found, {}, APP)
 
 
 def test_lines_of_today_are_kept(cards):
     functions = [recorded.host("mixed")["functions"][2]]
-    lines = listing.types_text(cards("mixed", functions=functions)).splitlines()
+    lines = list_vgpu_types.types_text(cards("mixed", functions=functions)).splitlines()
     assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
     assert lines[3] == (
         "nvidia-108, 0000:c1:00.0, GRID V100-8Q, num_heads=4, frl_config=60, "
@@ -57,7 +56,7 @@ def test_lines_of_today_are_kept(cards):
 
 
 def test_every_type_of_every_card_has_its_line(cards):
-    lines = listing.types_text(cards("m10-board")).splitlines()
+    lines = list_vgpu_types.types_text(cards("m10-board")).splitlines()
     assert len(lines) == 4 * 12
     assert [line.split(", ")[1] for line in lines[::12]] == [
         "0000:84:00.0",
@@ -68,18 +67,18 @@ def test_every_type_of_every_card_has_its_line(cards):
 
 
 def test_line_without_a_description_ends_with_the_name(cards):
-    lines = listing.types_text(cards("l40s-vendor-vfio")).splitlines()
+    lines = list_vgpu_types.types_text(cards("l40s-vendor-vfio")).splitlines()
     assert lines[0] == "nvidia-1145, 0000:3d:00.0, NVIDIA L40S-1B"
 
 
 @pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
 def test_host_that_tells_no_types_has_no_line(cards, name):
     found = cards(name)
-    assert (listing.types_text(found), listing.types_json(found)) == ("", "[]")
+    assert (list_vgpu_types.types_text(found), list_vgpu_types.types_json(found)) == ("", "[]")
 
 
 def test_types_for_machines_have_free_and_maximum(cards):
-    rows = json.loads(listing.types_json(cards("t4-pair", count=True)))
+    rows = json.loads(list_vgpu_types.types_json(cards("t4-pair", count=True)))
     assert rows[11] == {
         "id": "nvidia-233",
         "address": "0000:84:00.0",
@@ -94,7 +93,7 @@ def test_types_for_machines_have_free_and_maximum(cards):
 
 
 def test_types_of_vendor_vfio_for_machines(cards):
-    rows = json.loads(listing.types_json(cards("l40s-vendor-vfio", count=True)))
+    rows = json.loads(list_vgpu_types.types_json(cards("l40s-vendor-vfio", count=True)))
     assert rows[3] == {
         "id": "nvidia-1148",
         "address": "0000:3d:00.0",

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-import services
-from problem import HostError, Kind, Problem
-from services import DAEMON
+from driver import daemon
+from driver.daemon import DAEMON
+from gpu.problems import HostError, Kind, Problem
 
 MASK = f"etc/systemd/system/{DAEMON}.service"
 
@@ -18,10 +18,10 @@ MASK = f"etc/systemd/system/{DAEMON}.service"
     "folder", ["lib/systemd/system", "usr/lib/systemd/system", "etc/systemd/system"]
 )
 def test_daemon_is_shipped_where_its_unit_lies(tmp_path, folder):
-    assert not services.is_shipped(tmp_path)
+    assert not daemon.is_shipped(tmp_path)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / f"{DAEMON}.service").touch()
-    assert services.is_shipped(tmp_path)
+    assert daemon.is_shipped(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["etc", "run"])
@@ -29,21 +29,21 @@ def test_daemon_is_masked_by_a_link_to_dev_null(tmp_path, folder):
     link = tmp_path / folder / f"systemd/system/{DAEMON}.service"
     link.parent.mkdir(parents=True)
     link.symlink_to("/dev/null")
-    assert services.is_masked(tmp_path)
-    assert not services.is_shipped(tmp_path)
+    assert daemon.is_masked(tmp_path)
+    assert not daemon.is_shipped(tmp_path)
 
 
 def test_other_link_is_no_mask(tmp_path):
     link = tmp_path / MASK
     link.parent.mkdir(parents=True)
     link.symlink_to("/opt/other.service")
-    assert not services.is_masked(tmp_path)
+    assert not daemon.is_masked(tmp_path)
 
 
 def test_pause_stops_disables_and_masks_as_the_principal_does(machine):
     simulated = machine("t4-pair")
-    services.pause(simulated)
-    assert not services.is_active(simulated.root, simulated)
+    daemon.pause(simulated)
+    assert not daemon.is_active(simulated.root, simulated)
     assert os.readlink(simulated.root / MASK) == "/dev/null"
     verbs = [argv[1] for argv in simulated.commands if argv[1] != "is-active"]
     assert verbs == ["stop", "disable", "mask"]
@@ -53,21 +53,21 @@ def test_daemon_that_does_not_stop_is_not_masked(machine):
     simulated = machine("t4-pair")
     simulated.stubborn.add(DAEMON)
     with pytest.raises(HostError) as error:
-        services.pause(simulated)
+        daemon.pause(simulated)
     assert error.value.problem == Problem(Kind.STILL_RUNNING, DAEMON)
-    assert not services.is_masked(simulated.root)
+    assert not daemon.is_masked(simulated.root)
 
 
 @pytest.mark.parametrize(
     ("verb", "step", "kind"),
     [
-        ("stop", lambda run: services.pause(run), Kind.STILL_RUNNING),
-        ("disable", lambda run: services.pause(run), Kind.SERVICE_DOWN),
-        ("mask", lambda run: services.pause(run), Kind.SERVICE_DOWN),
-        ("unmask", services.resume, Kind.SERVICE_DOWN),
-        ("enable", services.resume, Kind.SERVICE_DOWN),
-        ("start", lambda run: services.start(run.root, run), Kind.SERVICE_DOWN),
-        ("restart", services.restart, Kind.SERVICE_DOWN),
+        ("stop", lambda run: daemon.pause(run), Kind.STILL_RUNNING),
+        ("disable", lambda run: daemon.pause(run), Kind.SERVICE_DOWN),
+        ("mask", lambda run: daemon.pause(run), Kind.SERVICE_DOWN),
+        ("unmask", daemon.resume, Kind.SERVICE_DOWN),
+        ("enable", daemon.resume, Kind.SERVICE_DOWN),
+        ("start", lambda run: daemon.start(run.root, run), Kind.SERVICE_DOWN),
+        ("restart", daemon.restart, Kind.SERVICE_DOWN),
     ],
     ids=["stop", "disable", "mask", "unmask", "enable", "start", "restart"],
 )
@@ -81,17 +81,17 @@ def test_refusal_of_systemd_is_a_problem(machine, verb, step, kind):
 
 def test_resume_takes_back_the_mask_and_leaves_the_start_to_the_driver(machine):
     simulated = machine("t4-pair")
-    services.pause(simulated)
-    services.resume(simulated)
-    assert not services.is_masked(simulated.root)
-    assert not services.is_active(simulated.root, simulated)
-    services.start(simulated.root, simulated)
-    assert services.is_active(simulated.root, simulated)
+    daemon.pause(simulated)
+    daemon.resume(simulated)
+    assert not daemon.is_masked(simulated.root)
+    assert not daemon.is_active(simulated.root, simulated)
+    daemon.start(simulated.root, simulated)
+    assert daemon.is_active(simulated.root, simulated)
 
 
 def test_types_are_told_before_the_daemon_starts(machine):
     simulated = machine("t4-pair")
-    services.start(simulated.root, simulated)
+    daemon.start(simulated.root, simulated)
     assert simulated.commands[:2] == [
         ("systemctl", "start", "nvidia-vgpud"),
         ("systemctl", "start", "nvidia-vgpu-mgr"),
@@ -100,7 +100,7 @@ def test_types_are_told_before_the_daemon_starts(machine):
 
 def test_oneshot_that_ended_is_not_watched(machine):
     simulated = machine("t4-pair")
-    services.start(simulated.root, simulated)
+    daemon.start(simulated.root, simulated)
     assert simulated("systemctl", "is-active", "nvidia-vgpud", check=False).stdout == "inactive\n"
 
 
@@ -108,21 +108,21 @@ def test_daemon_that_gives_up_at_once_is_down(machine):
     simulated = machine("t4-pair")
     simulated.dying.add(DAEMON)
     with pytest.raises(HostError) as error:
-        services.start(simulated.root, simulated)
+        daemon.start(simulated.root, simulated)
     assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
 
 
 def test_masked_daemon_does_not_start(machine):
     simulated = machine("t4-pair")
-    services.pause(simulated)
+    daemon.pause(simulated)
     with pytest.raises(HostError) as error:
-        services.start(simulated.root, simulated)
+        daemon.start(simulated.root, simulated)
     assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
 
 
 def test_restart_restarts_the_daemon_alone(machine):
     simulated = machine("t4-pair")
-    services.restart(simulated)
+    daemon.restart(simulated)
     assert simulated.commands == [("systemctl", "restart", DAEMON)]
 
 
@@ -133,16 +133,16 @@ def test_processes_of_the_daemon_show_that_it_runs_without_a_program(machine, co
     simulated = machine("t4-pair")
     shutil.rmtree(simulated.root / "sys/fs")
     simulated.control_groups = control_groups
-    services.start(simulated.root, simulated)
+    daemon.start(simulated.root, simulated)
     simulated.commands.clear()
-    assert services.is_active(simulated.root, simulated)
+    assert daemon.is_active(simulated.root, simulated)
     assert simulated.commands == []
 
 
 def test_systemctl_has_the_last_word_where_no_process_is_seen(machine):
     simulated = machine("t4-pair")
     shutil.rmtree(simulated.root / "sys/fs")
-    assert services.is_active(simulated.root, simulated)
+    assert daemon.is_active(simulated.root, simulated)
     assert simulated.commands == [("systemctl", "is-active", DAEMON)]
 
 
@@ -154,12 +154,12 @@ def test_systemctl_has_the_last_word_where_no_process_is_seen(machine):
 def test_daemon_of_which_nothing_is_known_is_not_active(machine, failure):
     simulated = machine("t4-fresh")
     simulated.fail("systemctl", **failure)
-    assert services.is_active(simulated.root, simulated) is False
+    assert daemon.is_active(simulated.root, simulated) is False
 
 
 def test_reboot_leaves_time_for_the_action_to_answer(machine):
     simulated = machine("t4-pair")
-    services.schedule_reboot(simulated)
+    daemon.schedule_reboot(simulated)
     assert simulated.commands == [("systemd-run", "--on-active=30", "systemctl", "reboot")]
 
 
@@ -167,5 +167,5 @@ def test_reboot_that_systemd_refuses_is_an_error(machine):
     simulated = machine("t4-pair")
     simulated.fail("systemd-run", output="Failed to start transient timer unit\n")
     with pytest.raises(HostError) as error:
-        services.schedule_reboot(simulated)
+        daemon.schedule_reboot(simulated)
     assert error.value.problem == Problem(Kind.REBOOT_REFUSED)

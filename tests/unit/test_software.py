@@ -7,11 +7,10 @@ import os
 import pytest
 
 import recorded
-import services
-import software
-from facts import gather
-from memory import Memory
-from problem import HostError, Kind, Problem
+from driver import daemon, software
+from gpu.problems import HostError, Kind, Problem
+from host.facts import gather
+from state.charm_state import Memory
 
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
 NEW = "nvidia-vgpu-ubuntu-570"
@@ -79,7 +78,7 @@ def test_daemon_that_went_down_is_started_again(start):
     host = start("t4-pair")
     host.machine.crash("nvidia-vgpu-mgr")
     assert host.event() == []
-    assert services.is_active(host.machine.root, host.machine)
+    assert daemon.is_active(host.machine.root, host.machine)
 
 
 def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
@@ -211,7 +210,7 @@ def test_bad_resource_is_told_though_a_driver_works(start):
     assert host.event() == [
         Problem(Kind.RESOURCE_INVALID, "nvidia-linux-grid-570 is the guest driver")
     ]
-    assert services.is_active(host.machine.root, host.machine)
+    assert daemon.is_active(host.machine.root, host.machine)
 
 
 def test_package_that_nobody_has_tried_to_install_yet(start):
@@ -432,4 +431,4 @@ def test_error_of_a_step_is_not_lost(machine):
     simulated = machine("t4-pair")
     simulated.fail("systemctl start", output="x")
     with pytest.raises(HostError, match=r"^service-down: nvidia-vgpud$"):
-        services.start(simulated.root, simulated)
+        daemon.start(simulated.root, simulated)

@@ -11,30 +11,23 @@ import tracemalloc
 import pytest
 from ops import testing
 
-import answer
-import apt
 import boot
-import commands
-import devices
-import guests
-import limits
-import listing
-import mappings
-import memory
-import nova_conf
-import nvidia_smi
-import package
-import plan
-import predecessor
 import recorded
-import status
-import vendor_vfio
-from commands import CommandError
-from facts import gather
-from pci import list_gpus
-from problem import HostError, Kind, Problem
-from releases import NovaVersion
-from vgpu import VgpuType
+from actions import list_vgpu_types, output
+from cards import nvidia_smi, prepare
+from driver import host_package, legacy_charm
+from gpu.card import VgpuType
+from gpu.problems import HostError, Kind, Problem
+from host import libvirt_guests, vendor_vfio
+from host.facts import gather
+from host.gpus import list_gpus
+from nova_compute import compatibility, nova_conf
+from nova_compute.release import NovaVersion
+from planning import mappings, plan
+from state import charm_state
+from status import unit_status
+from system import apt, commands
+from system.commands import CommandError
 
 
 def test_type_in_digits_of_another_script_is_none(host):
@@ -75,7 +68,7 @@ def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("<hostdev type='mdev'><source>" * 40_000)
     start = time.process_time()
-    assert guests.defined_mdevs(tmp_path) == frozenset()
+    assert libvirt_guests.defined_mdevs(tmp_path) == frozenset()
     assert time.process_time() - start < 5
 
 
@@ -127,7 +120,7 @@ def test_value_that_is_read_back_as_no_text_is_no_type(machine):
         path.write_bytes(b"\xff\n")
 
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
-    (problem,) = devices.ensure(on.root, on, requests, write=write)
+    (problem,) = prepare.ensure(on.root, on, requests, write=write)
     assert (problem.kind, problem.more) == (Kind.TYPE_REFUSED, "the driver says no")
 
 
@@ -181,7 +174,7 @@ def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
     wanted = plan.make_plan(requests, found.cards)
     for options, is_held in ((plan.PciOptions(), True), (plan.PciOptions(True), False)):
-        held = limits.honour(wanted, found.cards, NovaVersion(31), options)
+        held = compatibility.honour(wanted, found.cards, NovaVersion(31), options)
         assert held.held is is_held
         told = Problem(Kind.CARD_UNREADABLE, "0000:3d:00.0")
         assert (told in held.problems) is is_held
@@ -196,9 +189,9 @@ def test_words_of_others_stay_one_short_line_of_the_log(said):
 
 
 def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
-    assert package.stamp(tmp_path / "a\0b") == ""
+    assert host_package.stamp(tmp_path / "a\0b") == ""
     with pytest.raises(HostError) as error:
-        package.inspect(tmp_path / "a\0b", machine("t4-pair"))
+        host_package.inspect(tmp_path / "a\0b", machine("t4-pair"))
     assert error.value.problem.kind is Kind.RESOURCE_MISSING
 
 
@@ -206,14 +199,14 @@ def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
     on = machine("t4-pair")
     path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
     path.mkdir(parents=True)
-    predecessor.take_over(on.root, on)
+    legacy_charm.take_over(on.root, on)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("wish", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
 def test_wish_that_was_damaged_is_told_by_the_boot_service(machine, wish):
     on = machine("t4-pair")
-    memory.save(on.root, memory.Memory(wish=wish))
+    charm_state.save(on.root, charm_state.Memory(wish=wish))
     assert boot.main(on.root, on) == 1
     assert [problem.kind for problem in boot.result(on.root)] == [Kind.MAPPING_INVALID]
 
@@ -230,7 +223,7 @@ def test_flood_of_a_program_is_not_held_in_memory():
 def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
     (card,) = cards("l40s-vendor-vfio")
     types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
-    lines = listing.types_text([card._replace(types=types)]).splitlines()
+    lines = list_vgpu_types.types_text([card._replace(types=types)]).splitlines()
     assert lines[-1] == f"... and {2001 - len(lines)} lines more, which is more than Juju takes"
     assert len("\n".join(lines).encode()) < 120 * 1024
 
@@ -238,7 +231,7 @@ def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
 def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, monkeypatch, action):
     on = unit("t4-pair")
-    monkeypatch.setattr(answer, "_LIMIT", 100)
+    monkeypatch.setattr(output, "_LIMIT", 100)
     with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
         on.action(action, format="json")
 
@@ -279,10 +272,10 @@ def test_function_that_leads_back_to_its_card_is_named_once(host):
 
 def test_words_that_are_not_said_take_no_room_from_the_mend():
     problem = Problem(Kind.MAPPING_SYNTAX, "9" * 150, "x" * 130, "9" * 400)
-    said = status.sentence(problem, "nova-compute-nvidia-vgpu")[1]
+    said = unit_status.sentence(problem, "nova-compute-nvidia-vgpu")[1]
     assert said.endswith("; write {nvidia-35: ['0000:84:00.0']}")
 
 
 def test_version_without_end_leaves_room_for_the_mend():
     problem = Problem(Kind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
-    assert status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")
+    assert unit_status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")

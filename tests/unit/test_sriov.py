@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-import pci
 import recorded
-import sriov
-from commands import CommandError, Result
-from problem import HostError, Kind, Problem
+from cards import virtual_functions
+from gpu.problems import HostError, Kind, Problem
+from host import gpus
+from system.commands import CommandError, Result
 
 CARD = "0000:41:00.0"
 COMMAND = ("/usr/lib/nvidia/sriov-manage", "-e", CARD)
@@ -23,12 +23,14 @@ def a40(machine):
 
 
 def card_of(host):
-    return pci.list_gpus(host.root).gpus[0]
+    return gpus.list_gpus(host.root).gpus[0]
 
 
 def enable(host):
     pauses = []
-    result = sriov.enable_virtual_functions(host.root, host, card_of(host), pauses.append)
+    result = virtual_functions.enable_virtual_functions(
+        host.root, host, card_of(host), pauses.append
+    )
     return result, pauses
 
 
@@ -79,7 +81,7 @@ def test_a_card_left_without_a_driver_gets_it_back(a40):
     link.unlink()
     a40.fail(COMMAND[0], output="unbound\n")
     with pytest.raises(HostError):
-        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+        virtual_functions.enable_virtual_functions(a40.root, a40, card, lambda _: None)
     assert bind.read_text() == f"{CARD}\n"
 
 
@@ -89,7 +91,7 @@ def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
     (a40.root / "sys/bus/pci/drivers/nvidia").rmdir()
     a40.fail(COMMAND[0], output="unbound\n")
     with pytest.raises(HostError) as error:
-        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+        virtual_functions.enable_virtual_functions(a40.root, a40, card, lambda _: None)
     assert error.value.problem.detail == "unbound"
 
 
@@ -134,7 +136,7 @@ def test_a_card_that_hangs_does_not_hold_up_the_boot_six_times(a40):
 
     card = card_of(a40)
     with pytest.raises(HostError) as error:
-        sriov.enable_virtual_functions(a40.root, hanging, card, lambda _: None)
+        virtual_functions.enable_virtual_functions(a40.root, hanging, card, lambda _: None)
     assert error.value.problem.detail == "did not end within 60 s"
     assert [argv[0] for argv in a40.commands if argv[0] != "modprobe"] == [COMMAND[0]]
 
@@ -149,11 +151,11 @@ def test_a_card_that_is_off_the_bus_is_a_failure(a40):
     (a40.root / "sys/bus/pci/devices" / CARD).unlink()
     a40.deaf = 99
     with pytest.raises(HostError):
-        sriov.enable_virtual_functions(a40.root, a40, card, lambda _: None)
+        virtual_functions.enable_virtual_functions(a40.root, a40, card, lambda _: None)
 
 
 def disable(host):
-    sriov.disable_virtual_functions(host.root, host, card_of(host), lambda _: None)
+    virtual_functions.disable_virtual_functions(host.root, host, card_of(host), lambda _: None)
 
 
 def test_they_are_disabled_and_the_card_keeps_its_driver(machine):
@@ -204,7 +206,7 @@ def losing_its_driver(host, verb, times):
 def test_a_card_left_without_a_driver_is_bound_before_the_next_try(a40):
     pauses = []
     run = losing_its_driver(a40, "-e", 1)
-    assert sriov.enable_virtual_functions(a40.root, run, card_of(a40), pauses.append)
+    assert virtual_functions.enable_virtual_functions(a40.root, run, card_of(a40), pauses.append)
     assert pauses == [5.0]
     assert [argv[0].rsplit("/", 1)[-1] for argv in a40.commands] == [
         "sriov-manage",
@@ -222,5 +224,5 @@ def test_a_card_that_disabling_left_without_a_driver_gets_it_back(machine):
             (host.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
         return result
 
-    sriov.disable_virtual_functions(host.root, run, card_of(host), lambda _: None)
+    virtual_functions.disable_virtual_functions(host.root, run, card_of(host), lambda _: None)
     assert host.did("sh -c")[0][3] == CARD

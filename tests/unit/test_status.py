@@ -6,17 +6,17 @@ import re
 
 import pytest
 
-import status
-from driver import DriverState
-from facts import Facts, gather
-from limits import honour
-from mappings import parse, requests
-from memory import Memory
-from plan import Plan, make_plan
-from problem import HostError, Kind, Problem
-from releases import NovaVersion
-from situation import Situation
-from status import Level, Status, evaluate, sentence
+from driver.installation import DriverState
+from gpu.problems import HostError, Kind, Problem
+from host.facts import Facts, gather
+from nova_compute.compatibility import honour
+from nova_compute.release import NovaVersion
+from planning.mappings import parse, requests
+from planning.plan import Plan, make_plan
+from state.charm_state import Memory
+from status import unit_status
+from status.assessment import Situation
+from status.unit_status import Level, Status, evaluate, sentence
 
 APP = "nova-compute-nvidia-vgpu"
 PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
@@ -372,9 +372,9 @@ def test_ready_line_with_many_remarks_is_cut():
 
 def test_words_that_are_not_about_a_problem_fit_as_well():
     words = (
-        status.INSTALLING,
-        status.REBOOT_NEEDED,
-        status.REBOOT_NOT_NEEDED,
-        status.REBOOT_SCHEDULED,
+        unit_status.INSTALLING,
+        unit_status.REBOOT_NEEDED,
+        unit_status.REBOOT_NOT_NEEDED,
+        unit_status.REBOOT_SCHEDULED,
     )
     assert all(0 < len(word) < 120 for word in words)

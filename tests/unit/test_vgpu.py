@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-import facts
-import pci
 import recorded
-from vgpu import Card, Framework, VgpuType
+from gpu.card import Card, Framework, VgpuType
+from host import facts, gpus
 
 UUIDS = ("4b20d080-1b54-4048-85b3-a6a62d165c01", "c0b26072-dd1b-4340-84fe-bf338c510818")
 
 
 def inspect(root, number=0, *, count=False):
-    return facts.inspect(root, pci.list_gpus(root).gpus, {}, count=count)[number]
+    return facts.inspect(root, gpus.list_gpus(root).gpus, {}, count=count)[number]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.libvirt import base
 from oslo_config import cfg
 
-import sysfs
+from system import sysfs
 
 HOST = "compute"
 LIBVIRT, QEMU = 10_000_000, 8_002_002  # noble's

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import pytest
 
 import recorded
-from releases import NovaVersion
+from nova_compute.release import NovaVersion
 
 if TYPE_CHECKING:
     from cloud import Cloud

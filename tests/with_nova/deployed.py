@@ -14,9 +14,9 @@ from ops import testing
 from simulated import Machine
 
 import recorded
-import services
-import sysfs
 from charm import NovaComputeNvidiaVgpuCharm
+from driver import daemon
+from system import sysfs
 
 
 class Unit:
@@ -31,7 +31,7 @@ class Unit:
         self.root = machine.root
         patch.setattr(NovaComputeNvidiaVgpuCharm, "root", machine.root)
         patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
-        patch.setattr(services, "SETTLE", 0)  # a simulated daemon gives up at once
+        patch.setattr(daemon, "SETTLE", 0)  # a simulated daemon gives up at once
         patch.setattr(sysfs, "write", machine.driver.write)
         self._relation = testing.SubordinateRelation("nova-vgpu")
         # Charmhub's own revision of the resource is an empty file.

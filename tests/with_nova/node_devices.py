@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-import sysfs
+from system import sysfs
 
 
 class NodeDevices:

@@ -1,0 +1,103 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA's host software as a file, before it touches the host."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from gpu.problems import HostError, Kind, Problem
+from system.commands import CommandError, Runner
+
+__all__ = ["NAME_PATTERN", "HostPackage", "inspect", "stamp", "verify"]
+
+# nvidia-vgpu-ubuntu-570, or nvidia-vgpu-ubuntu-aie-570 of NVIDIA AI Enterprise.
+NAME_PATTERN = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
+
+_MAGIC = b"!<arch>\ndebian-binary"
+_FIELD = re.compile(r"^([A-Za-z-]+): *(.*)$", re.MULTILINE)
+_GUEST = re.compile(r"nvidia-linux-grid|nvidia-grid|nvidia-driver", re.ASCII)
+_VERSION = re.compile(r"[0-9A-Za-z.+:~-]{1,64}", re.ASCII)
+
+
+class HostPackage(NamedTuple):
+    """A package file: its path and what its control fields say."""
+
+    path: str
+    name: str
+    version: str
+    depends: str = ""
+
+
+def stamp(path: Path) -> str:
+    """Return a short text that changes with the file; empty if there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # a path with a NUL
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def inspect(path: Path, run: Runner) -> HostPackage:
+    """Read a package's control fields and check that it is NVIDIA's host software for this host.
+
+    Raises:
+        HostError: RESOURCE_MISSING for no file or an empty one; RESOURCE_INVALID, with the
+            reason, for any other that cannot be used.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(len(_MAGIC))
+    except (OSError, ValueError) as error:
+        raise HostError(Problem(Kind.RESOURCE_MISSING)) from error
+    if not start:
+        raise HostError(Problem(Kind.RESOURCE_MISSING))
+    if start != _MAGIC:
+        raise _invalid("the file is no Debian package")
+    try:
+        control = run("dpkg-deb", "--field", str(path)).stdout
+        ours = run("dpkg", "--print-architecture").stdout.strip()
+    except CommandError as error:
+        raise _invalid("the file is truncated or damaged") from error
+    fields = dict(_FIELD.findall(control))
+    name, version = fields.get("Package", ""), fields.get("Version", "")
+    if re.fullmatch(NAME_PATTERN, name, re.ASCII) is None or not _VERSION.fullmatch(version):
+        kind = "the guest driver" if _GUEST.match(name) else "not NVIDIA's vGPU host package"
+        raise _invalid(f"{_printable(name)} is {kind}")
+    if fields.get("Architecture") not in (ours, "all"):
+        raise _invalid(f"it is for {_printable(fields.get('Architecture', '?'))}, not {ours}")
+    return HostPackage(str(path), name, version, fields.get("Depends", ""))
+
+
+def verify(package: HostPackage, run: Runner) -> bool:
+    """Read the package to its end; return whether its driver is built on the host, by DKMS.
+
+    Raises:
+        HostError: RESOURCE_INVALID, if it is truncated or damaged; its fields would still read.
+    """
+    try:
+        contents = run("dpkg-deb", "--contents", package.path, timeout=600).stdout
+    except CommandError as error:
+        raise _invalid("the file is truncated or damaged") from error
+    return "/dkms.conf" in contents or re.search(r"\bdkms\b", package.depends) is not None
+
+
+def absolute_deb(package: HostPackage, folder: str) -> str:
+    """Return a path of the package that apt-get takes: absolute and ending in `.deb`."""
+    path = os.path.abspath(package.path)
+    if path.endswith(".deb"):
+        return path
+    link = os.path.join(folder, f"{package.name}.deb")
+    os.symlink(path, link)
+    return link
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if " " < letter <= "~" else "?" for letter in text[:40]) or "it"
+
+
+def _invalid(reason: str) -> HostError:
+    return HostError(Problem(Kind.RESOURCE_INVALID, reason))
