@@ -20,17 +20,26 @@ import time
 from pathlib import Path
 
 from cards import guest_mdevs
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host import facts as host
 from planning import mappings
 from planning.mappings import VgpuRequest
-from planning.plan import PciOptions
+from planning.plan import VariantDriverOptions
 from state import charm_state as memories
 from system import commands
 from system.commands import CommandError, Runner
-from system.files import ensure_text, has_text
+from system.files import ensure_contents, has_contents
 
-__all__ = ["UNIT", "ensure_unit", "is_done", "is_vain", "record", "remove_unit", "result", "start"]
+__all__ = [
+    "UNIT",
+    "ensure_unit",
+    "failures",
+    "has_run",
+    "is_permanent",
+    "record",
+    "remove_unit",
+    "start",
+]
 
 UNIT = "nova-compute-nvidia-vgpu"
 _UNIT_PATH = Path("etc/systemd/system") / f"{UNIT}.service"
@@ -39,13 +48,13 @@ _UNREAD = Path("run/nova-compute-nvidia-vgpu/daemon-reload")
 # What another try may mend, and costs nothing.
 _RETRIED = frozenset(
     {
-        Kind.VFS_FAILED,
-        Kind.DISK,
-        Kind.BOOT_SERVICE,
-        Kind.MDEV_LOST,
-        Kind.TYPES_UNKNOWN,
-        Kind.INSTANCES_MISSING,
-        Kind.MIG_BACKED_STILL,
+        ProblemKind.VFS_FAILED,
+        ProblemKind.DISK_WRITE_FAILED,
+        ProblemKind.BOOT_SERVICE_FAILED,
+        ProblemKind.MDEV_LOST,
+        ProblemKind.TYPES_UNKNOWN,
+        ProblemKind.INSTANCES_MISSING,
+        ProblemKind.WAITING_TO_LEAVE_MIG,
     }
 )
 _TIMEOUT = 600  # seconds, after which a boot goes on without us
@@ -85,13 +94,15 @@ def ensure_unit(root: Path, run: Runner, charm: Path) -> bool:
     """
     for path in (str(charm), sys.executable):  # a unit file expands %, $ and blanks
         if _PLAIN_PATH.fullmatch(path) is None:
-            raise HostError(Problem(Kind.BOOT_SERVICE, "the charm's folder has an odd name"))
+            raise HostError(
+                Problem(ProblemKind.BOOT_SERVICE_FAILED, "the charm's folder has an odd name")
+            )
     text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT)
     wanted = root / "etc/systemd/system/multi-user.target.wants" / f"{UNIT}.service"
     unread = root / _UNREAD
-    if not has_text(root / _UNIT_PATH, text):
-        ensure_text(unread, "")  # a hook may be killed before systemd has read the new one
-        ensure_text(root / _UNIT_PATH, text)
+    if not has_contents(root / _UNIT_PATH, text):
+        ensure_contents(unread, "")  # a hook may be killed before systemd has read the new one
+        ensure_contents(root / _UNIT_PATH, text)
     elif wanted.is_symlink() and not unread.exists():
         return False
     _systemctl(run, "daemon-reload")
@@ -115,9 +126,9 @@ def start(root: Path, run: Runner) -> None:
     """Run the service now, and wait for it; a run that is under way is not cut short.
 
     Raises:
-        HostError: BOOT_SERVICE, if it fails; `result` may say more.
+        HostError: BOOT_SERVICE, if it fails; `failures` may say more.
     """
-    if not is_done(root):
+    if not has_run(root):
         with contextlib.suppress(CommandError, HostError):
             state = run("systemctl", "is-active", UNIT, check=False).stdout.strip()
             if state == "activating":  # the one of this boot, perhaps with an older wish
@@ -125,37 +136,37 @@ def start(root: Path, run: Runner) -> None:
     try:
         _systemctl(run, "restart", UNIT)
     except HostError:
-        if not result(root):  # killed: what it found good it may not have brought to an end
+        if not failures(root):  # killed: what it found good it may not have brought to an end
             (root / _RESULT).unlink(missing_ok=True)
         raise
 
 
-def is_done(root: Path) -> bool:
+def has_run(root: Path) -> bool:
     """Whether the service has come to its end in this boot; it may have been killed."""
     return (root / _RESULT).exists()
 
 
-def result(root: Path) -> tuple[Problem, ...]:
+def failures(root: Path) -> tuple[Problem, ...]:
     """Return what the last run of this boot could not do; empty if there was none."""
     try:
         rows = json.loads((root / _RESULT).read_text(encoding="utf-8"))
-        return tuple(Problem(Kind(kind), *map(str, words)) for kind, *words in rows)
+        return tuple(Problem(ProblemKind(kind), *map(str, words)) for kind, *words in rows)
     except (OSError, ValueError, TypeError, RecursionError):
         return ()
 
 
-def is_vain(root: Path, *, costs: bool) -> bool:
+def is_permanent(root: Path, *, risks_published: bool) -> bool:
     """Whether the last run of this boot ended in what another one would hardly mend.
 
     Args:
         root: the root of the host's file system.
-        costs: whether a try may take from Nova what it is offered.
+        risks_published: whether a try may take from Nova what it is offered.
     """
-    passing = _RETRIED if costs else _RETRIED | {Kind.TYPE_REFUSED}
-    return bool(_kinds(result(root)) - passing)
+    passing = _RETRIED if risks_published else _RETRIED | {ProblemKind.TYPE_REFUSED}
+    return bool(_kinds(failures(root)) - passing)
 
 
-def _kinds(problems: tuple[Problem, ...]) -> set[Kind]:
+def _kinds(problems: tuple[Problem, ...]) -> set[ProblemKind]:
     return {problem.kind for problem in problems}
 
 
@@ -163,13 +174,15 @@ def _systemctl(run: Runner, *words: str) -> None:
     try:
         run("systemctl", *words, timeout=_TIMEOUT + 30)
     except CommandError as error:
-        raise HostError(Problem(Kind.BOOT_SERVICE, f"systemctl {words[0]} failed")) from error
+        raise HostError(
+            Problem(ProblemKind.BOOT_SERVICE_FAILED, f"systemctl {words[0]} failed")
+        ) from error
 
 
 def record(root: Path) -> int:
     """Note guests' devices before the host goes down; return the exit code."""
     try:
-        guest_mdevs.record(root, host.gather(root).cards)
+        guest_mdevs.record_guest_mdevs(root, host.gather(root).cards)
     except HostError as error:
         logger.error("%s", error)
         return 1
@@ -187,23 +200,35 @@ def main(root: Path, run: Runner) -> int:
         logger.info("nothing to do: paused")
         return 0
     try:
-        options = PciOptions(report_in_placement=memory.reports or memory.has_reported)
-        is_new = memory.wish != memory.fulfilled
+        options = VariantDriverOptions(
+            report_in_placement=memory.requested_report_in_placement
+            or memory.reported_in_placement
+        )
+        is_new = memory.requested_mapping != memory.applied_mapping
         start = time.monotonic()
         budget = _NEW_BUDGET if is_new else _BUDGET
-        problems = prepare.ensure(
-            root, run, _requests(memory.wish), options, is_new=is_new, budget=budget
+        problems = prepare.prepare_cards(
+            root,
+            run,
+            _requests(memory.requested_mapping),
+            options,
+            is_new_mapping=is_new,
+            budget=budget,
         )
         # A wish that ends in anything but these leaves the cards to the wish before.
-        if memory.fulfilled and is_new and _kinds(problems) - _RETRIED - {Kind.MIG_PENDING}:
+        if (
+            memory.applied_mapping
+            and is_new
+            and _kinds(problems) - _RETRIED - {ProblemKind.MIG_PENDING}
+        ):
             logger.info("the last wish cannot be fulfilled, going back to the one before")
             budget = max(_BUDGET - (time.monotonic() - start), 0.0)
-            before = _requests(memory.fulfilled)
-            problems += prepare.ensure(root, run, before, options, budget=budget)
+            before = _requests(memory.applied_mapping)
+            problems += prepare.prepare_cards(root, run, before, options, budget=budget)
     except HostError as error:
         problems = (error.problem,)
     rows = [(problem.kind.value, *problem[1:]) for problem in problems]
-    ensure_text(root / _RESULT, json.dumps(rows) + "\n")
+    ensure_contents(root / _RESULT, json.dumps(rows) + "\n")
     for problem in problems:
         logger.error("%s: %s", problem.kind.value, " ".join(filter(None, problem[1:])))
     if not problems:

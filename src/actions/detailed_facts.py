@@ -10,15 +10,15 @@ from pathlib import Path
 from cards import nvidia_smi
 from gpu.card import Card, Framework, VgpuType
 from host import facts as host
-from host.facts import Facts
+from host.facts import HostFacts
 from system.commands import CommandError, Runner
 
-__all__ = ["survey"]
+__all__ = ["gather_detailed"]
 
 logger = logging.getLogger(__name__)
 
 
-def survey(root: Path, run: Runner) -> Facts:
+def gather_detailed(root: Path, run: Runner) -> HostFacts:
     """Read a host as `gather` does, and add free instances and what only nvidia-smi tells.
 
     For people who ask: it reads hundreds of files and starts a program for each card.
@@ -38,7 +38,7 @@ def _completed(run: Runner, card: Card) -> Card:
     except CommandError as error:
         logger.warning("%s", error)
         return card
-    card = card._replace(told=told, is_told=True)
+    card = card._replace(known_types=told, known_types_complete=True)
     if card.framework is not Framework.VENDOR_VFIO:
         return card
     types = {known.id: known for known in (*card.types, *told)}
@@ -47,10 +47,12 @@ def _completed(run: Runner, card: Card) -> Card:
 
 def _counted(known: VgpuType, card: Card) -> VgpuType:
     """Add how many guests can still have a type: functions that carry it idly, or still could."""
-    idle = sum(pair not in card.held and pair[1] == known.id for pair in card.carried)
+    idle = sum(
+        pair not in card.guest_vgpus and pair[1] == known.id for pair in card.assigned_types
+    )
     if known.id not in card.creatable:
-        return known._replace(available=idle)
-    if known.maximum is None:
+        return known._replace(available_instances=idle)
+    if known.max_instances is None:
         return known
-    room = min(known.maximum, len(card.parents)) - len(card.carried)
-    return known._replace(available=idle + max(room, 0))
+    room = min(known.max_instances, len(card.parents)) - len(card.assigned_types)
+    return known._replace(available_instances=idle + max(room, 0))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Callable
 
-from gpu.card import Card, Framework, Mode, VgpuType
+from gpu.card import Card, CardMode, Framework, VgpuType
 from host.gpus import PciAddress
-from planning.preparation import ModeStep, TypeStep, Work, profiles
+from planning.preparation import Partitioning, Preparation, TypeAssignment, gpu_instance_profiles
 
-__all__ = ["forecast"]
+__all__ = ["cards_after"]
 
 
-def forecast(
-    cards: tuple[Card, ...], planned: Callable[[tuple[Card, ...]], Work]
+def cards_after(
+    cards: tuple[Card, ...], planned: Callable[[tuple[Card, ...]], Preparation]
 ) -> tuple[Card, ...]:
     """Return the cards after the work.
 
@@ -29,13 +29,15 @@ def forecast(
     found = list(cards)
     for number, card in enumerate(cards):
         work = planned(tuple(found))
-        modes = {step.card: step for step in work.modes}
-        types = {step.card: step for step in work.types}
+        modes = {step.card: step for step in work.partitionings}
+        types = {step.card: step for step in work.type_assignments}
         found[number] = _forecast(card, modes.get(card.gpu.address), types)
     return tuple(found)
 
 
-def _forecast(card: Card, mode: ModeStep | None, types: dict[PciAddress, TypeStep]) -> Card:
+def _forecast(
+    card: Card, mode: Partitioning | None, types: dict[PciAddress, TypeAssignment]
+) -> Card:
     if not card.parents:
         return card
     if mode is not None and not card.in_use:
@@ -44,22 +46,22 @@ def _forecast(card: Card, mode: ModeStep | None, types: dict[PciAddress, TypeSte
     return card if step is None else _carrying(card, step)
 
 
-def _parted(card: Card, step: ModeStep) -> Card:
-    wanted = profiles(step, card)
-    if wanted is None or (step.mixed_size and (card.mode or Mode()).mixed_size is None):
+def _parted(card: Card, step: Partitioning) -> Card:
+    wanted = gpu_instance_profiles(step, card)
+    if wanted is None or (step.mixed_size and (card.mode or CardMode()).mixed_size is None):
         return card
     if wanted:
-        shown = [known for known in card.told if known.profile in wanted]
-    elif card.is_parted:
-        shown = [known for known in card.told if not known.is_mig_backed]
+        shown = [known for known in card.known_types if known.gpu_instance_profile in wanted]
+    elif card.is_mig_partitioned:
+        shown = [known for known in card.known_types if not known.is_mig_backed]
     else:
-        shown = list(card.shown)
-    if wanted or card.is_parted:
-        shown = [known._replace(available=known.maximum) for known in shown]
-    parted = card._replace(mode=Mode(wanted, step.mixed_size, is_asked=True))
+        shown = list(card.visible_types)
+    if wanted or card.is_mig_partitioned:
+        shown = [known._replace(available_instances=known.max_instances) for known in shown]
+    parted = card._replace(mode=CardMode(wanted, step.mixed_size, types_queried=True))
     if card.framework is Framework.VENDOR_VFIO:
-        carried = () if wanted or card.is_parted else card.carried
-        return parted._replace(creatable=frozenset(_ids(shown)), carried=carried)
+        carried = () if wanted or card.is_mig_partitioned else card.assigned_types
+        return parted._replace(creatable=frozenset(_ids(shown)), assigned_types=carried)
     return parted._replace(types=tuple(shown))
 
 
@@ -67,21 +69,27 @@ def _ids(types: list[VgpuType]) -> list[str]:
     return [known.id for known in types]
 
 
-def _carrying(card: Card, step: TypeStep) -> Card:
+def _carrying(card: Card, step: TypeAssignment) -> Card:
     """Set the type on as many functions as hold it, those first that have it."""
-    carried = dict(card.carried)
+    carried = dict(card.assigned_types)
     room = len(step.functions) if step.limit is None else step.limit
     known = card.find_type(step.type_id)
-    if known is not None and known.maximum is not None:
-        room = min(room, known.maximum)
-    if known is not None and known.profile is not None and card.mode is not None:
-        room = min(room, card.mode.instances.count(known.profile) * known.per_instance)
-    occupied = card.occupied
+    if known is not None and known.max_instances is not None:
+        room = min(room, known.max_instances)
+    if known is not None and known.gpu_instance_profile is not None and card.mode is not None:
+        room = min(
+            room,
+            card.mode.gpu_instances.count(known.gpu_instance_profile)
+            * known.vgpus_per_gpu_instance,
+        )
+    occupied = card.guest_parents
 
     def rank(function: PciAddress) -> tuple[bool, bool]:
         return function not in occupied, carried.get(function) != step.type_id
 
     chosen = sorted(sorted(step.functions, key=rank)[:room])
-    others = [pair for pair in card.carried if pair[0] in occupied and pair[0] not in chosen]
+    others = [
+        pair for pair in card.assigned_types if pair[0] in occupied and pair[0] not in chosen
+    ]
     mine = [(function, step.type_id) for function in chosen]
-    return card._replace(carried=tuple(sorted(mine + others)))
+    return card._replace(assigned_types=tuple(sorted(mine + others)))

@@ -4,20 +4,20 @@
 
 from __future__ import annotations
 
-__all__ = ["fits", "within"]
+__all__ = ["fits_result", "truncate_to_result"]
 
 # Bytes; the hook tool takes an answer as one argument, which the kernel limits to 128 KiB.
 _LIMIT = 120 * 1024
 
 
-def fits(text: str) -> bool:
+def fits_result(text: str) -> bool:
     """Whether Juju takes an answer."""
     return len(text.encode()) <= _LIMIT
 
 
-def within(text: str) -> str:
+def truncate_to_result(text: str) -> str:
     """Return the lines that Juju takes, and how many are left out."""
-    if fits(text):
+    if fits_result(text):
         return text
     start = text.encode()[: _LIMIT - 100].decode(errors="ignore")
     shown = start.rsplit("\n", 1)[0]

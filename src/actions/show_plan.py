@@ -7,24 +7,24 @@ from __future__ import annotations
 import json
 from typing import Iterable, Mapping, Sequence
 
-from actions.inventory import Offer, offers
-from actions.output import within
+from actions.inventory import CardInventory, card_inventories
+from actions.output import truncate_to_result
 from gpu.card import Card, Framework
 from gpu.problems import Problem
 from nova_compute.nova_conf import alias
 from planning.mappings import VgpuRequest
 from planning.plan import Assignment
-from planning.preparation import ModeStep, TypeStep
-from status.assessment import WAITING, Situation
-from status.diagnosis import silence
-from status.unit_status import Level, sentence
+from planning.preparation import Partitioning, TypeAssignment
+from status.assessment import WAITING, Assessment
+from status.diagnosis import why_no_types
+from status.unit_status import Level, format_problem
 
 __all__ = ["plan_json", "plan_text"]
 
 Sections = Mapping[str, Sequence["tuple[str, str]"]]
 
 
-def plan_text(situation: Situation, outlook: Situation, published: Sections, app: str) -> str:
+def plan_text(situation: Assessment, outlook: Assessment, published: Sections, app: str) -> str:
     """Return what the host has, what would be published, and why the rest is not.
 
     Args:
@@ -48,12 +48,12 @@ def plan_text(situation: Situation, outlook: Situation, published: Sections, app
         blocks.append(_block("in the way", graver))
     if notes:
         blocks.append(_block("to know", notes))
-    if situation.plan.elsewhere:
-        blocks.append(_block("for other hosts", map(_asked, situation.plan.elsewhere)))
-    return within("\n\n".join(blocks))
+    if situation.plan.for_other_hosts:
+        blocks.append(_block("for other hosts", map(_asked, situation.plan.for_other_hosts)))
+    return truncate_to_result("\n\n".join(blocks))
 
 
-def plan_json(situation: Situation, outlook: Situation, published: Sections, app: str) -> str:
+def plan_json(situation: Assessment, outlook: Assessment, published: Sections, app: str) -> str:
     """Return the same for machines; of `sections` and `cards`, what will be."""
     facts, state = situation.facts, situation.facts.driver
     offered = _offers(outlook)
@@ -70,52 +70,52 @@ def plan_json(situation: Situation, outlook: Situation, published: Sections, app
             "kernel": state.kernel,
             "paused": situation.is_paused,
             "cards": [_card_json(card, offered) for card in facts.cards],
-            "steps": _steps(situation),
-            "held": outlook.plan.held,
+            "pending_changes": _steps(situation),
+            "keeps_published": outlook.plan.keeps_published,
             "sections": outlook.sections,
             "published": published,
             "aliases": [json.loads(text) for text in _aliases(outlook)],
             "problems": [
-                {"kind": problem.kind.value, "text": sentence(problem, app)[1]}
+                {"kind": problem.kind.value, "text": format_problem(problem, app)[1]}
                 for problem in shown
             ],
-            "elsewhere": [_asked(request) for request in situation.plan.elsewhere],
+            "for_other_hosts": [_asked(request) for request in situation.plan.for_other_hosts],
         }
     )
 
 
-def _offers(outlook: Situation) -> tuple[Offer, ...]:
+def _offers(outlook: Assessment) -> tuple[CardInventory, ...]:
     nova = outlook.facts.nova
-    return () if nova is None else offers(outlook.plan, outlook.facts.cards, nova)
+    return () if nova is None else card_inventories(outlook.plan, outlook.facts.cards, nova)
 
 
-def _said_problems(situation: Situation, outlook: Situation) -> list[Problem]:
+def _said_problems(situation: Assessment, outlook: Assessment) -> list[Problem]:
     """Return what is to be said: not that which the work on the cards is to end."""
     plan, facts = situation.plan, situation.facts
     problems = [*situation.problems, *outlook.problems]
-    if situation.is_due:
+    if situation.needs_preparation:
         problems = [problem for problem in problems if problem.kind not in WAITING]
-    silent = [card for card in facts.cards if card.gpu.address not in plan.work.enable]
-    problems += filter(None, (silence(card, facts) for card in silent))
+    silent = [card for card in facts.cards if card.gpu.address not in plan.preparation.enable]
+    problems += filter(None, (why_no_types(card, facts) for card in silent))
     return list(dict.fromkeys(problems))
 
 
-def _said(situation: Situation, outlook: Situation, app: str) -> tuple[list[str], list[str]]:
+def _said(situation: Assessment, outlook: Assessment, app: str) -> tuple[list[str], list[str]]:
     """Return what is in the way, and what else there is to know."""
-    found = [sentence(problem, app) for problem in _said_problems(situation, outlook)]
+    found = [format_problem(problem, app) for problem in _said_problems(situation, outlook)]
     graver = [text for level, text in found if level is not Level.ACTIVE]
     return graver, [text for level, text in found if level is Level.ACTIVE]
 
 
-def _aliases(situation: Situation) -> list[str]:
+def _aliases(situation: Assessment) -> list[str]:
     return [
         alias(found, situation.options)
         for found in situation.plan.assignments
-        if found.framework is Framework.VENDOR_VFIO and not situation.plan.held
+        if found.framework is Framework.VENDOR_VFIO and not situation.plan.keeps_published
     ]
 
 
-def _on_controllers(outlook: Situation) -> list[str]:
+def _on_controllers(outlook: Assessment) -> list[str]:
     lines = [
         "nova-cloud-controller's scheduler-default-filters has PciPassthroughFilter;",
         "its pci-alias is a list, which has, beside what other hosts need:",
@@ -126,7 +126,7 @@ def _on_controllers(outlook: Situation) -> list[str]:
     return lines
 
 
-def _properties(offered: Sequence[Offer], outlook: Situation) -> list[str]:
+def _properties(offered: Sequence[CardInventory], outlook: Assessment) -> list[str]:
     """Return what flavors ask for, a line for each type."""
     lines = []
     for found in dict.fromkeys(offer.assignment for offer in offered):
@@ -140,42 +140,46 @@ def _properties(offered: Sequence[Offer], outlook: Situation) -> list[str]:
     return [f"{wanted:<{width}}  {name}" for wanted, name in lines]
 
 
-def _steps(situation: Situation) -> list[str]:
+def _steps(situation: Assessment) -> list[str]:
     """Say what is to be done on the cards, in the order in which it is done."""
-    work = situation.plan.work
-    if not situation.is_due:
+    work = situation.plan.preparation
+    if not situation.needs_preparation:
         return []
     cards = {card.gpu.address: card for card in situation.facts.cards}
     return [
-        *filter(None, (_mig_step(step, cards[step.card]) for step in work.modes)),
+        *filter(None, (_mig_step(step, cards[step.card]) for step in work.partitionings)),
         *(f"enable the virtual functions of {card}" for card in work.enable),
-        *filter(None, (_sizes_step(step, cards[step.card]) for step in work.modes)),
-        *(f"set {_called(step)} on functions of {step.card}" for step in work.types),
+        *filter(None, (_sizes_step(step, cards[step.card]) for step in work.partitionings)),
+        *(f"set {_called(step)} on functions of {step.card}" for step in work.type_assignments),
     ]
 
 
-def _mig_step(step: ModeStep, card: Card) -> str:
-    types = ", ".join(wish.vgpu_type for wish in step.instances)
+def _mig_step(step: Partitioning, card: Card) -> str:
+    types = ", ".join(wish.vgpu_type for wish in step.instance_requests)
     if types:
         return f"put {step.card} into MIG mode, and make GPU instances for {types}"
-    if card.is_parted:
+    if card.is_mig_partitioned:
         return f"take {step.card} out of MIG mode"
-    is_asked = card.mode is not None and card.mode.is_asked
+    is_asked = card.mode is not None and card.mode.types_queried
     return "" if step.mixed_size or is_asked else f"ask the driver what {step.card} can be"
 
 
-def _sizes_step(step: ModeStep, card: Card) -> str:
+def _sizes_step(step: Partitioning, card: Card) -> str:
     is_on = card.mode is not None and bool(card.mode.mixed_size)
     if step.mixed_size == is_on:
         return ""
     return f"switch mixed-size mode of {step.card} {'on' if step.mixed_size else 'off'}"
 
 
-def _called(step: TypeStep) -> str:
-    return step.type_id if step.word == step.type_id else f"{step.type_id} ({step.word})"
+def _called(step: TypeAssignment) -> str:
+    return (
+        step.type_id
+        if step.requested_type == step.type_id
+        else f"{step.type_id} ({step.requested_type})"
+    )
 
 
-def _host(situation: Situation) -> str:
+def _host(situation: Assessment) -> str:
     facts, state = situation.facts, situation.facts.driver
     nova = (
         f"{facts.nova} ({facts.nova.codename})"
@@ -194,7 +198,7 @@ def _host(situation: Situation) -> str:
     return "\n".join(f"{name + ':':<10}{text}" for name, text in rows)
 
 
-def _cards(cards: Sequence[Card], offered: Sequence[Offer], *, is_due: bool) -> str:
+def _cards(cards: Sequence[Card], offered: Sequence[CardInventory], *, is_due: bool) -> str:
     if not cards:
         return "no supported NVIDIA GPU on this host"
     offers = "WILL OFFER" if is_due else "OFFERS"
@@ -204,7 +208,7 @@ def _cards(cards: Sequence[Card], offered: Sequence[Offer], *, is_due: bool) -> 
     for card in cards:
         mine = [found for found in offered if found.card.gpu.address == card.gpu.address]
         cells = [
-            (_offered(found.assignment), _number(found.number), _number(found.free))
+            (_offered(found.assignment), _number(found.total), _number(found.free))
             for found in mine
         ]
         for number, cell in enumerate(cells or [("-", "-", "-")]):
@@ -227,7 +231,7 @@ def _about(card: Card) -> tuple[str, ...]:
     )
 
 
-def _card_json(card: Card, offered: Sequence[Offer]) -> dict[str, object]:
+def _card_json(card: Card, offered: Sequence[CardInventory]) -> dict[str, object]:
     mine = [found for found in offered if found.card.gpu.address == card.gpu.address]
     return {
         "address": str(card.gpu.address),
@@ -238,7 +242,7 @@ def _card_json(card: Card, offered: Sequence[Offer]) -> dict[str, object]:
         "parents": [str(address) for address in card.parents],
         "in_use": list(card.in_use),
         "offers": [
-            {"type": found.assignment.type_id, "vgpus": found.number, "free": found.free}
+            {"type": found.assignment.type_id, "vgpus": found.total, "free": found.free}
             for found in mine
         ],
     }
@@ -253,11 +257,11 @@ def _number(number: int | None) -> str:
     return "?" if number is None else str(number)
 
 
-def _nova_conf(outlook: Situation, published: Sections, *, is_due: bool) -> str:
+def _nova_conf(outlook: Assessment, published: Sections, *, is_due: bool) -> str:
     if outlook.sections:
         title = "nova.conf, once that is done:" if is_due else "nova.conf:"
         return f"{title}\n{_indented(_ini(outlook.sections))}"
-    if not outlook.plan.held:
+    if not outlook.plan.keeps_published:
         return "nova.conf: nothing is published"
     later = "to be seen once that is done; until then " if is_due else ""
     if published:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from gpu.card import Card
-from gpu.problems import Kind, Problem
+from gpu.problems import Problem, ProblemKind
 from host import libvirt_guests
 from host.gpus import PciAddress
 from host.mdev import present
-from system.files import ensure_text
+from system.files import ensure_contents
 
-__all__ = ["Mdev", "absent", "record", "restore"]
+__all__ = ["Mdev", "lost_mdevs", "record_guest_mdevs", "restore_guest_mdevs"]
 
 _RECORD = Path("var/lib/nova-compute-nvidia-vgpu/mdevs.json")
 _DEFINITIONS = Path("etc/mdevctl.d")
@@ -37,23 +37,23 @@ logger = logging.getLogger(__name__)
 class Mdev(NamedTuple):
     """A mediated device: /sys/bus/mdev/devices/UUID; its type by id and name.
 
-    It `is_defined` if /etc/mdevctl.d says how it is made, which libvirt and Nova go by.
+    It `has_mdevctl_definition` if it is defined in /etc/mdevctl.d, which libvirt and Nova go by.
     """
 
     uuid: str
     parent: PciAddress
     type_id: str
     name: str = ""
-    is_defined: bool = False
+    has_mdevctl_definition: bool = False
 
 
-def record(root: Path, cards: tuple[Card, ...]) -> None:
+def record_guest_mdevs(root: Path, cards: tuple[Card, ...]) -> None:
     """Note the devices that guests are defined with, and forget those of guests that are gone.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    if not any(card.types_in_use for card in cards) and not (root / _RECORD).exists():
+    if not any(card.guest_type_ids for card in cards) and not (root / _RECORD).exists():
         return
     defined = libvirt_guests.defined_mdevs(root)
     known = {mdev.uuid: mdev for mdev in (*_read(root), *_present(root, cards))}
@@ -61,23 +61,25 @@ def record(root: Path, cards: tuple[Card, ...]) -> None:
         (uuid, str(known[uuid].parent), known[uuid].type_id, known[uuid].name)
         for uuid in sorted(defined & set(known))
     ]
-    ensure_text(root / _RECORD, json.dumps(rows, indent=1) + "\n", mode=0o600)
+    ensure_contents(root / _RECORD, json.dumps(rows, indent=1) + "\n", mode=0o600)
 
 
-def absent(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
+def lost_mdevs(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
     """Return the recorded devices that a defined guest has and the kernel has not."""
     recorded = _read(root)
     if not recorded:
         return ()
     wanted = libvirt_guests.defined_mdevs(root) - {mdev.uuid for mdev in _present(root, cards)}
     return tuple(
-        mdev._replace(is_defined=(root / _DEFINITIONS / str(mdev.parent) / mdev.uuid).is_file())
+        mdev._replace(
+            has_mdevctl_definition=(root / _DEFINITIONS / str(mdev.parent) / mdev.uuid).is_file()
+        )
         for mdev in recorded
         if mdev.uuid in wanted
     )
 
 
-def restore(
+def restore_guest_mdevs(
     root: Path, missing: tuple[Mdev, ...], write: Callable[[Path, str], None]
 ) -> tuple[Problem, ...]:
     """Make the missing devices; return those that cannot be made.
@@ -93,7 +95,9 @@ def restore(
             logger.info("%s is back as %s on %s", mdev.uuid, mdev.type_id, mdev.parent)
         except OSError as error:
             logger.warning("%s cannot be made: %s", mdev.uuid, error)
-            problems.append(Problem(Kind.MDEV_LOST, mdev.uuid, mdev.type_id, str(mdev.parent)))
+            problems.append(
+                Problem(ProblemKind.MDEV_LOST, mdev.uuid, mdev.type_id, str(mdev.parent))
+            )
     return tuple(problems)
 
 
@@ -102,7 +106,7 @@ def _present(root: Path, cards: tuple[Card, ...]) -> list[Mdev]:
     return [
         Mdev(uuid, parent, type_id, names.get(type_id, ""))
         for card in cards
-        if card.types_in_use
+        if card.guest_type_ids
         for parent in card.parents
         for uuid, type_id in present(root, (parent,)).items()
     ]

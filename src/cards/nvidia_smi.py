@@ -66,9 +66,9 @@ def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
                     id=f"nvidia-{number}",
                     name=name,
                     description=_description(fields),
-                    maximum=_count(fields.get("Max Instances", "")),
-                    profile=_number(fields.get("GPU Instance Profile ID", "")),
-                    per_instance=_count(fields.get("Max Instances Per GI", "")) or 1,
+                    max_instances=_count(fields.get("Max Instances", "")),
+                    gpu_instance_profile=_number(fields.get("GPU Instance Profile ID", "")),
+                    vgpus_per_gpu_instance=_count(fields.get("Max Instances Per GI", "")) or 1,
                 )
             )
     return tuple(found)

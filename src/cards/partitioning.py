@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Callable
 
 from cards import nvidia_smi, virtual_functions
-from gpu.card import Card, Mode
-from gpu.problems import HostError, Kind, Problem
+from gpu.card import Card, CardMode
+from gpu.problems import HostError, Problem, ProblemKind
 from host.gpus import PciAddress
-from planning.preparation import ModeStep, profiles
+from planning.preparation import Partitioning, gpu_instance_profiles
 from state import driver_cache
 from system.commands import CommandError, Runner
 
-__all__ = ["check", "denies_functions", "ensure_mig_mode", "part"]
+__all__ = ["ensure_mig_mode", "note_if_functions_unused", "partition", "query_types"]
 
 logger = logging.getLogger(__name__)
 
 
-def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
+def query_types(root: Path, run: Runner, card: Card, step: Partitioning) -> None:
     """Ask the driver what a card can be, and refuse what it cannot, before anything is touched.
 
     The driver tells all types of a card, however it is parted now; if it tells none of a kind,
@@ -38,28 +38,28 @@ def check(root: Path, run: Runner, card: Card, step: ModeStep) -> None:
     Raises:
         HostError: NO_MIG or TYPE_NOT_OFFERED; DISK.
     """
-    address, wants_mig = card.gpu.address, bool(step.instances)
+    address, wants_mig = card.gpu.address, bool(step.instance_requests)
     try:
         has_mig = not wants_mig or nvidia_smi.mig_mode(run, address)[0] is not None
         told = nvidia_smi.supported_types(run, address)
     except CommandError as error:
         logger.warning("%s", error)
         return
-    driver_cache.remember_types(root, card.gpu, told, are_all=True)
-    driver_cache.remember_asked(root, address, has_mig=has_mig)
+    driver_cache.save_types(root, card.gpu, told, are_all=True)
+    driver_cache.mark_queried(root, address, has_mig=has_mig)
     if not has_mig:
-        raise HostError(Problem(Kind.NO_MIG, str(address), step.words[0]))
-    card = card._replace(told=told)
-    unknown = [word for word in step.words if card.find_told(word) is None]
+        raise HostError(Problem(ProblemKind.NO_MIG, str(address), step.requested_types[0]))
+    card = card._replace(known_types=told)
+    unknown = [word for word in step.requested_types if card.find_known_type(word) is None]
     if unknown and any(known.is_mig_backed is wants_mig for known in told):
-        raise HostError(Problem(Kind.TYPE_NOT_OFFERED, str(address), unknown[0]))
+        raise HostError(Problem(ProblemKind.TYPE_NOT_OFFERED, str(address), unknown[0]))
 
 
 def ensure_mig_mode(
     root: Path,
     run: Runner,
     card: Card,
-    step: ModeStep | None,
+    step: Partitioning | None,
     is_free: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -78,11 +78,11 @@ def ensure_mig_mode(
     Raises:
         HostError: MIG_FAILED; MIG_PENDING, if only a reboot brings the change.
     """
-    address, wanted = card.gpu.address, step is not None and bool(step.instances)
-    current, pending = _tell_mode(run, address, wanted)
+    address, wanted = card.gpu.address, step is not None and bool(step.instance_requests)
+    current, pending = _read_mig_mode(run, address, wanted)
     if current in (None, wanted):
         return
-    driver_cache.remember_mode(root, address, None)
+    driver_cache.save_mode(root, address, None)
     if card.gpu.virtual_functions:
         if not is_free():
             raise _failed(address, "a guest has just started")
@@ -95,7 +95,7 @@ def ensure_mig_mode(
         raise _failed(address, nvidia_smi.reason(error)) from error
 
 
-def _tell_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | None, bool | None]:
+def _read_mig_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | None, bool | None]:
     try:
         return nvidia_smi.mig_mode(run, card)
     except CommandError as error:
@@ -107,7 +107,7 @@ def _tell_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | None
 
 
 def _failed(card: PciAddress, reason: str) -> HostError:
-    return HostError(Problem(Kind.MIG_FAILED, str(card), reason))
+    return HostError(Problem(ProblemKind.MIG_FAILED, str(card), reason))
 
 
 def _switch(run: Runner, card: PciAddress, wanted: bool, *, is_pending: bool) -> None:
@@ -121,23 +121,23 @@ def _switch(run: Runner, card: PciAddress, wanted: bool, *, is_pending: bool) ->
     except CommandError as error:
         logger.warning("%s cannot be reset: %s", card, nvidia_smi.reason(error))
     if nvidia_smi.mig_mode(run, card)[0] != wanted:
-        raise HostError(Problem(Kind.MIG_PENDING, str(card)))
+        raise HostError(Problem(ProblemKind.MIG_PENDING, str(card)))
 
 
-def denies_functions(root: Path, run: Runner, card: PciAddress) -> bool:
+def note_if_functions_unused(root: Path, run: Runner, card: PciAddress) -> bool:
     """Whether the driver says that a card itself carries its vGPUs, although it shows SR-IOV."""
     try:
         if nvidia_smi.is_on_functions(run, card) is not False:
             return False
         logger.info("%s carries its vGPUs itself", card)
-        driver_cache.remember_mode(root, card, Mode(on_functions=False))
+        driver_cache.save_mode(root, card, CardMode(vgpus_on_functions=False))
     except (CommandError, HostError) as error:
         logger.warning("%s", error)
         return False
     return True
 
 
-def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
+def partition(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
     """Make the GPU instances of a card, or switch mixed-size mode; return what could not be done.
 
     The card has its virtual functions, and no vGPU of it is in use.
@@ -147,37 +147,39 @@ def part(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
     """
     address = card.gpu.address
     try:
-        if step.instances:
+        if step.instance_requests:
             return _make_instances(root, run, card, step)
         is_mixed = _switch_sizes(run, address, step.mixed_size)
     except CommandError as error:
-        if step.instances:
+        if step.instance_requests:
             raise _failed(address, nvidia_smi.reason(error)) from error
         if step.mixed_size:
             reason = nvidia_smi.reason(error)
-            raise HostError(Problem(Kind.MIXED_SIZE_FAILED, str(address), reason)) from error
+            raise HostError(
+                Problem(ProblemKind.MIXED_SIZE_FAILED, str(address), reason)
+            ) from error
         logger.warning("%s", error)  # nobody asked for what it cannot tell
         return []
-    driver_cache.remember_mode(root, address, Mode((), is_mixed))
+    driver_cache.save_mode(root, address, CardMode((), is_mixed))
     return []
 
 
-def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list[Problem]:
+def _make_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
     """Make the instances that are missing, the driver's choice of place; larger ones first."""
     address = card.gpu.address
     told = nvidia_smi.supported_types(run, address)
-    driver_cache.remember_types(root, card.gpu, told, are_all=True)
-    card = card._replace(told=told)
+    driver_cache.save_types(root, card.gpu, told, are_all=True)
+    card = card._replace(known_types=told)
     problems = [
-        Problem(Kind.TYPE_NOT_OFFERED, str(address), word)
-        for word in step.words
-        if card.find_mig_type(word) is None
+        Problem(ProblemKind.TYPE_NOT_OFFERED, str(address), word)
+        for word in step.requested_types
+        if card.find_mig_backed_type(word) is None
     ]
-    wanted = profiles(step, card)
+    wanted = gpu_instance_profiles(step, card)
     if wanted is None:
         return problems or [_failed(address, "its types tell no profile").problem]
     there = nvidia_smi.instances(run, address)
-    if Counter(there) - Counter(wanted) and not step.keeps:
+    if Counter(there) - Counter(wanted) and not step.keeps_other_instances:
         logger.info("%s: destroying GPU instances of the profiles %s", address, there)
         nvidia_smi.destroy_instances(run, address)
         there = ()
@@ -187,14 +189,18 @@ def _make_instances(root: Path, run: Runner, card: Card, step: ModeStep) -> list
             for _ in range(missing[profile]):
                 nvidia_smi.create_instance(run, address, profile)
     finally:  # what there is counts, also where it is less than was asked for
-        driver_cache.remember_mode(root, address, Mode(nvidia_smi.instances(run, address)))
+        driver_cache.save_mode(root, address, CardMode(nvidia_smi.instances(run, address)))
     logger.info("%s has GPU instances of the profiles %s", address, wanted)
     return problems
 
 
 def _size(card: Card, profile: int) -> int:
     """Return how much memory the largest type of a profile has, in MiB."""
-    return max(known.framebuffer or 0 for known in card.told if known.profile == profile)
+    return max(
+        known.framebuffer or 0
+        for known in card.known_types
+        if known.gpu_instance_profile == profile
+    )
 
 
 def _switch_sizes(run: Runner, card: PciAddress, wanted: bool) -> bool | None:

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Callable, Container, Iterator
 
 from gpu.card import Card
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host import facts as host
 from host import libvirt_guests, vendor_vfio
-from host.facts import Facts
+from host.facts import HostFacts
 from host.gpus import PciAddress
 from planning.plan import Plan
-from planning.preparation import TypeStep
+from planning.preparation import TypeAssignment
 from state import driver_cache
 from system import sysfs
 
-__all__ = ["Planner", "carry_all", "clear"]
+__all__ = ["Planner", "assign_types", "unassign_all"]
 
-Planner = Callable[[Facts], Plan]  # what the option means on a host as it is at the moment
+Planner = Callable[[HostFacts], Plan]  # what the option means on a host as it is at the moment
 
 logger = logging.getLogger(__name__)
 
 
-def carry_all(
+def assign_types(
     root: Path,
     planned: Planner,
     write: Callable[[Path, str], None],
@@ -46,21 +46,21 @@ def carry_all(
         waiting: the cards that are not ready.
     """
     found = host.gather(root)
-    problems = _noted(lambda: _remember_types(root, found))
+    problems = _problems_of(lambda: _save_types(root, found))
     _restore_types(root, found, write)
-    for wanted in planned(found).work.types:
+    for wanted in planned(found).preparation.type_assignments:
         if wanted.card not in waiting:
-            problems += _carry_next(root, planned, wanted, write)
-    return problems + _noted(lambda: vendor_vfio.prune(root, host.gather(root).cards))
+            problems += _assign_next(root, planned, wanted, write)
+    return problems + _problems_of(lambda: vendor_vfio.forget_stale(root, host.gather(root).cards))
 
 
-def clear(root: Path, card: Card, write: Callable[[Path, str], None]) -> None:
+def unassign_all(root: Path, card: Card, write: Callable[[Path, str], None]) -> None:
     """Take the types off all functions of a card that is not in use."""
-    for function, _ in card.carried:
+    for function, _ in card.assigned_types:
         _write_type(root / "sys/bus/pci/devices" / str(function) / "nvidia", "0", write)
 
 
-def _noted(keep: Callable[[], None]) -> list[Problem]:
+def _problems_of(keep: Callable[[], None]) -> list[Problem]:
     """Keep a record; a disk that takes none is told, and holds up no card."""
     try:
         keep()
@@ -69,40 +69,40 @@ def _noted(keep: Callable[[], None]) -> list[Problem]:
     return []
 
 
-def _remember_types(root: Path, found: Facts) -> None:
+def _save_types(root: Path, found: HostFacts) -> None:
     for card in found.cards:
         if card.creatable:  # before the lists shrink
-            driver_cache.remember_types(root, card.gpu, card.types)
+            driver_cache.save_types(root, card.gpu, card.types)
 
 
-def _restore_types(root: Path, found: Facts, write: Callable[[Path, str], None]) -> None:
+def _restore_types(root: Path, found: HostFacts, write: Callable[[Path, str], None]) -> None:
     """Give functions of defined guests the types back that a boot took; no limit counts them."""
-    for function, type_id in found.missing_types:
+    for function, type_id in found.types_to_restore:
         folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
         if type_id in [known.id for known in vendor_vfio.creatable_types(folder)]:
             _write_type(folder, type_id.rsplit("-", 1)[1], write)
 
 
-def _carry_next(
+def _assign_next(
     root: Path,
     planned: Planner,
-    wanted: TypeStep,
+    wanted: TypeAssignment,
     write: Callable[[Path, str], None],
 ) -> list[Problem]:
     found = host.gather(root)
     cards = {card.gpu.address: card for card in found.cards}
-    for step in planned(found).work.types:
+    for step in planned(found).preparation.type_assignments:
         if (step.card, step.type_id, step.functions) == (
             wanted.card,
             wanted.type_id,
             wanted.functions,
         ):
-            return list(_carry(root, step, cards[step.card], write))
+            return list(_assign(root, step, cards[step.card], write))
     return []  # it fell off the bus meanwhile
 
 
-def _carry(
-    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
+def _assign(
+    root: Path, step: TypeAssignment, card: Card, write: Callable[[Path, str], None]
 ) -> Iterator[Problem]:
     """Set a type on functions of a card.
 
@@ -110,11 +110,11 @@ def _carry(
     function is written, and each is read back.
     """
     devices = root / "sys/bus/pci/devices"
-    carried = _release(root, step, card, write)
+    carried = _unassign(root, step, card, write)
     number = sum(found == step.type_id for found in carried.values())
     defined = libvirt_guests.defined_functions(root)
     free = [function for function in step.functions if function not in carried]
-    yield from _noted(lambda: vendor_vfio.claim(root, free, step.type_id))
+    yield from _problems_of(lambda: vendor_vfio.record(root, free, step.type_id))
     for function in sorted(free, key=lambda each: (each not in defined, each)):
         folder = devices / str(function) / "nvidia"
         if step.limit is not None and number >= step.limit:
@@ -122,32 +122,36 @@ def _carry(
         if step.type_id not in [known.id for known in vendor_vfio.creatable_types(folder)]:
             continue  # the card is full, or holds another size
         if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
-            yield Problem(Kind.TYPE_REFUSED, str(function), step.type_id, "the driver says no")
+            yield Problem(
+                ProblemKind.TYPE_REFUSED, str(function), step.type_id, "the driver says no"
+            )
             return
         number += 1
     logger.info("%s carries %s on %d functions", step.card, step.type_id, number)
     if not number and step.limit != 0:
-        yield Problem(Kind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card")
+        yield Problem(
+            ProblemKind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card"
+        )
 
 
-def _release(
-    root: Path, step: TypeStep, card: Card, write: Callable[[Path, str], None]
+def _unassign(
+    root: Path, step: TypeAssignment, card: Card, write: Callable[[Path, str], None]
 ) -> dict[PciAddress, str]:
     """Take other types, and more than the limit, off functions that no guest has.
 
     Returns:
         What the step's functions then carry.
     """
-    mine = {*step.functions, *step.strays}
-    carried = {function: found for function, found in card.carried if function in mine}
+    mine = {*step.functions, *step.leftover_functions}
+    carried = {function: found for function, found in card.assigned_types if function in mine}
     held = carried.keys() & (
-        card.occupied
+        card.guest_parents
         | libvirt_guests.defined_functions(root)
         | libvirt_guests.open_functions(root, carried)
     )
     kept = [function for function in step.functions if carried.get(function) == step.type_id]
     kept.sort(key=lambda function: function not in held)
-    surplus = [*step.strays, *([] if step.limit is None else kept[step.limit :])]
+    surplus = [*step.leftover_functions, *([] if step.limit is None else kept[step.limit :])]
     others = [
         function
         for function in step.functions

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.gpus import Gpu
 from system.commands import CommandError, Result, Runner
 from system.text import one_line
@@ -66,7 +66,7 @@ def enable_virtual_functions(
         _bind(root, run, path, gpu)
     if "unbindLock" not in reason and not _has_stub(root, run):
         reason = "no module pci-pf-stub; install linux-modules-extra"
-    raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
+    raise HostError(Problem(ProblemKind.VFS_FAILED, str(gpu.address), reason))
 
 
 def disable_virtual_functions(
@@ -93,7 +93,7 @@ def disable_virtual_functions(
         logger.warning("%s still has virtual functions: %s", gpu.address, reason)
         if "did not end" in reason:
             break
-    raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
+    raise HostError(Problem(ProblemKind.VFS_FAILED, str(gpu.address), reason))
 
 
 def _check(root: Path, gpu: Gpu) -> None:
@@ -103,7 +103,7 @@ def _check(root: Path, gpu: Gpu) -> None:
         ("sys/module/nvidia/version", "the driver is not loaded"),
     ):
         if not (root / needed).is_file():
-            raise HostError(Problem(Kind.VFS_FAILED, str(gpu.address), reason))
+            raise HostError(Problem(ProblemKind.VFS_FAILED, str(gpu.address), reason))
 
 
 def _try(run: Runner, gpu: Gpu, verb: str) -> str:

@@ -14,12 +14,12 @@ import os
 import time
 from pathlib import Path
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from system.commands import CommandError, Runner
 
 __all__ = [
     "DAEMON",
-    "SETTLE",
+    "START_CHECK_DELAY",
     "is_active",
     "is_masked",
     "is_principal_paused",
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 DAEMON = "nvidia-vgpu-mgr"
-_REGISTRAR = "nvidia-vgpud"
+VGPUD = "nvidia-vgpud"
 _NOVA = "nova-compute"
-SETTLE = 0.5  # seconds in which a daemon that gives up at its start has done so
+START_CHECK_DELAY = 0.5  # seconds in which a daemon that gives up at its start has done so
 _TIMEOUT = 120.0  # seconds; nvidia-vgpu-mgr waits for the cards
 
 
@@ -78,11 +78,11 @@ def start(root: Path, run: Runner) -> None:
     Raises:
         HostError: SERVICE_DOWN.
     """
-    _systemctl(run, "start", _REGISTRAR)
+    _systemctl(run, "start", VGPUD)
     _systemctl(run, "start", DAEMON)
-    time.sleep(SETTLE)
+    time.sleep(START_CHECK_DELAY)
     if not is_active(root, run):  # it may start and give up at once
-        raise HostError(Problem(Kind.SERVICE_DOWN, DAEMON))
+        raise HostError(Problem(ProblemKind.SERVICE_DOWN, DAEMON))
 
 
 def restart(run: Runner) -> None:
@@ -102,7 +102,7 @@ def pause(run: Runner) -> None:
     """
     _systemctl(run, "stop", DAEMON)
     if _is_said_active(run):
-        raise HostError(Problem(Kind.STILL_RUNNING, DAEMON))
+        raise HostError(Problem(ProblemKind.STILL_RUNNING, DAEMON))
     _systemctl(run, "disable", DAEMON)
     _systemctl(run, "mask", DAEMON)
 
@@ -128,7 +128,7 @@ def schedule_reboot(run: Runner) -> None:
     try:
         run("systemd-run", "--on-active=30", "systemctl", "reboot")
     except CommandError as error:
-        raise HostError(Problem(Kind.REBOOT_REFUSED)) from error
+        raise HostError(Problem(ProblemKind.REBOOT_REFUSED)) from error
 
 
 def _is_said_active(run: Runner) -> bool:
@@ -142,5 +142,5 @@ def _systemctl(run: Runner, verb: str, *units: str) -> None:
     try:
         run("systemctl", verb, *units, timeout=_TIMEOUT)
     except CommandError as error:
-        kind = Kind.STILL_RUNNING if verb == "stop" else Kind.SERVICE_DOWN
+        kind = ProblemKind.STILL_RUNNING if verb == "stop" else ProblemKind.SERVICE_DOWN
         raise HostError(Problem(kind, units[-1])) from error

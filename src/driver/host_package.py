@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from system.commands import CommandError, Runner
 
 __all__ = ["NAME_PATTERN", "HostPackage", "inspect", "stamp", "verify"]
@@ -52,9 +52,9 @@ def inspect(path: Path, run: Runner) -> HostPackage:
         with open(path, "rb") as stream:
             start = stream.read(len(_MAGIC))
     except (OSError, ValueError) as error:
-        raise HostError(Problem(Kind.RESOURCE_MISSING)) from error
+        raise HostError(Problem(ProblemKind.RESOURCE_MISSING)) from error
     if not start:
-        raise HostError(Problem(Kind.RESOURCE_MISSING))
+        raise HostError(Problem(ProblemKind.RESOURCE_MISSING))
     if start != _MAGIC:
         raise _invalid("the file is no Debian package")
     try:
@@ -100,4 +100,4 @@ def _printable(text: str) -> str:
 
 
 def _invalid(reason: str) -> HostError:
-    return HostError(Problem(Kind.RESOURCE_INVALID, reason))
+    return HostError(Problem(ProblemKind.RESOURCE_INVALID, reason))

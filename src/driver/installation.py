@@ -20,11 +20,11 @@ from typing import Callable, Iterable, NamedTuple
 
 from driver import daemon, host_package
 from driver.host_package import HostPackage
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.gpus import Gpu, PciAddress
 from system import apt
 from system.commands import CommandError, Runner
-from system.files import ensure_text
+from system.files import ensure_contents
 from system.sysfs import read
 from system.text import one_line
 
@@ -76,10 +76,10 @@ class DriverState(NamedTuple):
         if self.installed is None:
             return None
         if self.nouveau:
-            return Problem(Kind.NOUVEAU, str(self.nouveau[0]))
+            return Problem(ProblemKind.NOUVEAU, str(self.nouveau[0]))
         version = _upstream(self.installed.version)
         if self.loaded is not None and self.loaded != version:
-            return Problem(Kind.OTHER_VERSION_LOADED, self.loaded, version)
+            return Problem(ProblemKind.OTHER_VERSION_LOADED, self.loaded, version)
         return None
 
 
@@ -96,7 +96,7 @@ def query(root: Path, gpus: Iterable[Gpu]) -> DriverState:
 
 def _packages(root: Path) -> tuple[apt.Package, ...]:
     found = apt.find(root, host_package.NAME_PATTERN)
-    return tuple(known for known in found if not known.is_gone)
+    return tuple(known for known in found if not known.is_removed)
 
 
 def ensure_installed(
@@ -152,7 +152,7 @@ def ensure_loaded(root: Path, run: Runner, state: DriverState) -> bool:
         _load(root, run)
     except HostError:
         # After a change of kernel: its headers make DKMS build the driver for it.
-        if not apt.ensure_known(root, run, f"linux-headers-{state.kernel}"):
+        if not apt.ensure_available_installed(root, run, f"linux-headers-{state.kernel}"):
             raise
         _load(root, run)
     return True
@@ -175,10 +175,10 @@ def _install(
         _keep_off(wanted, in_use())
         apt.remove(run, *torn)
         packages = _packages(root)
-    apt.unpack_again(root, run, but=host_package.NAME_PATTERN)
+    apt.reinstall_half_unpacked(root, run, but=host_package.NAME_PATTERN)
     if is_built_here:
         names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")
-        logger.info("installed %s", apt.ensure_known(root, run, *names))
+        logger.info("installed %s", apt.ensure_available_installed(root, run, *names))
     # Two branches ship the same files and declare no conflict. And over a package of the same
     # version that is half installed, apt would only run that package's own scripts again.
     in_the_way = [
@@ -188,7 +188,7 @@ def _install(
         path = host_package.absolute_deb(wanted, folder)
         others = [f"{found.name}-" for found in in_the_way if found.name != wanted.name]
         if others and all(found.is_installed for found in in_the_way):
-            apt.check(run, path, *others)  # a branch that cannot come must not cost the old one
+            apt.simulate(run, path, *others)  # a branch that cannot come must not cost the old one
         _keep_off(wanted, in_use())  # a guest may have started meanwhile
         if in_the_way:
             logger.info("removing %s, to make way for %s", others, wanted.name)
@@ -199,7 +199,7 @@ def _install(
 
 def _keep_off(wanted: HostPackage, in_use: tuple[str, ...]) -> None:
     if in_use:
-        raise HostError(Problem(Kind.IN_USE, wanted.version, in_use[0]))
+        raise HostError(Problem(ProblemKind.UPGRADE_PENDING, wanted.version, in_use[0]))
 
 
 def keep_nouveau_away(root: Path) -> None:
@@ -208,14 +208,14 @@ def keep_nouveau_away(root: Path) -> None:
     Raises:
         HostError: DISK.
     """
-    ensure_text(root / _MODPROBE, _NO_NOUVEAU + _DONE)
+    ensure_contents(root / _MODPROBE, _NO_NOUVEAU + _DONE)
 
 
 def _disable_nouveau(root: Path, run: Runner) -> bool:
     path = root / _MODPROBE
     if path.is_file() and read(path) == (_NO_NOUVEAU + _DONE).strip():
         return False
-    ensure_text(path, _NO_NOUVEAU)
+    ensure_contents(path, _NO_NOUVEAU)
     # The initramfs may hold nouveau, which then takes the cards before /etc is there to say no.
     for command in (("update-initramfs", "-u"), ("dracut", "--force", "--regenerate-all")):
         if any((root / folder / command[0]).exists() for folder in ("usr/sbin", "usr/bin")):
@@ -230,7 +230,7 @@ def _write_initramfs(run: Runner, *command: str, again: bool = True) -> None:
         run(*command, timeout=600)
     except CommandError as error:
         if not again:
-            problem = Problem(Kind.INSTALL_FAILED, f"{command[0]} failed")
+            problem = Problem(ProblemKind.INSTALL_FAILED, f"{command[0]} failed")
             raise HostError(problem) from error
         # The one that a killed hook had begun may still be at work, and in the way.
         logger.warning("%s, trying again in %d s", error, _PAUSE)
@@ -245,7 +245,7 @@ def _load(root: Path, run: Runner) -> None:
     except CommandError as error:
         lines = error.output.strip().splitlines() or [str(error)]
         reason = re.sub(r"^modprobe: \w+: ", "", lines[-1])
-        raise HostError(Problem(Kind.NOT_LOADED, one_line(reason, 200))) from error
+        raise HostError(Problem(ProblemKind.NOT_LOADED, one_line(reason, 200))) from error
     with contextlib.suppress(CommandError):  # some branches have it built in
         run("modprobe", _MODULES[1], timeout=120)
     daemon.start(root, run)

@@ -20,8 +20,8 @@ __all__ = [
     "COUNT_LIMIT",
     "NAME_LIMIT",
     "Card",
+    "CardMode",
     "Framework",
-    "Mode",
     "VgpuType",
     "is_mig_backed",
     "stated",
@@ -54,19 +54,19 @@ class VgpuType(NamedTuple):
         id: what Nova knows it by, `nvidia-233`: a folder in mdev_supported_types.
         name: what people know it by, `GRID T4-8Q`.
         description: the driver's own line: heads, framebuffer, resolution, instances.
-        maximum: how many of it fit on an empty card; None if the driver does not say.
-        available: how many more fit now; None if that was not asked for.
-        profile: the GPU instance profile of a MIG-backed type; None: time-sliced, or not told.
-        per_instance: how many share one GPU instance.
+        max_instances: how many of it fit on an empty card; None if the driver does not say.
+        available_instances: how many more fit now; None if that was not asked for.
+        gpu_instance_profile: that of a MIG-backed type; None: time-sliced, or unknown.
+        vgpus_per_gpu_instance: how many share one GPU instance.
     """
 
     id: str
     name: str
     description: str = ""
-    maximum: int | None = None
-    available: int | None = None
-    profile: int | None = None
-    per_instance: int = 1
+    max_instances: int | None = None
+    available_instances: int | None = None
+    gpu_instance_profile: int | None = None
+    vgpus_per_gpu_instance: int = 1
 
     @property
     def framebuffer(self) -> int | None:
@@ -80,9 +80,9 @@ class VgpuType(NamedTuple):
     @property
     def is_mig_backed(self) -> bool:
         """Whether its vGPUs have a GPU instance, a slice of the card, and not a share of time."""
-        return self.profile is not None or is_mig_backed(self.name)
+        return self.gpu_instance_profile is not None or is_mig_backed(self.name)
 
-    def is_called(self, wanted: str) -> bool:
+    def matches(self, wanted: str) -> bool:
         """Whether an operator's word, an id or a name, means this type.
 
         A name may lack its brand, or all but its last word: `GRID T4-8Q`, `T4-8Q`. An id is
@@ -95,22 +95,22 @@ class VgpuType(NamedTuple):
         return _BRAND.sub("", wanted).casefold() in (plain, *plain.split()[-1:])
 
 
-class Mode(NamedTuple):
+class CardMode(NamedTuple):
     """How the driver parts a card, as nvidia-smi told in this boot.
 
     Attributes:
-        instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
+        gpu_instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
         mixed_size: whether its vGPUs may differ in size; None: the card cannot do that.
-        on_functions: whether they may go on virtual functions; False: the driver says no.
-        has_mig: whether it may have GPU instances; False: the driver says no.
-        is_asked: whether the driver was asked for all types of the card; the answer is remembered.
+        vgpus_on_functions: whether they may go on virtual functions; False: the driver says no.
+        supports_mig: whether it may have GPU instances; False: the driver says no.
+        types_queried: whether the driver was asked for all types of the card.
     """
 
-    instances: tuple[int, ...] = ()
+    gpu_instances: tuple[int, ...] = ()
     mixed_size: bool | None = False
-    on_functions: bool = True
-    has_mig: bool = True
-    is_asked: bool = False
+    vgpus_on_functions: bool = True
+    supports_mig: bool = True
+    types_queried: bool = False
 
 
 class Card(NamedTuple):
@@ -124,14 +124,14 @@ class Card(NamedTuple):
         parents: the functions that carry vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest has
             or somebody else gave a type (vendor VFIO).
-        held: parent and type's id of each vGPU that a guest has; of those, too, that a boot took
-            from guests that are defined.
-        carried: functions that carry a type, and its id (vendor VFIO).
+        guest_vgpus: parent and type id of each vGPU that a guest has, including those that
+            defined guests lost at boot.
+        assigned_types: functions that carry a type, and its id (vendor VFIO).
         creatable: ids of the types that a free function can still become (vendor VFIO).
         function_id: vendor and device of the functions, which Nova's alias goes by.
-        told: types that the driver told of once, shown now or not.
-        is_told: whether that is all that it knows, since it was asked a moment ago.
-        owed: the types of vGPUs that a boot took from defined guests.
+        known_types: types that the driver told of once, shown now or not.
+        known_types_complete: whether that is all that it knows, since it was asked a moment ago.
+        lost_types: the types of vGPUs that a boot took from defined guests.
         mode: how the card is parted; None: nobody has looked in this boot.
     """
 
@@ -140,24 +140,24 @@ class Card(NamedTuple):
     types: tuple[VgpuType, ...] = ()
     parents: tuple[PciAddress, ...] = ()
     in_use: tuple[str, ...] = ()
-    held: tuple[tuple[PciAddress, str], ...] = ()
-    carried: tuple[tuple[PciAddress, str], ...] = ()
+    guest_vgpus: tuple[tuple[PciAddress, str], ...] = ()
+    assigned_types: tuple[tuple[PciAddress, str], ...] = ()
     creatable: frozenset[str] = frozenset()
     function_id: PciId | None = None
-    told: tuple[VgpuType, ...] = ()
-    is_told: bool = False
-    owed: tuple[VgpuType, ...] = ()
-    mode: Mode | None = None
+    known_types: tuple[VgpuType, ...] = ()
+    known_types_complete: bool = False
+    lost_types: tuple[VgpuType, ...] = ()
+    mode: CardMode | None = None
 
     @property
-    def occupied(self) -> frozenset[PciAddress]:
+    def guest_parents(self) -> frozenset[PciAddress]:
         """The parents of guests' vGPUs."""
-        return frozenset(parent for parent, _ in self.held)
+        return frozenset(parent for parent, _ in self.guest_vgpus)
 
     @property
-    def types_in_use(self) -> tuple[str, ...]:
+    def guest_type_ids(self) -> tuple[str, ...]:
         """The ids of their types."""
-        return tuple(sorted({type_id for _, type_id in self.held}))
+        return tuple(sorted({type_id for _, type_id in self.guest_vgpus}))
 
     @property
     def is_sriov(self) -> bool:
@@ -166,38 +166,38 @@ class Card(NamedTuple):
         That it has SR-IOV is no proof: some servers show a T4 with it, which carries them itself.
         """
         is_itself = self.parents == (self.gpu.address,)
-        is_denied = self.mode is not None and not self.mode.on_functions
+        is_denied = self.mode is not None and not self.mode.vgpus_on_functions
         return self.gpu.total_vfs > 0 and not is_itself and not is_denied
 
     @property
-    def shown(self) -> tuple[VgpuType, ...]:
+    def visible_types(self) -> tuple[VgpuType, ...]:
         """The types that its vGPUs are or could become as it is parted now."""
         if self.framework is not Framework.VENDOR_VFIO:
             return self.types
-        ids = self.creatable.union(type_id for _, type_id in self.carried)
+        ids = self.creatable.union(type_id for _, type_id in self.assigned_types)
         return tuple(known for known in self.types if known.id in ids)
 
     @property
-    def is_parted(self) -> bool:
+    def is_mig_partitioned(self) -> bool:
         """Whether it has GPU instances, or is said to have."""
-        is_said = self.mode is not None and bool(self.mode.instances)
-        return is_said or any(known.is_mig_backed for known in self.shown)
+        is_said = self.mode is not None and bool(self.mode.gpu_instances)
+        return is_said or any(known.is_mig_backed for known in self.visible_types)
 
     def find_type(self, wanted: str) -> VgpuType | None:
         """Return the type that an operator's word means on this card, or None."""
         return _find(self.types, wanted)
 
-    def find_told(self, wanted: str) -> VgpuType | None:
+    def find_known_type(self, wanted: str) -> VgpuType | None:
         """Return the type that a word means, shown now or not, or None."""
-        return _find(self.told, wanted)
+        return _find(self.known_types, wanted)
 
-    def find_mig_type(self, wanted: str) -> VgpuType | None:
+    def find_mig_backed_type(self, wanted: str) -> VgpuType | None:
         """Return the MIG-backed type that a word means, shown now or not, or None."""
-        return _find(tuple(known for known in self.told if known.is_mig_backed), wanted)
+        return _find(tuple(known for known in self.known_types if known.is_mig_backed), wanted)
 
-    def means_mig_backed(self, wanted: str) -> bool:
+    def is_mig_backed_name(self, wanted: str) -> bool:
         """Whether a word means a MIG-backed type here, as far as can be told."""
-        known = self.find_mig_type(wanted) or self.find_type(wanted)
+        known = self.find_mig_backed_type(wanted) or self.find_type(wanted)
         return is_mig_backed(wanted) if known is None else known.is_mig_backed
 
 
@@ -205,7 +205,7 @@ def _find(types: tuple[VgpuType, ...], wanted: str) -> VgpuType | None:
     """Look for the exact word first: a driver may list A100-1-5C and A100-1-5CME."""
     for word in dict.fromkeys((wanted, _ATTRIBUTE.sub("", wanted))):
         for known in types:
-            if known.is_called(word):
+            if known.matches(word):
                 return known
     return None
 

@@ -9,35 +9,35 @@ from typing import NamedTuple
 
 from system.text import one_line
 
-__all__ = ["REBOOT", "HostError", "Kind", "Problem"]
+__all__ = ["REBOOT", "HostError", "Problem", "ProblemKind"]
 
 
-class Kind(enum.Enum):
+class ProblemKind(enum.Enum):
     """Each cause that an operator can meet; the value is its stable name in JSON output."""
 
     # the option vgpu-device-mappings
     MAPPING_SYNTAX = "mapping-syntax"
     MAPPING_INVALID = "mapping-invalid"
-    DEVICE_TWICE = "device-twice"
-    SAME_TYPE = "same-type"
+    DEVICE_MAPPED_TWICE = "device-mapped-twice"
+    TYPE_MAPPED_TWICE = "type-mapped-twice"
     # the mapping against this host
     TYPE_NOT_OFFERED = "type-not-offered"
     TYPES_UNKNOWN = "types-unknown"
     MIXED_SIZES = "mixed-sizes"
     VFS_DISABLED = "virtual-functions-disabled"
-    FEW_FUNCTIONS = "few-virtual-functions"
+    TOO_FEW_FUNCTIONS = "too-few-virtual-functions"
     VFS_FAILED = "virtual-functions-failed"
-    BOOT_SERVICE = "boot-service"
-    VENDOR_VFIO = "vendor-vfio"
+    BOOT_SERVICE_FAILED = "boot-service-failed"
+    VARIANT_DRIVER_UNSUPPORTED = "variant-driver-unsupported"
     TYPE_NOT_SET = "type-not-set"
     INSTANCES_MISSING = "gpu-instances-missing"
-    MIG_BACKED_STILL = "mig-backed-still"
+    WAITING_TO_LEAVE_MIG = "waiting-to-leave-mig"
     NO_MIG = "no-mig"
     MIG_FAILED = "mig-failed"
     MIG_PENDING = "mig-pending"
-    TWO_KINDS = "time-sliced-and-mig-backed"
-    CARD_OVERFULL = "card-overfull"
-    MIXED_SIZE_WAITS = "mixed-size-waits"
+    MIG_AND_TIME_SLICED = "time-sliced-and-mig-backed"
+    CARD_OVERSUBSCRIBED = "card-oversubscribed"
+    MIXED_SIZE_PENDING = "mixed-size-pending"
     MIXED_SIZE_GUESTS = "mixed-size-guests"
     MIXED_SIZE_FAILED = "mixed-size-failed"
     MDEV_LOST = "mdev-lost"
@@ -46,7 +46,7 @@ class Kind(enum.Enum):
     NEEDS_PLACEMENT = "needs-placement"
     ALIAS_AMBIGUOUS = "alias-ambiguous"
     NO_MIGRATION = "no-live-migration"
-    WRONG_FLAVOUR = "wrong-package-flavour"
+    WRONG_PACKAGE = "wrong-package"
     # the mapping against the installed Nova
     NOVA_MISSING = "nova-missing"
     NOVA_TOO_OLD = "nova-too-old"
@@ -60,9 +60,9 @@ class Kind(enum.Enum):
     RESOURCE_INVALID = "resource-invalid"
     # the host software
     INSTALL_FAILED = "install-failed"
-    LOCKED = "dpkg-locked"
+    DPKG_LOCKED = "dpkg-locked"
     NOT_INSTALLED = "not-installed"
-    IN_USE = "in-use"
+    UPGRADE_PENDING = "upgrade-pending"
     NOT_LOADED = "not-loaded"
     SECURE_BOOT = "secure-boot"
     OPEN_MODULE = "open-module"
@@ -70,29 +70,31 @@ class Kind(enum.Enum):
     OTHER_VERSION_LOADED = "other-version-loaded"
     SERVICE_DOWN = "service-down"
     STILL_RUNNING = "still-running"
-    RESTART_WAITS = "restart-waits"
+    RESTART_PENDING = "restart-pending"
     # actions
-    GUESTS = "guests"
-    GUESTS_OR_FORCE = "guests-or-force"
+    VGPUS_IN_USE = "vgpus-in-use"
+    VGPUS_IN_USE_OR_FORCE = "vgpus-in-use-or-force"
     REBOOT_REFUSED = "reboot-refused"
-    OUR_PAUSE = "our-pause"
-    PRINCIPAL_PAUSE = "principal-pause"
+    PAUSED = "paused"
+    PAUSED_BY_PRINCIPAL = "paused-by-principal"
     # the host itself
-    DISK = "disk"
+    DISK_WRITE_FAILED = "disk-write-failed"
     CARD_UNREADABLE = "card-unreadable"
     # why a card offers nothing, as show-plan tells it
     OTHER_DRIVER = "other-driver"
-    VFS_OFF = "virtual-functions-off"
-    SILENT = "silent"
+    VFS_NOT_ENABLED = "virtual-functions-not-enabled"
+    NO_TYPES_REPORTED = "no-types-reported"
     # guests
-    TYPE_IN_USE = "type-in-use"
-    SIZES_TOLD = "mixed-sizes-told"
+    GUESTS_USE_OTHER_TYPE = "guests-use-other-type"
+    MIXED_SIZE_NEEDED = "mixed-size-needed"
     # the relation
     NOT_RELATED = "not-related"
 
 
 # What only a reboot of the host mends.
-REBOOT = frozenset({Kind.NOUVEAU, Kind.OTHER_VERSION_LOADED, Kind.MIG_PENDING})
+REBOOT = frozenset(
+    {ProblemKind.NOUVEAU, ProblemKind.OTHER_VERSION_LOADED, ProblemKind.MIG_PENDING}
+)
 
 
 class Problem(NamedTuple):
@@ -105,7 +107,7 @@ class Problem(NamedTuple):
         more: a third piece, where the sentence needs one.
     """
 
-    kind: Kind
+    kind: ProblemKind
     subject: str = ""
     detail: str = ""
     more: str = ""

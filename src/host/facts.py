@@ -20,39 +20,39 @@ from state import driver_cache
 from system import apt
 from system.commands import Runner
 
-__all__ = ["Facts", "gather", "inspect"]
+__all__ = ["HostFacts", "gather", "inspect"]
 
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 
-class Facts(NamedTuple):
+class HostFacts(NamedTuple):
     """One host as it is.
 
     Attributes:
         cards: its GPUs and what they offer.
         driver: the host driver.
         nova: the installed Nova; None before nova-common is.
-        is_shipped: whether NVIDIA's daemon is installed.
-        is_masked: whether it, or nova-compute itself, is masked: by us or by the principal.
+        has_vgpu_daemon: whether NVIDIA's daemon is installed.
+        is_paused_by_mask: whether it, or nova-compute, is masked: by us or by the principal.
         is_principal_paused: whether nova-compute is masked; None if it is not installed.
         unreadable: functions of NVIDIA's that do not tell what they are.
         libvirt: version of the installed libvirt0.
         qemu: version of the installed QEMU for x86.
-        absent_mdevs: mediated devices of defined guests that a boot took.
-        absent_types: types that a boot took from functions of defined guests (vendor VFIO).
+        lost_mdevs: mediated devices of defined guests that a boot took.
+        lost_types: types that a boot took from functions of defined guests (vendor VFIO).
     """
 
     cards: tuple[Card, ...]
     driver: DriverState
     nova: NovaVersion | None
-    is_shipped: bool
-    is_masked: bool
+    has_vgpu_daemon: bool
+    is_paused_by_mask: bool
     is_principal_paused: bool | None = None
     unreadable: tuple[PciAddress, ...] = ()
     libvirt: tuple[int, ...] | None = None
     qemu: tuple[int, ...] | None = None
-    absent_mdevs: tuple[Mdev, ...] = ()
-    absent_types: tuple[tuple[PciAddress, str], ...] = ()
+    lost_mdevs: tuple[Mdev, ...] = ()
+    lost_types: tuple[tuple[PciAddress, str], ...] = ()
 
     @property
     def in_use(self) -> tuple[str, ...]:
@@ -60,30 +60,32 @@ class Facts(NamedTuple):
         return tuple(name for card in self.cards for name in card.in_use)
 
     @property
-    def missing_mdevs(self) -> tuple[Mdev, ...]:
+    def mdevs_to_restore(self) -> tuple[Mdev, ...]:
         """The mediated devices that are for us to bring back."""
-        keeps = self.keeps_mdevs
-        return tuple(mdev for mdev in self.absent_mdevs if not (keeps and mdev.is_defined))
+        keeps = self.nova_restores_mdevs
+        return tuple(
+            mdev for mdev in self.lost_mdevs if not (keeps and mdev.has_mdevctl_definition)
+        )
 
     @property
-    def missing_types(self) -> tuple[tuple[PciAddress, str], ...]:
+    def types_to_restore(self) -> tuple[tuple[PciAddress, str], ...]:
         """The types of functions that are for us to bring back, where Nova knows them."""
-        is_known = self.nova is not None and self.nova.has_variant_driver
-        return self.absent_types if is_known else ()
+        is_known = self.nova is not None and self.nova.supports_variant_driver
+        return self.lost_types if is_known else ()
 
     @property
-    def is_owing(self) -> bool:
+    def has_vgpus_to_restore(self) -> bool:
         """Whether a defined guest lacks what a boot took and we are to bring back."""
-        return bool(self.missing_mdevs or self.missing_types)
+        return bool(self.mdevs_to_restore or self.types_to_restore)
 
     @property
-    def keeps_mdevs(self) -> bool:
+    def nova_restores_mdevs(self) -> bool:
         """Whether Nova brings back after a boot what mdevctl has defined: 30 with libvirt 7.3."""
         is_nova_able = self.nova is not None and self.nova.major >= 30
-        return is_nova_able and self.has_mdevctl_libvirt
+        return is_nova_able and self.libvirt_uses_mdevctl
 
     @property
-    def has_mdevctl_libvirt(self) -> bool:
+    def libvirt_uses_mdevctl(self) -> bool:
         """Whether libvirt keeps mediated devices, which it does through the program mdevctl."""
         return self.libvirt is not None and self.libvirt >= (7, 3)
 
@@ -97,7 +99,7 @@ class Facts(NamedTuple):
         return libvirt >= (10, 0, 0) and qemu >= (8, 2, 2)
 
 
-def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Facts:
+def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> HostFacts:
     """Read a host; nothing is changed.
 
     Args:
@@ -108,32 +110,34 @@ def gather(root: Path, run: Runner | None = None, *, count: bool = False) -> Fac
     inventory = list_gpus(root, run)
     gpus = inventory.gpus
     is_sriov = any(gpu.total_vfs for gpu in gpus)
-    known, modes = (driver_cache.types(root), driver_cache.modes(root)) if is_sriov else ({}, {})
+    known, modes = (
+        (driver_cache.load_types(root), driver_cache.load_modes(root)) if is_sriov else ({}, {})
+    )
     is_principal_paused = daemon.is_principal_paused(root)
     versions = _versions(root)
     cards = tuple(
         card._replace(mode=modes.get(card.gpu.address))
         for card in inspect(root, gpus, known, count=count)
     )
-    mdevs = guest_mdevs.absent(root, cards)
+    mdevs = guest_mdevs.lost_mdevs(root, cards)
     types = vendor_vfio.absent(root, cards)
     reserved = [(mdev.parent, VgpuType(mdev.type_id, mdev.name or mdev.type_id)) for mdev in mdevs]
     names = {each.id: each for told in known.values() for each in told}
     reserved += [
         (function, names.get(type_id, VgpuType(type_id, type_id))) for function, type_id in types
     ]
-    return Facts(
+    return HostFacts(
         cards=tuple(_reserve(card, reserved) for card in cards) if reserved else cards,
         driver=installation.query(root, gpus),
         nova=_nova(versions),
-        is_shipped=daemon.is_shipped(root),
-        is_masked=daemon.is_masked(root) or is_principal_paused is True,
+        has_vgpu_daemon=daemon.is_shipped(root),
+        is_paused_by_mask=daemon.is_masked(root) or is_principal_paused is True,
         is_principal_paused=is_principal_paused,
         unreadable=inventory.unreadable,
         libvirt=_numbers(versions.get("libvirt0", "")),
         qemu=_numbers(versions.get("qemu-system-x86", "")),
-        absent_mdevs=mdevs,
-        absent_types=types,
+        lost_mdevs=mdevs,
+        lost_types=types,
     )
 
 
@@ -154,15 +158,15 @@ def inspect(
 
 def _inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...], count: bool) -> Card:
     found = mdev.inspect(root, gpu, count=count) or vendor_vfio.inspect(root, gpu, remembered)
-    return (found or Card(gpu, None))._replace(told=remembered)
+    return (found or Card(gpu, None))._replace(known_types=remembered)
 
 
 def _reserve(card: Card, reserved: list[tuple[PciAddress, VgpuType]]) -> Card:
     """Count what a boot took from defined guests among a card's: it is theirs all the same."""
     mine = [(parent, owed) for parent, owed in reserved if _is_of(card, parent)]
     return card._replace(
-        held=(*card.held, *((parent, owed.id) for parent, owed in mine)),
-        owed=tuple(dict.fromkeys(owed for _, owed in mine)),
+        guest_vgpus=(*card.guest_vgpus, *((parent, owed.id) for parent, owed in mine)),
+        lost_types=tuple(dict.fromkeys(owed for _, owed in mine)),
     )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from system.commands import CommandError, Runner
 from system.text import one_line
 
-__all__ = ["GPU_CLASSES", "NVIDIA", "Gpu", "Inventory", "PciAddress", "PciId", "list_gpus"]
+__all__ = ["GPU_CLASSES", "NVIDIA", "Gpu", "GpuScan", "PciAddress", "PciId", "list_gpus"]
 
 NVIDIA = 0x10DE
 # VGA compatible controller, 3D controller. NVIDIA's bridges (NVSwitch 0680), audio (0403) and
@@ -100,7 +100,7 @@ class Gpu(NamedTuple):
         return f"{self.id}/{self.subsystem}" if self.subsystem else str(self.id)
 
 
-class Inventory(NamedTuple):
+class GpuScan(NamedTuple):
     """What stands on the PCI buses of a host.
 
     Attributes:
@@ -112,7 +112,7 @@ class Inventory(NamedTuple):
     unreadable: tuple[PciAddress, ...] = ()
 
 
-def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
+def list_gpus(root: Path, run: Runner | None = None) -> GpuScan:
     """Find the GPUs in sysfs and, given a runner, check them against lspci.
 
     One entry of sysfs that cannot be read is left out, with a warning, and hides no other.
@@ -145,7 +145,7 @@ def list_gpus(root: Path, run: Runner | None = None) -> Inventory:
     gpus.sort(key=lambda gpu: gpu.address)
     if run is not None:
         _compare(frozenset(gpu.address for gpu in gpus), root, run)
-    return Inventory(tuple(gpus), tuple(sorted(unreadable)))
+    return GpuScan(tuple(gpus), tuple(sorted(unreadable)))
 
 
 def _names(folder: Path) -> list[str]:

@@ -45,7 +45,7 @@ def inspect(root: Path, gpu: Gpu, *, count: bool = False) -> Card | None:
         types=_types(folders, count, list(used.values())),
         parents=parents,
         in_use=tuple(sorted(used)),
-        held=tuple(
+        guest_vgpus=tuple(
             (address, type_id) for address, mdevs in found.items() for type_id in mdevs.values()
         ),
     )
@@ -82,8 +82,8 @@ def _types(folders: list[str], count: bool, used: list[str]) -> tuple[VgpuType, 
                 id=type_id,
                 name=one_line(read(os.path.join(folder, "name")).strip(), NAME_LIMIT) or type_id,
                 description=one_line(description, 300),
-                maximum=maximum,
-                available=available,
+                max_instances=maximum,
+                available_instances=available,
             )
         )
     return tuple(types)

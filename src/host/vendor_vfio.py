@@ -18,11 +18,11 @@ from typing import Iterable
 from gpu.card import NAME_LIMIT, Card, Framework, VgpuType, type_number
 from host import libvirt_guests
 from host.gpus import Gpu, PciAddress, PciId
-from system.files import ensure_text
+from system.files import ensure_contents
 from system.sysfs import read, read_number
 from system.text import one_line
 
-__all__ = ["absent", "claim", "creatable_types", "in_use", "inspect", "prune"]
+__all__ = ["absent", "creatable_types", "forget_stale", "in_use", "inspect", "record"]
 
 _CARRIED = Path("var/lib/nova-compute-nvidia-vgpu/carried.json")
 _CREATABLE = re.compile(r"\s*(?P<id>[0-9]{1,9})\s*:\s*(?P<name>\S.*?)\s*", re.ASCII)
@@ -66,7 +66,7 @@ def inspect(root: Path, gpu: Gpu, remembered: tuple[VgpuType, ...]) -> Card | No
         framework=Framework.VENDOR_VFIO,
         types=tuple(sorted(types.values(), key=lambda known: type_number(known.id) or 0)),
         parents=tuple(parents),
-        carried=tuple(carried),
+        assigned_types=tuple(carried),
         creatable=frozenset(creatable),
         function_id=_function_id(os.path.join(devices, str(parents[0]))),
     )
@@ -77,7 +77,7 @@ def in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
 
     Of all cards at once, since it looks at every process of the host.
     """
-    carried = {function: type_id for card in cards for function, type_id in card.carried}
+    carried = {function: type_id for card in cards for function, type_id in card.assigned_types}
     if not carried:
         return cards
     held = _held(root, carried)
@@ -85,10 +85,12 @@ def in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
 
 
 def _in_use(card: Card, held: frozenset[PciAddress]) -> Card:
-    mine = sorted(known for known in card.carried if known[0] in held)
+    mine = sorted(known for known in card.assigned_types if known[0] in held)
     if not mine:
         return card
-    return card._replace(in_use=tuple(str(function) for function, _ in mine), held=tuple(mine))
+    return card._replace(
+        in_use=tuple(str(function) for function, _ in mine), guest_vgpus=tuple(mine)
+    )
 
 
 def creatable_types(folder: str | Path) -> tuple[VgpuType, ...]:
@@ -120,23 +122,25 @@ def _function_id(folder: str) -> PciId | None:
         return None
 
 
-def claim(root: Path, functions: Iterable[PciAddress], type_id: str) -> None:
+def record(root: Path, functions: Iterable[PciAddress], type_id: str) -> None:
     """Note, before it is done, that we set a type on functions: it alone is no sign of a guest.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    _write(root, {**_set_by_us(root), **{str(function): type_id for function in functions}})
+    _write(root, {**load(root), **{str(function): type_id for function in functions}})
 
 
-def prune(root: Path, cards: tuple[Card, ...]) -> None:
+def forget_stale(root: Path, cards: tuple[Card, ...]) -> None:
     """Forget the types that are gone, but for those of functions that guests are defined with.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    known = _set_by_us(root)
-    carried = {str(function): type_id for card in cards for function, type_id in card.carried}
+    known = load(root)
+    carried = {
+        str(function): type_id for card in cards for function, type_id in card.assigned_types
+    }
     absent_ones = {str(function) for function, _ in absent(root, cards)}
     _write(
         root,
@@ -150,8 +154,8 @@ def prune(root: Path, cards: tuple[Card, ...]) -> None:
 
 def absent(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, str], ...]:
     """Return functions that guests are defined with and whose type a boot took, with that type."""
-    carried = {str(function) for card in cards for function, _ in card.carried}
-    gone = {name: type_id for name, type_id in _set_by_us(root).items() if name not in carried}
+    carried = {str(function) for card in cards for function, _ in card.assigned_types}
+    gone = {name: type_id for name, type_id in load(root).items() if name not in carried}
     if not gone:
         return ()
     defined = libvirt_guests.defined_functions(root)
@@ -160,10 +164,10 @@ def absent(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, str],
 
 def _write(root: Path, rows: dict[str, str]) -> None:
     if rows or (root / _CARRIED).exists():
-        ensure_text(root / _CARRIED, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+        ensure_contents(root / _CARRIED, json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
-def _set_by_us(root: Path) -> dict[str, str]:
+def load(root: Path) -> dict[str, str]:
     try:
         data = json.loads((root / _CARRIED).read_text(encoding="utf-8"))
         return {
@@ -176,7 +180,7 @@ def _set_by_us(root: Path) -> dict[str, str]:
 
 
 def _held(root: Path, known: dict[PciAddress, str]) -> frozenset[PciAddress]:
-    ours = _set_by_us(root)
+    ours = load(root)
     held = known.keys() & (
         libvirt_guests.defined_functions(root) | libvirt_guests.open_functions(root, known)
     )

@@ -14,20 +14,20 @@ from typing import Iterable
 
 from gpu.card import Framework
 from nova_compute.release import NovaVersion
-from planning.plan import DEFAULTS, Assignment, PciOptions
+from planning.plan import DEFAULTS, Assignment, VariantDriverOptions
 
-__all__ = ["REPORT", "alias", "render"]
+__all__ = ["REPORT_IN_PLACEMENT", "alias", "render"]
 
 # Nova refuses to start without it on a compute node that has said it once:
 # https://docs.openstack.org/nova/latest/admin/pci-passthrough.html
-REPORT = ("report_in_placement", "true")
+REPORT_IN_PLACEMENT = ("report_in_placement", "true")
 
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
 def render(
-    assignments: Iterable[Assignment], nova: NovaVersion, options: PciOptions = DEFAULTS
+    assignments: Iterable[Assignment], nova: NovaVersion, options: VariantDriverOptions = DEFAULTS
 ) -> dict[str, list[tuple[str, str]]]:
     """Return nova.conf's sections as pairs of option and value; empty if nothing is offered.
 
@@ -48,7 +48,7 @@ def render(
     return sections
 
 
-def alias(assignment: Assignment, options: PciOptions) -> str:
+def alias(assignment: Assignment, options: VariantDriverOptions) -> str:
     """Return the JSON of the alias that flavors ask for; the controllers need the same one."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", _short_name(assignment))
     found = {"name": name[:255], "device_type": "type-VF"}
@@ -62,13 +62,15 @@ def alias(assignment: Assignment, options: PciOptions) -> str:
     return json.dumps(found)
 
 
-def _pci_section(variant: list[Assignment], options: PciOptions) -> list[tuple[str, str]]:
+def _pci_section(
+    variant: list[Assignment], options: VariantDriverOptions
+) -> list[tuple[str, str]]:
     """Name exactly the functions that carry a type; Nova would hand out the others as well.
 
     `managed` is "no": libvirt must not take them from NVIDIA's driver. Each line is valid JSON,
     for Nova reads no other, and none is ever empty.
     """
-    pairs = [REPORT] if options.report_in_placement else []
+    pairs = [REPORT_IN_PLACEMENT] if options.report_in_placement else []
     for assignment in variant:
         spec = {"managed": "no"}
         if options.live_migratable:
@@ -98,10 +100,10 @@ def _mdev_sections(
     assignments: list[Assignment], nova: NovaVersion
 ) -> dict[str, list[tuple[str, str]]]:
     types = ", ".join(assignment.type_id for assignment in assignments)
-    sections = {"devices": [(f"enabled_{nova.word}_types", types)]}
-    if nova.reads_addresses:
+    sections = {"devices": [(f"enabled_{nova.option_prefix}_types", types)]}
+    if nova.supports_device_addresses:
         for assignment in assignments:
-            sections[f"{nova.word}_{assignment.type_id}"] = _section(assignment, nova)
+            sections[f"{nova.option_prefix}_{assignment.type_id}"] = _section(assignment, nova)
     return sections
 
 
@@ -110,7 +112,7 @@ def _section(assignment: Assignment, nova: NovaVersion) -> list[tuple[str, str]]
     if assignment.resource_class is not None:
         pairs.append(("mdev_class", _check(_RESOURCE_CLASS, assignment.resource_class)))
     # Before, the addresses alone are the limit: as many virtual functions.
-    if assignment.max_instances is not None and nova.has_max_instances:
+    if assignment.max_instances is not None and nova.supports_max_instances:
         pairs.append(("max_instances", str(int(assignment.max_instances))))
     return pairs
 

@@ -55,22 +55,22 @@ class NovaVersion(NamedTuple):
         return _CODENAMES.get(self.major)
 
     @property
-    def offers_vgpus(self) -> bool:
+    def supports_vgpus(self) -> bool:
         """Queens brought vGPUs."""
         return self.major >= 17
 
     @property
-    def word(self) -> str:
+    def option_prefix(self) -> str:
         """`enabled_WORD_types` and `[WORD_<type>]`: renamed in Xena; 23 ignores the new name."""
         return "mdev" if self.major >= 24 else "vgpu"
 
     @property
-    def reads_addresses(self) -> bool:
+    def supports_device_addresses(self) -> bool:
         """Whether `[WORD_<type>] device_addresses` exists (Ussuri)."""
         return self.major >= 21
 
     @property
-    def honours_several_types(self) -> bool:
+    def supports_several_types(self) -> bool:
         """Before 22.2.1 only the first type counts: https://bugs.launchpad.net/nova/+bug/1900006.
 
         Ussuri was never mended; 17 to 20 know one type by design.
@@ -78,7 +78,7 @@ class NovaVersion(NamedTuple):
         return self >= NovaVersion(22, 2, 1)
 
     @property
-    def honours_one_type_alone(self) -> bool:
+    def restricts_single_type(self) -> bool:
         """Before 29 a single type takes every card, whatever its section says.
 
         https://bugs.launchpad.net/nova/+bug/1943934
@@ -86,16 +86,16 @@ class NovaVersion(NamedTuple):
         return self.major >= 29
 
     @property
-    def has_mdev_class(self) -> bool:
+    def supports_mdev_class(self) -> bool:
         """Whether `mdev_class` exists (Xena)."""
         return self.major >= 24
 
     @property
-    def has_max_instances(self) -> bool:
+    def supports_max_instances(self) -> bool:
         """Whether `max_instances` exists (2024.1)."""
         return self.major >= 29
 
     @property
-    def has_variant_driver(self) -> bool:
+    def supports_variant_driver(self) -> bool:
         """Whether `[pci] device_spec` takes `managed` (2025.1), for vendor-specific VFIO."""
         return self.major >= 31

@@ -13,23 +13,23 @@ from planning.mappings import Device, VgpuRequest
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard
 
-__all__ = ["Share", "Target", "find_targets", "share_out"]
+__all__ = ["CardMatch", "CardRequest", "match_cards", "split_across_cards"]
 
 
-class Target(NamedTuple):
+class CardMatch(NamedTuple):
     """A card that a request names, and through which of its parents."""
 
     card: Card
     parents: tuple[PciAddress, ...]
-    whole: bool  # named as a card, not by single virtual functions
+    is_whole_card: bool  # named as a card, not by single virtual functions
 
 
-class Share(NamedTuple):
+class CardRequest(NamedTuple):
     """What one card has to give to a request.
 
     Attributes:
         request: what is asked for.
-        target: the card.
+        match: the card.
         vgpu_type: what the type is here; None if nobody knows it yet.
         is_offered: whether the card offers it now.
         is_mig_backed: whether it needs GPU instances.
@@ -37,7 +37,7 @@ class Share(NamedTuple):
     """
 
     request: VgpuRequest
-    target: Target
+    match: CardMatch
     vgpu_type: VgpuType | None
     is_offered: bool
     is_mig_backed: bool
@@ -46,7 +46,7 @@ class Share(NamedTuple):
     @property
     def card(self) -> Card:
         """The card."""
-        return self.target.card
+        return self.match.card
 
     @property
     def parents(self) -> tuple[PciAddress, ...]:
@@ -55,8 +55,8 @@ class Share(NamedTuple):
         A card has more virtual functions than it holds vGPUs of most types, and each of them
         says that it has room for one: Nova would count them all. Those that have a vGPU stay.
         """
-        target, number = self.target, self.number
-        if self.request.is_plain and not target.whole:
+        target, number = self.match, self.vgpu_count
+        if self.request.is_plain and not target.is_whole_card:
             return target.parents
         if number is None or target.parents == (self.card.gpu.address,):
             return self.functions
@@ -68,61 +68,68 @@ class Share(NamedTuple):
     @property
     def functions(self) -> tuple[PciAddress, ...]:
         """The parents that are named, and those on which guests have the type already."""
-        parents, functions = self.target.parents, self.card.gpu.virtual_functions
+        parents, functions = self.match.parents, self.card.gpu.virtual_functions
         others = set(self.guests).intersection(functions).difference(parents)
         return tuple(sorted(others.union(parents))) if others else parents
 
     @property
     def guests(self) -> tuple[PciAddress, ...]:
         """The parents of the vGPUs that guests have of the type, one for each."""
-        ids = {owed.id for owed in self.card.owed if owed.is_called(self.request.vgpu_type)}
+        ids = {owed.id for owed in self.card.lost_types if owed.matches(self.request.vgpu_type)}
         if self.vgpu_type is not None:
             ids.add(self.vgpu_type.id)
-        return tuple(parent for parent, type_id in self.card.held if type_id in ids)
+        return tuple(parent for parent, type_id in self.card.guest_vgpus if type_id in ids)
 
     @property
-    def is_unasked(self) -> bool:
+    def needs_type_query(self) -> bool:
         """Whether the driver, which may well know the type, was not asked for it yet."""
         card = self.card
         is_known = self.vgpu_type is not None or self.is_mig_backed
-        is_asked = card.is_told or (card.mode is not None and card.mode.is_asked)
+        is_asked = card.known_types_complete or (card.mode is not None and card.mode.types_queried)
         return card.is_sriov and bool(card.parents) and not is_known and not is_asked
 
     @property
-    def is_impossible(self) -> bool:
+    def is_unsupported(self) -> bool:
         """Whether the driver has said that the card cannot be that."""
         card, mode, word = self.card, self.card.mode, self.request.vgpu_type
-        if self.is_mig_backed and mode is not None and not mode.has_mig:
+        if self.is_mig_backed and mode is not None and not mode.supports_mig:
             return True
-        if self.vgpu_type is not None or not (card.is_told or (mode and mode.is_asked)):
+        if self.vgpu_type is not None or not (
+            card.known_types_complete or (mode and mode.types_queried)
+        ):
             return False
-        told = any(known.is_mig_backed is self.is_mig_backed for known in card.told)
-        return told and card.find_told(word) is None
+        told = any(known.is_mig_backed is self.is_mig_backed for known in card.known_types)
+        return told and card.find_known_type(word) is None
 
     @property
-    def carrying(self) -> tuple[PciAddress, ...]:
+    def assigned_functions(self) -> tuple[PciAddress, ...]:
         """The functions that carry the type (vendor VFIO)."""
-        carried = dict(self.card.carried)
+        carried = dict(self.card.assigned_types)
         type_id = self.vgpu_type.id if self.vgpu_type else ""
         return tuple(each for each in self.functions if carried.get(each) == type_id)
 
     @property
-    def number(self) -> int | None:
+    def vgpu_count(self) -> int | None:
         """How many vGPUs the card is to offer; None if the driver does not say."""
         card, known = self.card, self.vgpu_type
-        told = [known.maximum if known is not None else None, self.limit]
-        if known is not None and known.profile is not None and card.mode is not None:
-            told.append(card.mode.instances.count(known.profile) * known.per_instance)
+        told = [known.max_instances if known is not None else None, self.limit]
+        if known is not None and known.gpu_instance_profile is not None and card.mode is not None:
+            told.append(
+                card.mode.gpu_instances.count(known.gpu_instance_profile)
+                * known.vgpus_per_gpu_instance
+            )
         numbers = [each for each in told if each is not None]
         return min(numbers) if numbers else None
 
 
-def find_targets(request: VgpuRequest, cards: tuple[Card, ...]) -> tuple[Target, ...]:
+def match_cards(request: VgpuRequest, cards: tuple[Card, ...]) -> tuple[CardMatch, ...]:
     """Return the cards that a request names."""
-    return tuple(_targets(request, cards))
+    return tuple(_matches(request, cards))
 
 
-def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share]:
+def split_across_cards(
+    request: VgpuRequest, targets: Iterable[CardMatch]
+) -> Iterator[CardRequest]:
     """Share a request's instances out among its cards, those first that come first.
 
     Cards that are themselves parents of mediated devices are left to Nova, which counts them
@@ -131,50 +138,50 @@ def share_out(request: VgpuRequest, targets: Iterable[Target]) -> Iterator[Share
     room = request.max_instances
     targets = tuple(targets)
     for number, target in enumerate(targets):
-        share = _share(request, target)
+        share = _request_of(request, target)
         if target.card.parents == (target.card.gpu.address,):
             yield share._replace(limit=request.max_instances)
             continue
         if room is not None:  # what guests have on the cards that follow is not to be had here
-            later = (len(_share(request, other).guests) for other in targets[number + 1 :])
+            later = (len(_request_of(request, other).guests) for other in targets[number + 1 :])
             share = share._replace(limit=max(room - sum(later), len(share.guests), 0))
         yield share
         if room is not None:
-            room -= min(room, _taken(share))
+            room -= min(room, _consumed(share))
 
 
-def _share(request: VgpuRequest, target: Target) -> Share:
+def _request_of(request: VgpuRequest, target: CardMatch) -> CardRequest:
     card, word = target.card, request.vgpu_type
     known = card.find_type(word)
-    is_mig_backed = card.means_mig_backed(word)
-    dormant = card.find_mig_type(word) if is_mig_backed else None
+    is_mig_backed = card.is_mig_backed_name(word)
+    dormant = card.find_mig_backed_type(word) if is_mig_backed else None
     if dormant is None:
-        return Share(request, target, known, known is not None, is_mig_backed)
+        return CardRequest(request, target, known, known is not None, is_mig_backed)
     # nvidia-smi tells more of it than sysfs, which may show but another, with a suffix or without
     is_offered = any(shown.id == dormant.id for shown in card.types)
-    return Share(request, target, dormant, is_offered, is_mig_backed)
+    return CardRequest(request, target, dormant, is_offered, is_mig_backed)
 
 
-def _taken(share: Share) -> int:
+def _consumed(share: CardRequest) -> int:
     """Return how many of a request's instances a card takes from those that follow."""
     if share.card.framework is Framework.VENDOR_VFIO and not share.is_mig_backed:
-        return len(share.carrying)
+        return len(share.assigned_functions)
     known = share.vgpu_type
-    if known is None or known.maximum is None:
+    if known is None or known.max_instances is None:
         return 0
-    named = known.maximum if share.target.whole else len(share.functions)
-    return min(known.maximum, named, share.limit or 0)
+    named = known.max_instances if share.match.is_whole_card else len(share.functions)
+    return min(known.max_instances, named, share.limit or 0)
 
 
-def _targets(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[Target]:
+def _matches(request: VgpuRequest, cards: tuple[Card, ...]) -> Iterator[CardMatch]:
     for card in cards:
         named: Iterable[Device] = (card.gpu.address, card.gpu.id)
         if any(device in request.devices for device in named):
-            yield Target(card, card.parents or (card.gpu.address,), whole=True)
+            yield CardMatch(card, card.parents or (card.gpu.address,), is_whole_card=True)
             continue
         functions = [device for device in request.devices if _is_function(device, card)]
         if functions:
-            yield Target(card, tuple(sorted(functions)), whole=False)
+            yield CardMatch(card, tuple(sorted(functions)), is_whole_card=False)
 
 
 def _is_function(device: Device, card: Card) -> TypeGuard[PciAddress]:

@@ -8,13 +8,19 @@ from fractions import Fraction
 from typing import Iterator
 
 from gpu.card import Card, Framework
-from gpu.problems import Kind, Problem
-from planning.card_requests import Share
+from gpu.problems import Problem, ProblemKind
+from planning.card_requests import CardRequest
 
-__all__ = ["few_functions", "mixed_sizes", "overfull", "two_kinds", "types_in_use"]
+__all__ = [
+    "mig_and_time_sliced",
+    "mixed_sizes",
+    "oversubscribed_cards",
+    "too_few_functions",
+    "types_in_use",
+]
 
 
-def types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Problem]:
+def types_in_use(shares: list[CardRequest], cards: tuple[Card, ...]) -> Iterator[Problem]:
     """Find cards whose guests have a type that they would no longer offer.
 
     nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
@@ -22,18 +28,18 @@ def types_in_use(shares: list[Share], cards: tuple[Card, ...]) -> Iterator[Probl
     for card in cards:
         mine = [share for share in shares if share.card is card]
         # The driver has not been asked yet: the type in use may well be what is asked for.
-        if any(share.is_unasked for share in mine):
+        if any(share.needs_type_query for share in mine):
             continue
         here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
         if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
             words = [share.request.vgpu_type for share in mine]
-            here |= {owed.id for owed in card.owed if any(map(owed.is_called, words))}
-        for type_id in card.types_in_use:
+            here |= {owed.id for owed in card.lost_types if any(map(owed.matches, words))}
+        for type_id in card.guest_type_ids:
             if type_id not in here:
-                yield Problem(Kind.TYPE_IN_USE, str(card.gpu.address), type_id)
+                yield Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, str(card.gpu.address), type_id)
 
 
-def overfull(shares: list[Share]) -> Iterator[Problem]:
+def oversubscribed_cards(shares: list[CardRequest]) -> Iterator[Problem]:
     """Find cards whose functions are given more vGPUs than the card holds.
 
     In mixed-size mode it may hold even fewer, which the driver alone knows.
@@ -43,42 +49,44 @@ def overfull(shares: list[Share]) -> Iterator[Problem]:
             continue
         wished = [share for share in mine if not share.request.is_plain and share.is_offered]
         parts = [
-            Fraction(len(share.parents), share.vgpu_type.maximum)
+            Fraction(len(share.parents), share.vgpu_type.max_instances)
             for share in wished
-            if share.vgpu_type and share.vgpu_type.maximum and not share.is_mig_backed
+            if share.vgpu_type and share.vgpu_type.max_instances and not share.is_mig_backed
         ]
         if len(parts) > 1 and sum(parts) > 1:
             words = " and ".join(share.request.vgpu_type for share in wished)
-            yield Problem(Kind.CARD_OVERFULL, str(card.gpu.address), words)
+            yield Problem(ProblemKind.CARD_OVERSUBSCRIBED, str(card.gpu.address), words)
 
 
-def few_functions(shares: list[Share]) -> Iterator[Problem]:
+def too_few_functions(shares: list[CardRequest]) -> Iterator[Problem]:
     """Find cards that have fewer virtual functions than they could hold vGPUs.
 
     sriov-manage may enable but some of them.
     """
     for share in shares:
         known, parents = share.vgpu_type, share.card.parents
-        is_on_functions = share.target.whole and share.card.is_sriov and bool(parents)
-        if known is None or known.maximum is None or not is_on_functions:
+        is_on_functions = share.match.is_whole_card and share.card.is_sriov and bool(parents)
+        if known is None or known.max_instances is None or not is_on_functions:
             continue
-        wanted = known.maximum if share.limit is None else min(known.maximum, share.limit)
+        wanted = (
+            known.max_instances if share.limit is None else min(known.max_instances, share.limit)
+        )
         if len(parents) < wanted:
             words = (str(len(parents)), share.request.vgpu_type)
-            yield Problem(Kind.FEW_FUNCTIONS, str(share.card.gpu.address), *words)
+            yield Problem(ProblemKind.TOO_FEW_FUNCTIONS, str(share.card.gpu.address), *words)
 
 
-def two_kinds(shares: list[Share]) -> Iterator[Problem]:
+def mig_and_time_sliced(shares: list[CardRequest]) -> Iterator[Problem]:
     """Find cards that are asked to be time-sliced and MIG-backed at once."""
     for card, mine in _by_card(shares):
         for share in mine:
             if share.is_mig_backed is not mine[0].is_mig_backed:
                 words = (mine[0].request.vgpu_type, share.request.vgpu_type)
-                yield Problem(Kind.TWO_KINDS, str(card.gpu.address), *words)
+                yield Problem(ProblemKind.MIG_AND_TIME_SLICED, str(card.gpu.address), *words)
                 break
 
 
-def mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
+def mixed_sizes(shares: list[CardRequest], is_plain: bool) -> Iterator[Problem]:
     """Find cards whose functions would offer time-sliced types of different framebuffer sizes.
 
     Unless it is in mixed-size mode, the driver refuses the second size once a vGPU of the first
@@ -95,14 +103,18 @@ def mixed_sizes(shares: list[Share], is_plain: bool) -> Iterator[Problem]:
         if can_be and card.mode is not None and card.mode.mixed_size:
             continue
         if is_plain:
-            yield Problem(Kind.SIZES_TOLD, str(card.gpu.address), words)
+            yield Problem(ProblemKind.MIXED_SIZE_NEEDED, str(card.gpu.address), words)
         elif can_be:
-            kind = Kind.MIXED_SIZE_GUESTS if card.held else Kind.MIXED_SIZE_WAITS
+            kind = (
+                ProblemKind.MIXED_SIZE_GUESTS
+                if card.guest_vgpus
+                else ProblemKind.MIXED_SIZE_PENDING
+            )
             yield Problem(kind, str(card.gpu.address), words)
         else:
-            yield Problem(Kind.MIXED_SIZES, str(card.gpu.address), words)
+            yield Problem(ProblemKind.MIXED_SIZES, str(card.gpu.address), words)
 
 
-def _by_card(shares: list[Share]) -> Iterator[tuple[Card, list[Share]]]:
+def _by_card(shares: list[CardRequest]) -> Iterator[tuple[Card, list[CardRequest]]]:
     for card in {share.card.gpu.address: share.card for share in shares}.values():
         yield card, [share for share in shares if share.card is card]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import yaml
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.gpus import PciAddress, PciId
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ def requests(data: Any) -> tuple[VgpuRequest, ...]:
         devices = tuple(dict.fromkeys(_device(text) for text in options["devices"]))
         for device in devices:
             if owner.setdefault(device, vgpu_type) != vgpu_type:
-                raise HostError(Problem(Kind.DEVICE_TWICE, str(device), owner[device], vgpu_type))
+                raise HostError(
+                    Problem(ProblemKind.DEVICE_MAPPED_TWICE, str(device), owner[device], vgpu_type)
+                )
         limit = options.get("max-instances")
         is_plain = not long_form and all(isinstance(device, PciAddress) for device in devices)
         found.append(
@@ -196,8 +198,8 @@ def _printable(text: str) -> str:
 
 
 def _syntax(place: str, reason: str) -> HostError:
-    return HostError(Problem(Kind.MAPPING_SYNTAX, place, _printable(reason)))
+    return HostError(Problem(ProblemKind.MAPPING_SYNTAX, place, _printable(reason)))
 
 
 def _invalid(place: str, reason: str) -> HostError:
-    return HostError(Problem(Kind.MAPPING_INVALID, place, reason))
+    return HostError(Problem(ProblemKind.MAPPING_INVALID, place, reason))

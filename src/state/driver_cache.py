@@ -14,19 +14,19 @@ import json
 from pathlib import Path
 from typing import Iterable
 
-from gpu.card import COUNT_LIMIT, NAME_LIMIT, Mode, VgpuType, type_number
+from gpu.card import COUNT_LIMIT, NAME_LIMIT, CardMode, VgpuType, type_number
 from host.gpus import Gpu, PciAddress
-from system.files import ensure_text
+from system.files import ensure_contents
 from system.text import one_line
 
 __all__ = [
-    "forget_answers",
-    "forget_modes",
-    "modes",
-    "remember_asked",
-    "remember_mode",
-    "remember_types",
-    "types",
+    "clear_modes",
+    "clear_queries",
+    "load_modes",
+    "load_types",
+    "mark_queried",
+    "save_mode",
+    "save_types",
 ]
 
 _TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
@@ -35,7 +35,7 @@ _DAMAGED = (OSError, ValueError, AttributeError, TypeError, OverflowError, Recur
 _MODES = Path("run/nova-compute-nvidia-vgpu/modes.json")
 
 
-def types(root: Path) -> dict[str, tuple[VgpuType, ...]]:
+def load_types(root: Path) -> dict[str, tuple[VgpuType, ...]]:
     """Return the types that cards were seen to offer, by their model; see `Gpu.model`."""
     try:
         data = json.loads((root / _TYPES).read_text(encoding="utf-8"))
@@ -59,15 +59,13 @@ def _type(
     return VgpuType(
         id=str(type_id),
         name=one_line(str(name).strip(), NAME_LIMIT),
-        maximum=numbers[0],
-        profile=numbers[1],
-        per_instance=max(int(per_instance), 1),
+        max_instances=numbers[0],
+        gpu_instance_profile=numbers[1],
+        vgpus_per_gpu_instance=max(int(per_instance), 1),
     )
 
 
-def remember_types(
-    root: Path, gpu: Gpu, told: Iterable[VgpuType], *, are_all: bool = False
-) -> None:
+def save_types(root: Path, gpu: Gpu, told: Iterable[VgpuType], *, are_all: bool = False) -> None:
     """Keep what the driver told of a card; what it told in more detail before stays.
 
     Nothing told is no answer.
@@ -81,23 +79,33 @@ def remember_types(
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    known = types(root)
+    known = load_types(root)
     found = {} if are_all else {each.id: each for each in known.get(gpu.model, ())}
     for each in told:
-        if each.profile is not None or each.maximum is not None or each.id not in found:
+        if (
+            each.gpu_instance_profile is not None
+            or each.max_instances is not None
+            or each.id not in found
+        ):
             found[each.id] = each
     if not found:
         return
     known[gpu.model] = tuple(sorted(found.values(), key=lambda each: each.id))
     rows = {model: [_row(each) for each in known[model]] for model in sorted(known)}
-    ensure_text(root / _TYPES, json.dumps(rows, indent=1) + "\n")
+    ensure_contents(root / _TYPES, json.dumps(rows, indent=1) + "\n")
 
 
 def _row(told: VgpuType) -> list[object]:
-    return [told.id, told.name, told.maximum, told.profile, told.per_instance]
+    return [
+        told.id,
+        told.name,
+        told.max_instances,
+        told.gpu_instance_profile,
+        told.vgpus_per_gpu_instance,
+    ]
 
 
-def modes(root: Path) -> dict[PciAddress, Mode]:
+def load_modes(root: Path) -> dict[PciAddress, CardMode]:
     """Return the modes of cards, as far as somebody looked in this boot."""
     try:
         data = json.loads((root / _MODES).read_text(encoding="utf-8"))
@@ -112,58 +120,58 @@ def _mode(
     on_functions: bool = True,
     has_mig: bool = True,
     is_asked: bool = False,
-) -> Mode:
+) -> CardMode:
     profiles = tuple(map(int, instances))
-    return Mode(profiles, mixed_size, bool(on_functions), bool(has_mig), bool(is_asked))
+    return CardMode(profiles, mixed_size, bool(on_functions), bool(has_mig), bool(is_asked))
 
 
-def remember_asked(root: Path, card: PciAddress, *, has_mig: bool) -> None:
+def mark_queried(root: Path, card: PciAddress, *, has_mig: bool) -> None:
     """Keep that the driver was asked in this boot what a card can be, and whether it has MIG.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    known = modes(root)
-    known[card] = known.get(card, Mode())._replace(is_asked=True, has_mig=has_mig)
+    known = load_modes(root)
+    known[card] = known.get(card, CardMode())._replace(types_queried=True, supports_mig=has_mig)
     _write_modes(root, known)
 
 
-def forget_answers(root: Path) -> None:
+def clear_queries(root: Path) -> None:
     """Let the driver be asked again.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    known = modes(root)
-    kept = {card: known[card]._replace(is_asked=False, has_mig=True) for card in known}
-    _write_modes(root, {card: mode for card, mode in kept.items() if mode != Mode()})
+    known = load_modes(root)
+    kept = {card: known[card]._replace(types_queried=False, supports_mig=True) for card in known}
+    _write_modes(root, {card: mode for card, mode in kept.items() if mode != CardMode()})
 
 
-def forget_modes(root: Path) -> None:
+def clear_modes(root: Path) -> None:
     """Forget all of that, as another driver may tell something else."""
     with contextlib.suppress(OSError):
         (root / _MODES).unlink()
 
 
-def remember_mode(root: Path, card: PciAddress, mode: Mode | None) -> None:
+def save_mode(root: Path, card: PciAddress, mode: CardMode | None) -> None:
     """Keep the mode of a card; None forgets how it is parted, but not what the driver answered.
 
     Raises:
         HostError: DISK; it is full, or cannot be written.
     """
-    known = modes(root)
-    before = known.pop(card, Mode())
-    answered = Mode(has_mig=before.has_mig, is_asked=before.is_asked)
+    known = load_modes(root)
+    before = known.pop(card, CardMode())
+    answered = CardMode(supports_mig=before.supports_mig, types_queried=before.types_queried)
     if mode is not None:
-        is_asked = mode.is_asked or before.is_asked
-        has_mig = mode.has_mig and before.has_mig
-        known[card] = mode._replace(is_asked=is_asked, has_mig=has_mig)
-    elif answered != Mode():
+        is_asked = mode.types_queried or before.types_queried
+        has_mig = mode.supports_mig and before.supports_mig
+        known[card] = mode._replace(types_queried=is_asked, supports_mig=has_mig)
+    elif answered != CardMode():
         known[card] = answered
     _write_modes(root, known)
 
 
-def _write_modes(root: Path, known: dict[PciAddress, Mode]) -> None:
+def _write_modes(root: Path, known: dict[PciAddress, CardMode]) -> None:
     if known or (root / _MODES).exists():
         rows = {str(address): known[address] for address in sorted(known)}
-        ensure_text(root / _MODES, json.dumps(rows) + "\n")
+        ensure_contents(root / _MODES, json.dumps(rows) + "\n")

@@ -8,32 +8,34 @@ import re
 from typing import Iterator
 
 from gpu.card import Card
-from gpu.problems import Kind, Problem
-from host.facts import Facts
+from gpu.problems import Problem, ProblemKind
+from host.facts import HostFacts
 from planning.plan import Plan
 
-__all__ = ["explain", "silence", "silent_cards"]
+__all__ = ["root_cause", "unsupported_by_open_module", "why_no_types"]
 
 # What the kernel says to a module that its keys do not know; modprobe repeats it.
 _NO_KEY = re.compile(r"Key was rejected by service|Required key not available", re.IGNORECASE)
 _COMPUTE = re.compile(r"-[0-9]{1,4}C[A-Z0-9]*$", re.ASCII | re.IGNORECASE)
 
 
-def explain(problem: Problem, facts: Facts) -> Problem:
+def root_cause(problem: Problem, facts: HostFacts) -> Problem:
     """Return the cause of a problem where the host shows it, else the problem itself."""
-    if problem.kind is Kind.NOT_LOADED and _NO_KEY.search(problem.subject):
-        return Problem(Kind.SECURE_BOOT)
+    if problem.kind is ProblemKind.NOT_LOADED and _NO_KEY.search(problem.subject):
+        return Problem(ProblemKind.SECURE_BOOT)
     card = next((card for card in facts.cards if str(card.gpu.address) == problem.subject), None)
     if card is None:
         return problem
-    if problem.kind is Kind.TYPE_NOT_OFFERED and _is_other_flavour(problem.detail, card, facts):
-        return problem._replace(kind=Kind.WRONG_FLAVOUR)
-    if problem.kind is Kind.TYPES_UNKNOWN and _needs_closed_module(card, facts):
-        return Problem(Kind.OPEN_MODULE, problem.subject, facts.driver.loaded or "")
+    if problem.kind is ProblemKind.TYPE_NOT_OFFERED and _is_other_flavour(
+        problem.detail, card, facts
+    ):
+        return problem._replace(kind=ProblemKind.WRONG_PACKAGE)
+    if problem.kind is ProblemKind.TYPES_UNKNOWN and _needs_closed_module(card, facts):
+        return Problem(ProblemKind.OPEN_MODULE, problem.subject, facts.driver.loaded or "")
     return problem
 
 
-def silent_cards(plan: Plan, facts: Facts) -> Iterator[Problem]:
+def unsupported_by_open_module(plan: Plan, facts: HostFacts) -> Iterator[Problem]:
     """Find cards that a plan offers although they cannot offer a thing.
 
     What is written as ids and addresses is published 1:1, whatever the card says to it.
@@ -41,24 +43,26 @@ def silent_cards(plan: Plan, facts: Facts) -> Iterator[Problem]:
     named = {address for found in plan.assignments for address in found.cards}
     for card in facts.cards:
         if card.gpu.address in named and _needs_closed_module(card, facts):
-            yield Problem(Kind.OPEN_MODULE, str(card.gpu.address), facts.driver.loaded or "")
+            yield Problem(
+                ProblemKind.OPEN_MODULE, str(card.gpu.address), facts.driver.loaded or ""
+            )
 
 
-def silence(card: Card, facts: Facts) -> Problem | None:
+def why_no_types(card: Card, facts: HostFacts) -> Problem | None:
     """Say why a card offers nothing; None if it does, or if the driver is not there at all."""
     address, driver = str(card.gpu.address), card.gpu.driver
     if card.framework is not None or facts.driver.loaded is None:
         return None
     if driver is not None and driver != "nvidia":
-        return Problem(Kind.OTHER_DRIVER, address, driver)
+        return Problem(ProblemKind.OTHER_DRIVER, address, driver)
     if card.is_sriov and not card.gpu.virtual_functions:
-        return Problem(Kind.VFS_OFF, address)
+        return Problem(ProblemKind.VFS_NOT_ENABLED, address)
     if _needs_closed_module(card, facts):
-        return Problem(Kind.OPEN_MODULE, address, facts.driver.loaded)
-    return Problem(Kind.SILENT, address)
+        return Problem(ProblemKind.OPEN_MODULE, address, facts.driver.loaded)
+    return Problem(ProblemKind.NO_TYPES_REPORTED, address)
 
 
-def _is_other_flavour(wanted: str, card: Card, facts: Facts) -> bool:
+def _is_other_flavour(wanted: str, card: Card, facts: HostFacts) -> bool:
     """Whether a type is of a kind that only NVIDIA's AI Enterprise package brings.
 
     C types of modern cards and all MIG-backed ones; a card that shows another of that kind has
@@ -67,11 +71,11 @@ def _is_other_flavour(wanted: str, card: Card, facts: Facts) -> bool:
     installed = facts.driver.installed
     if installed is None or "-aie-" in installed.name or not card.is_sriov:
         return False
-    names = [known.name for known in (*card.types, *card.told)]
+    names = [known.name for known in (*card.types, *card.known_types)]
     return bool(_COMPUTE.search(wanted)) and not any(map(_COMPUTE.search, names))
 
 
-def _needs_closed_module(card: Card, facts: Facts) -> bool:
+def _needs_closed_module(card: Card, facts: HostFacts) -> bool:
     """Whether NVIDIA's open module is why a card is silent.
 
     On cards without SR-IOV (Turing and older) only the closed one offers vGPUs.

@@ -10,20 +10,20 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from system.commands import CommandError, Result, Runner
 from system.text import one_line
 
 __all__ = [
     "Package",
-    "check",
     "configure",
-    "ensure_known",
+    "ensure_available_installed",
     "find",
     "install",
     "is_interrupted",
+    "reinstall_half_unpacked",
     "remove",
-    "unpack_again",
+    "simulate",
 ]
 
 # unattended-upgrades may hold the lock for minutes at a time, and so does the apt-get of a hook
@@ -61,7 +61,7 @@ class Package(NamedTuple):
         return self.state == "installed"
 
     @property
-    def is_gone(self) -> bool:
+    def is_removed(self) -> bool:
         """Whether at most its configuration is left."""
         return self.state in ("config-files", "not-installed")
 
@@ -101,7 +101,7 @@ def install(run: Runner, *names: str) -> None:
     _apt_get(run, *_INSTALL, *names)
 
 
-def check(run: Runner, *names: str) -> None:
+def simulate(run: Runner, *names: str) -> None:
     """Make sure that an installation could be done, before anything is touched; see `install`.
 
     A name that ends in `-` is one to remove.
@@ -123,7 +123,7 @@ def remove(run: Runner, *packages: Package) -> None:
     """
     torn = [package.name for package in packages if package.flag == "reinstreq"]
     if torn:
-        _started(run, "dpkg", "--force-remove-reinstreq", "--remove", *torn)
+        _run_waiting_for_lock(run, "dpkg", "--force-remove-reinstreq", "--remove", *torn)
     whole = [package.name for package in packages if package.flag != "reinstreq"]
     if whole:
         _apt_get(run, "remove", *whole)
@@ -135,10 +135,10 @@ def configure(run: Runner) -> None:
     Raises:
         HostError: LOCKED or INSTALL_FAILED.
     """
-    _started(run, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
+    _run_waiting_for_lock(run, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
 
 
-def unpack_again(root: Path, run: Runner, *, but: str) -> None:
+def reinstall_half_unpacked(root: Path, run: Runner, *, but: str) -> None:
     """Mend packages of the archive whose unpacking lost power; asked to install one, apt does not.
 
     Args:
@@ -161,7 +161,7 @@ def is_interrupted(root: Path) -> bool:
     return updates.is_dir() and any(updates.iterdir())
 
 
-def ensure_known(root: Path, run: Runner, *names: str) -> tuple[str, ...]:
+def ensure_available_installed(root: Path, run: Runner, *names: str) -> tuple[str, ...]:
     """Install those of some archive packages that are missing here; return what was installed.
 
     A name that the archive does not have is passed over: a custom kernel has its headers from
@@ -185,16 +185,16 @@ def ensure_known(root: Path, run: Runner, *names: str) -> tuple[str, ...]:
 
 
 def _candidates(run: Runner, names: list[str]) -> list[str]:
-    output = _started(run, "apt-cache", "policy", *names, check=False).stdout
+    output = _run_waiting_for_lock(run, "apt-cache", "policy", *names, check=False).stdout
     blocks = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)$", output, re.MULTILINE)
     return [name for name, candidate in blocks if name in names and candidate != "(none)"]
 
 
 def _apt_get(run: Runner, *arguments: str, check: bool = True) -> None:
-    _started(run, *_APT_GET, *arguments, check=check)
+    _run_waiting_for_lock(run, *_APT_GET, *arguments, check=check)
 
 
-def _started(run: Runner, *argv: str, check: bool = True) -> Result:
+def _run_waiting_for_lock(run: Runner, *argv: str, check: bool = True) -> Result:
     """Run a program, again while another one holds dpkg's lock."""
     deadline = time.monotonic() + _LOCK_TIMEOUT
     for attempt in range(_LOCK_TIMEOUT // _LOCK_PAUSE):
@@ -202,14 +202,14 @@ def _started(run: Runner, *argv: str, check: bool = True) -> Result:
             return run(*argv, timeout=_TIMEOUT, check=check)
         except CommandError as error:
             if not _LOCKED.search(error.output):
-                raise HostError(Problem(Kind.INSTALL_FAILED, _reason(error))) from error
+                raise HostError(Problem(ProblemKind.INSTALL_FAILED, _reason(error))) from error
             cause = error
         if time.monotonic() > deadline:
             break
         if not attempt:
             logger.info("waiting for dpkg's lock: %s", one_line(cause.output.strip(), 200))
         time.sleep(_LOCK_PAUSE)
-    raise HostError(Problem(Kind.LOCKED)) from cause
+    raise HostError(Problem(ProblemKind.DPKG_LOCKED)) from cause
 
 
 def _reason(error: CommandError) -> str:

@@ -9,12 +9,12 @@ import fcntl
 import os
 from pathlib import Path
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 
-__all__ = ["ensure_text", "has_text"]
+__all__ = ["ensure_contents", "has_contents"]
 
 
-def ensure_text(path: Path, text: str, mode: int = 0o644) -> bool:
+def ensure_contents(path: Path, text: str, mode: int = 0o644) -> bool:
     """Give a file this content, if it has not got it; return whether it was written.
 
     The file appears in one step and survives a loss of power: its bytes are on the disk before
@@ -26,10 +26,12 @@ def ensure_text(path: Path, text: str, mode: int = 0o644) -> bool:
     try:
         return _ensure(path, text, mode)
     except OSError as error:
-        raise HostError(Problem(Kind.DISK, str(path), error.strerror or "failed")) from error
+        raise HostError(
+            Problem(ProblemKind.DISK_WRITE_FAILED, str(path), error.strerror or "failed")
+        ) from error
 
 
-def has_text(path: Path, text: str) -> bool:
+def has_contents(path: Path, text: str) -> bool:
     """Whether a file is there and has this content."""
     try:
         return path.read_bytes() == text.encode()
@@ -38,7 +40,7 @@ def has_text(path: Path, text: str) -> bool:
 
 
 def _ensure(path: Path, text: str, mode: int) -> bool:
-    if has_text(path, text):
+    if has_contents(path, text):
         return False
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")

@@ -35,7 +35,7 @@ def test_from_the_card_in_the_slot_to_what_nova_reads(boot, nvidia_deb):
             "active",
             "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings",
         )
-        assert unit.version == "570.172.07"
+        assert unit.workload_version == "570.172.07"
 
         unit.configure(vgpu_device_mappings=MAPPING)
         assert unit.status == ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")

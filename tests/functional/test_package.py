@@ -146,7 +146,7 @@ def test_another_branch_takes_the_place_of_the_old_one(ready_host, tmp_path, fau
     host.reboot()
     unit.hook("start")
     assert unit.status == READY
-    assert unit.version == "580.159.01"
+    assert unit.workload_version == "580.159.01"
     row.over(unit, "the host is rebooted")
 
 
@@ -221,7 +221,7 @@ def test_an_older_version_is_installed_when_it_is_attached(ready_host, tmp_path,
     row.seen(unit)
     host.reboot()
     unit.hook("start")
-    assert unit.version == "570.86.16"
+    assert unit.workload_version == "570.86.16"
     row.over(unit, "the host is rebooted")
 
 

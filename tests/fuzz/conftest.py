@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _nothing_real() -> Iterator[None]:
     """A simulated daemon gives up at once, no driver needs time, and it refuses every value."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(daemon, "SETTLE", 0)
+        patch.setattr(daemon, "START_CHECK_DELAY", 0)
         patch.setattr(prepare.time, "sleep", lambda _: None)
         patch.setattr(sysfs, "write", _refuse)
         yield

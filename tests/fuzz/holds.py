@@ -15,15 +15,15 @@ import trees
 from oslo_config import cfg, iniparser
 
 from actions import list_vgpu_types, show_plan
-from actions.dry_run import forecast
+from actions.dry_run import cards_after
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
 from gpu.card import Card
-from gpu.problems import Kind, Problem
+from gpu.problems import Problem, ProblemKind
 from host import facts
-from planning.plan import DEFAULTS, PciOptions
-from state.charm_state import Memory
+from planning.plan import DEFAULTS, VariantDriverOptions
+from state.charm_state import CharmState
 from status import unit_status as wording
-from status.assessment import Situation, assess
+from status.assessment import Assessment, assess
 
 APP = "nova-compute-nvidia-vgpu"
 
@@ -95,10 +95,12 @@ _ANSWER_LIMIT = 128 * 1024  # bytes that the kernel takes as one argument of `ac
 
 def said(problem: Problem) -> None:
     """A problem is one line of `juju status`, which ends with what mends it."""
-    level, text = wording.sentence(problem, APP)
+    level, text = wording.format_problem(problem, APP)
     status(level.value, text)
-    if problem.kind is not Kind.MAPPING_INVALID:  # what was expected is the mend, and varies
-        template = wording._WORDING[problem.kind][1]
+    if (
+        problem.kind is not ProblemKind.MAPPING_INVALID
+    ):  # what was expected is the mend, and varies
+        template = wording._MESSAGES[problem.kind][1]
         parts = [(text, field) for text, field, _, _ in Formatter().parse(template)]
         mend = parts[-1][0] if parts[-1][1] is None else ""
         assert text.endswith(mend), text
@@ -203,23 +205,31 @@ class Log(logging.Handler):
             message(text)
 
 
-def host(root: Path, text: str, options: PciOptions = DEFAULTS, run: Any = None) -> Situation:
+def host(
+    root: Path, text: str, options: VariantDriverOptions = DEFAULTS, run: Any = None
+) -> Assessment:
     """What an event publishes and says of a host, and what the actions answer, is sound."""
     found = facts.gather(root, run, count=run is not None)
     needs_software = bool(found.cards)
-    situation = assess(root, found, Memory(), text, needs_software=needs_software, options=options)
-    for line in wording.evaluate(situation, APP):
+    situation = assess(
+        root, found, CharmState(), text, needs_software=needs_software, options=options
+    )
+    for line in wording.unit_statuses(situation, APP):
         status(line.level.value, line.message)
     for problem in situation.problems:
         said(problem)
     sections(situation.sections)
     databag(ProviderData(sections=situation.sections).to_databag())
 
-    def situation_of(cards: tuple[Card, ...]) -> Situation:
+    def situation_of(cards: tuple[Card, ...]) -> Assessment:
         later = found._replace(cards=cards)
-        return assess(root, later, Memory(), text, needs_software=needs_software, options=options)
+        return assess(
+            root, later, CharmState(), text, needs_software=needs_software, options=options
+        )
 
-    outlook = situation_of(forecast(found.cards, lambda cards: situation_of(cards).plan.work))
+    outlook = situation_of(
+        cards_after(found.cards, lambda cards: situation_of(cards).plan.preparation)
+    )
     sections(outlook.sections)
     answer(show_plan.plan_text(situation, outlook, {}, APP))
     answer(list_vgpu_types.types_text(found.cards))
@@ -229,8 +239,10 @@ def host(root: Path, text: str, options: PciOptions = DEFAULTS, run: Any = None)
     return situation
 
 
-_PLAN_KEYS = {"nova", "codename", "driver", "kernel", "paused", "cards", "steps", "held",
-              "sections", "published", "aliases", "problems", "elsewhere"}  # fmt: skip
+_PLAN_KEYS = {
+    "nova", "codename", "driver", "kernel", "paused", "cards", "pending_changes",
+    "keeps_published", "sections", "published", "aliases", "problems", "for_other_hosts",
+}  # fmt: skip
 _TYPE_KEYS = {"id", "address", "name", "framebuffer", "framework", "mig_backed", "free", "maximum"}
 
 

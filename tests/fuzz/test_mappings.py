@@ -11,11 +11,15 @@ import hostile
 from examples import memory_below, tried
 from hypothesis import strategies as st
 
-from gpu.problems import HostError, Kind
+from gpu.problems import HostError, ProblemKind
 from host.gpus import PciAddress, PciId
 from planning import mappings
 
-REFUSALS = {Kind.MAPPING_SYNTAX, Kind.MAPPING_INVALID, Kind.DEVICE_TWICE}
+REFUSALS = {
+    ProblemKind.MAPPING_SYNTAX,
+    ProblemKind.MAPPING_INVALID,
+    ProblemKind.DEVICE_MAPPED_TWICE,
+}
 TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}", re.ASCII)
 CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 

@@ -57,7 +57,7 @@ def test_whatever_nvidia_smi_says_is_read_as_bounded_words(run, hosts):
         for known in told if ask is nvidia_smi.supported_types else ():
             assert known.name.isprintable()
             assert len(known.name) <= NAME_LIMIT
-            assert known.maximum is None or 0 <= known.maximum <= COUNT_LIMIT
+            assert known.max_instances is None or 0 <= known.max_instances <= COUNT_LIMIT
     holds.commands(run.started, hosts["t4-pair"])
 
 
@@ -67,9 +67,9 @@ def test_whatever_nvidia_smi_says_the_cards_are_prepared_or_it_is_told(hosts, ru
     text = data.draw(st.sampled_from(trees.WISHES[name]))
     requests = mappings.requests(mappings.parse(text))
     with trees.spoilt(hosts[name], {}) as root, holds.Log():
-        for problem in prepare.ensure(root, run, requests):
+        for problem in prepare.prepare_cards(root, run, requests):
             holds.said(problem)
-        detailed_facts.survey(root, run)
+        detailed_facts.gather_detailed(root, run)
         holds.host(root, text, run=run)
         holds.written(root)
     holds.commands(run.started, root)
@@ -91,7 +91,7 @@ def test_whatever_apt_or_modprobe_says_it_is_told_in_one_line(hosts, run):
     found = apt.Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")
     state = DriverState(packages=(found,), kernel="5.15.0-173-generic")
     for step in (
-        lambda: apt.ensure_known(root, run, "dkms"),
+        lambda: apt.ensure_available_installed(root, run, "dkms"),
         lambda: apt.remove(run, found, found._replace(flag="reinstreq")),
         lambda: installation.ensure_loaded(root, run, state),
     ):

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 import boot
 from driver import installation, software
-from gpu.problems import Kind
+from gpu.problems import ProblemKind
 from state import charm_state as memories
-from state.charm_state import Memory
+from state.charm_state import CharmState
 
 STATE, RUN = trees.RECORDS
 ADDRESS = st.sampled_from(["0000:84:00.0", "0000:3d:00.4", "0000:31:00.4", "x"])
 TYPE = st.sampled_from(["nvidia-233", "nvidia-1152", "nvidia-699", "../x-1"])
 COUNT = st.one_of(st.none(), st.integers(), st.just(10**9))
-KIND = st.sampled_from([kind.value for kind in Kind])
+KIND = st.sampled_from([kind.value for kind in ProblemKind])
 FAILURE = st.builds(
     lambda kind, words: [kind, *words], KIND, st.lists(hostile.texts(), max_size=4)
 )
@@ -39,7 +39,7 @@ RECORDS = {
                     "resource_package": st.one_of(FAILURE, FAILURE.map(lambda w: ["package", *w])),
                 }.get(name, st.booleans() if default is False else hostile.texts())
             )
-            for name, default in Memory._field_defaults.items()
+            for name, default in CharmState._field_defaults.items()
         },
     ),
     f"{STATE}/mdevs.json": st.lists(
@@ -68,11 +68,11 @@ def test_whatever_a_record_holds_the_host_is_read_and_the_boot_service_goes_on(h
     name = data.draw(st.sampled_from(sorted(hosts)))
     run = programs.Programs(programs.SILENT)
     with trees.spoilt(hosts[name], edits) as root, holds.Log():
-        memory, resource = software.examine(run, memories.load(root))
-        for problem in (*boot.result(root), *filter(None, [resource.problem])):
+        memory, resource = software.inspect_resource(run, memories.load(root))
+        for problem in (*boot.failures(root), *filter(None, [resource.problem])):
             holds.said(problem)
         situation = holds.host(root, data.draw(st.sampled_from(trees.WISHES[name])))
-        for problem in software.judge(situation.facts, memory):
+        for problem in software.find_problems(situation.facts, memory):
             holds.said(problem)
         assert boot.main(root, run) in (0, 1)
         memories.save(root, memory)

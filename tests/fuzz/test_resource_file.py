@@ -15,10 +15,10 @@ from examples import tried
 from hypothesis import strategies as st
 
 from driver import host_package
-from gpu.problems import HostError, Kind
+from gpu.problems import HostError, ProblemKind
 from system import commands
 
-REFUSALS = {Kind.RESOURCE_MISSING, Kind.RESOURCE_INVALID}
+REFUSALS = {ProblemKind.RESOURCE_MISSING, ProblemKind.RESOURCE_INVALID}
 MAGIC = b"!<arch>\ndebian-binary"
 
 

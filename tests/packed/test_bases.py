@@ -42,7 +42,7 @@ def go_through_life(host, unit, nvidia_deb):
     assert unit.integrate().returncode == 0
     assert unit.configure(vgpu_device_mappings=MAPPING).returncode == 0
     assert unit.status == AT_WORK
-    assert unit.version == "570.172.07"
+    assert unit.workload_version == "570.172.07"
     published = unit.databag
     assert json.loads(published["services"]) == ["nvidia-vgpu-mgr"]
 

@@ -24,7 +24,7 @@ from unit import Unit
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated daemon gives up at once, and no driver needs time."""
-    monkeypatch.setattr(daemon, "SETTLE", 0)
+    monkeypatch.setattr(daemon, "START_CHECK_DELAY", 0)
     monkeypatch.setattr(prepare.time, "sleep", lambda _: None)  # everywhere: it is the module's
 
 

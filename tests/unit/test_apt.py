@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import recorded
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from system import apt
 from system.apt import Package
 
@@ -78,7 +78,7 @@ def test_host_without_dpkg_has_no_packages(tmp_path):
 )
 def test_state_of_a_package(state, is_installed, is_gone):
     package = Package("a", "1", state)
-    assert (package.is_installed, package.is_gone) == (is_installed, is_gone)
+    assert (package.is_installed, package.is_removed) == (is_installed, is_gone)
 
 
 def test_install_waits_for_the_lock_keeps_edited_files_and_may_go_back(machine):
@@ -117,7 +117,7 @@ def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
     assert apt.is_interrupted(simulated.root)
     with pytest.raises(HostError) as error:
         apt.install(simulated, "dkms")
-    assert error.value.problem.kind is Kind.INSTALL_FAILED
+    assert error.value.problem.kind is ProblemKind.INSTALL_FAILED
     apt.configure(simulated)
     apt.install(simulated, "dkms")
 
@@ -132,7 +132,7 @@ def test_package_of_the_archive_that_lost_power_in_unpacking_is_unpacked_again(m
     apt.install(simulated, "dkms")
     assert known(simulated.root, "dkms") == [("dkms", "1.0", "half-installed")]
     for _ in range(2):
-        apt.unpack_again(simulated.root, simulated, but="linux-.*")
+        apt.reinstall_half_unpacked(simulated.root, simulated, but="linux-.*")
     assert known(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
     words = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
     assert simulated.commands[2:] == [(*APT_GET, *words)]
@@ -144,7 +144,7 @@ def test_package_that_the_archive_does_not_have_cannot_be_unpacked_again(machine
     status.write_text(
         "Package: nvidia-vgpu-ubuntu-570\nStatus: install reinstreq half-installed\n"
     )
-    apt.unpack_again(simulated.root, simulated, but="nvidia-vgpu-ubuntu-[0-9]+")
+    apt.reinstall_half_unpacked(simulated.root, simulated, but="nvidia-vgpu-ubuntu-[0-9]+")
     assert simulated.commands == []
 
 
@@ -196,7 +196,7 @@ def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason
     simulated.fail("apt-get install", stdout=stdout, output=stderr, returncode=100)
     with pytest.raises(HostError) as error:
         apt.install(simulated, "dkms")
-    assert error.value.problem == Problem(Kind.INSTALL_FAILED, reason)
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_lock_of_another_program_is_waited_for_and_then_told(machine, output, st
     simulated.fail("dpkg", output=output, returncode=2)
     with pytest.raises(HostError) as error:
         step(simulated)
-    assert error.value.problem == Problem(Kind.LOCKED)
+    assert error.value.problem == Problem(ProblemKind.DPKG_LOCKED)
     assert len(simulated.commands) == 150  # 2 seconds apart
     assert caplog.messages == [f"waiting for dpkg's lock: {output.strip()}"]
 
@@ -241,7 +241,7 @@ def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
     simulated.fail("apt-get install", stdout=stdout, output="E: it failed\n", returncode=100)
     with pytest.raises(HostError) as error:
         apt.install(simulated, "dkms")
-    assert error.value.problem == Problem(Kind.INSTALL_FAILED, "E: it failed")
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, "E: it failed")
 
 
 def test_disk_that_takes_no_lock_is_not_waited_for(machine):
@@ -251,7 +251,7 @@ def test_disk_that_takes_no_lock_is_not_waited_for(machine):
     simulated.fail("apt-get install", output=output, returncode=100)
     with pytest.raises(HostError) as error:
         apt.install(simulated, "dkms")
-    assert error.value.problem == Problem(Kind.INSTALL_FAILED, reason)
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason)
     assert len(simulated.commands) == 1
 
 
@@ -260,7 +260,7 @@ def test_missing_apt_is_a_failure_too(machine):
     simulated.fail("apt-get", returncode=None)
     with pytest.raises(HostError) as error:
         apt.remove(simulated, apt.Package("dkms", "1", "installed"))
-    assert error.value.problem == Problem(Kind.INSTALL_FAILED, "No such file or directory")
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, "No such file or directory")
 
 
 # Packages of the archive
@@ -269,7 +269,7 @@ def test_missing_apt_is_a_failure_too(machine):
 def test_only_what_is_missing_is_installed(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
-    assert apt.ensure_known(simulated.root, simulated, "dkms", HEADERS) == (HEADERS,)
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms", HEADERS) == (HEADERS,)
     assert simulated.commands[-1][-1] == HEADERS
     assert "dkms" not in simulated.commands[-1]
 
@@ -278,7 +278,7 @@ def test_what_is_there_costs_no_program(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
     simulated.commands.clear()
-    assert apt.ensure_known(simulated.root, simulated, "dkms") == ()
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ()
     assert simulated.commands == []
 
 
@@ -286,9 +286,9 @@ def test_lists_are_fetched_only_for_a_name_that_they_lack(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     simulated.mirror.add(HEADERS)
-    assert apt.ensure_known(simulated.root, simulated, "dkms") == ("dkms",)
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ("dkms",)
     assert simulated.did("apt-get update") == []
-    assert apt.ensure_known(simulated.root, simulated, HEADERS) == (HEADERS,)
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS) == (HEADERS,)
     assert len(simulated.did("apt-get update")) == 1
 
 
@@ -296,26 +296,26 @@ def test_name_that_the_archive_does_not_have_is_passed_over(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     names = (HEADERS, "dkms")
-    assert apt.ensure_known(simulated.root, simulated, *names) == ("dkms",)
-    assert apt.ensure_known(simulated.root, simulated, *names) == ()
+    assert apt.ensure_available_installed(simulated.root, simulated, *names) == ("dkms",)
+    assert apt.ensure_available_installed(simulated.root, simulated, *names) == ()
 
 
 def test_name_without_a_candidate_is_passed_over(machine):
     simulated = machine("t4-pair")
     text = "dkms:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"
     simulated.fail("apt-cache policy", stdout=text, returncode=0)
-    assert apt.ensure_known(simulated.root, simulated, "dkms") == ()
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ()
 
 
 def test_mirror_that_is_down_does_not_stop_the_rest(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     simulated.fail("apt-get update", output="E: Some index files failed to download.\n")
-    assert apt.ensure_known(simulated.root, simulated, HEADERS, "dkms") == ("dkms",)
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS, "dkms") == ("dkms",)
 
 
 def test_dots_of_a_name_are_dots(machine):
     simulated = machine("t4-pair")
     other = HEADERS.replace(".", "x")
     recorded.write_dpkg_status(simulated.root, [(other, "1.0", "installed")])
-    assert apt.ensure_known(simulated.root, simulated, HEADERS) == (HEADERS,)
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS) == (HEADERS,)

@@ -557,7 +557,7 @@ def test_show_plan_tries_a_mapping_and_changes_nothing(unit):
 def test_show_plan_says_what_is_wrong_with_a_mapping(unit):
     on = unit("t4-pair")
     plan = json.loads(on.action("show-plan", mappings="[", format="json")["output"])
-    assert plan["held"] is True
+    assert plan["keeps_published"] is True
     assert [problem["kind"] for problem in plan["problems"]] == ["mapping-syntax"]
 
 
@@ -802,9 +802,9 @@ def test_show_plan_says_beforehand_what_will_be(unit, host, text):
     before = json.loads(on.action("show-plan", mappings=text, format="json")["output"])
     on.configure(text)
     after = json.loads(on.action("show-plan", format="json")["output"])
-    assert before["steps"]
-    assert after["steps"] == []
-    kept = ("sections", "aliases", "cards", "problems", "held")
+    assert before["pending_changes"]
+    assert after["pending_changes"] == []
+    kept = ("sections", "aliases", "cards", "problems", "keeps_published")
     assert [before[key] for key in kept] == [after[key] for key in kept]
     assert after["published"] == after["sections"] == on.sections
 
@@ -814,7 +814,7 @@ def test_show_plan_says_when_mig_mode_will_go(unit):
     on.configure("{H200X-1-18C: ['10de:2335']}")
     text = "{H200X-141C: ['10de:2335']}"
     before = json.loads(on.action("show-plan", mappings=text, format="json")["output"])
-    assert before["steps"] == [
+    assert before["pending_changes"] == [
         "take 0000:18:00.0 out of MIG mode",
         "set nvidia-1428 (H200X-141C) on functions of 0000:18:00.0",
     ]

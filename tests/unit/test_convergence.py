@@ -47,7 +47,7 @@ def give(on, parent, type_id, number):
 
 def carried(on, number=0):
     card = gather(on.machine.root).cards[number]
-    return {str(function): type_id for function, type_id in card.carried}
+    return {str(function): type_id for function, type_id in card.assigned_types}
 
 
 def specs(on):

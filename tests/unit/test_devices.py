@@ -11,7 +11,7 @@ import pytest
 
 import recorded
 from cards import prepare
-from gpu.problems import Kind, Problem
+from gpu.problems import Problem, ProblemKind
 from host.facts import gather
 from planning import mappings
 from system import sysfs
@@ -27,11 +27,15 @@ def l40s(machine, monkeypatch):
 
 def ensure(host, text, write=None, **limits):
     requests = mappings.requests(mappings.parse(text))
-    return prepare.ensure(host.root, host, requests, sleep=lambda _: None, write=write, **limits)
+    return prepare.prepare_cards(
+        host.root, host, requests, sleep=lambda _: None, write=write, **limits
+    )
 
 
 def carried(host):
-    return [(str(function), found) for function, found in gather(host.root).cards[0].carried]
+    return [
+        (str(function), found) for function, found in gather(host.root).cards[0].assigned_types
+    ]
 
 
 def functions(first, number):
@@ -90,7 +94,9 @@ def test_a_type_that_a_guest_has_stays(l40s):
     hold_open(l40s, "0000:3d:00.5")
     problems = ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
     assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 6)]
-    assert problems == (Problem(Kind.TYPE_REFUSED, CARD, "nvidia-1155", "no room on the card"),)
+    assert problems == (
+        Problem(ProblemKind.TYPE_REFUSED, CARD, "nvidia-1155", "no room on the card"),
+    )
 
 
 def define(host, name, *addresses):
@@ -158,15 +164,15 @@ def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
     host = machine("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     for _ in range(2):
         assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
-        assert [len(found.carried) for found in gather(host.root).cards] == [6, 2]
+        assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 2]
     assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}") == ()
-    assert [len(found.carried) for found in gather(host.root).cards] == [6, 0]
+    assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 0]
 
 
 def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
     problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    assert Kind.DISK in {problem.kind for problem in problems}
+    assert ProblemKind.DISK_WRITE_FAILED in {problem.kind for problem in problems}
     assert len(carried(l40s)) == 6
 
 
@@ -186,14 +192,14 @@ def test_a_refused_type_is_told_and_the_function_stays_free(l40s):
         raise OSError(errno.EIO, "Input/output error")
 
     assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}", write) == (
-        Problem(Kind.TYPE_REFUSED, "0000:3d:00.4", "nvidia-1152", "the driver says no"),
+        Problem(ProblemKind.TYPE_REFUSED, "0000:3d:00.4", "nvidia-1152", "the driver says no"),
     )
     assert carried(l40s) == []
 
 
 def test_a_write_that_is_taken_and_forgotten_is_found_out(l40s):
     problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}", lambda path, text: None)
-    assert [problem.kind for problem in problems] == [Kind.TYPE_REFUSED]
+    assert [problem.kind for problem in problems] == [ProblemKind.TYPE_REFUSED]
 
 
 def test_cards_that_are_not_named_keep_what_they_carry(l40s):
@@ -238,5 +244,5 @@ def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeyp
     problems = ensure(host, "{A16-4Q: ['10de:25b6']}", budget=360)
     late = [str(card.gpu.address) for card in gather(host.root).cards][2:]
     assert problems == tuple(
-        Problem(Kind.VFS_FAILED, address, "no time left in this run") for address in late
+        Problem(ProblemKind.VFS_FAILED, address, "no time left in this run") for address in late
     )

@@ -9,7 +9,7 @@ import pytest
 import recorded
 from driver import daemon, host_package, installation
 from driver.installation import DriverState
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host import gpus
 from host.gpus import PciAddress
 from system import apt
@@ -102,7 +102,7 @@ def test_driver_is_installed_if_one_package_is_whole_and_none_is_in_its_way(
         (
             "570.172.07",
             "535.161.05",
-            Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07"),
+            Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07"),
         ),
     ],
     ids=["same", "not loaded", "repackaged", "backported", "other"],
@@ -115,7 +115,7 @@ def test_other_version_in_the_kernel_needs_a_reboot(installed, loaded, reason):
 def test_card_that_nouveau_holds_needs_a_reboot_once_the_driver_is_there(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
-    assert query(simulated).reboot_reason() == Problem(Kind.NOUVEAU, "0000:84:00.0")
+    assert query(simulated).reboot_reason() == Problem(ProblemKind.NOUVEAU, "0000:84:00.0")
 
 
 # Installing
@@ -176,14 +176,14 @@ def test_guests_are_not_disturbed(machine):
     wanted = attach(simulated)
     simulated.commands.clear()
     found = problem_of(install, simulated, wanted, (UUID,))
-    assert found == Problem(Kind.IN_USE, "570.172.07", UUID)
+    assert found == Problem(ProblemKind.UPGRADE_PENDING, "570.172.07", UUID)
     assert simulated.commands == []
 
 
 def test_truncated_package_is_found_out_before_the_old_one_goes(machine):
     simulated = machine("t4-pair")
     found = problem_of(install, simulated, attach(simulated, truncated=True))
-    assert found == Problem(Kind.RESOURCE_INVALID, "the file is truncated or damaged")
+    assert found == Problem(ProblemKind.RESOURCE_INVALID, "the file is truncated or damaged")
     assert simulated.did("apt-get") == []
     assert query(simulated).installed.name == OLD
 
@@ -192,7 +192,7 @@ def test_broken_package_is_replaced_by_a_mended_one_of_the_same_version(machine)
     simulated = machine("t4-fresh")
     found = problem_of(install, simulated, attach(simulated, postinst_fails=True))
     assert found == Problem(
-        Kind.INSTALL_FAILED, f"dpkg: error processing package {NEW} (--configure):"
+        ProblemKind.INSTALL_FAILED, f"dpkg: error processing package {NEW} (--configure):"
     )
     assert query(simulated).installed is None
     wanted = attach(simulated)
@@ -294,7 +294,7 @@ def test_kernel_that_refuses_the_driver_says_why(machine, output, reason):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.fail("modprobe nvidia", output=output)
-    assert problem_of(load, simulated) == Problem(Kind.NOT_LOADED, reason)
+    assert problem_of(load, simulated) == Problem(ProblemKind.NOT_LOADED, reason)
 
 
 def test_new_kernel_gets_its_headers_and_with_them_its_driver(machine):
@@ -314,7 +314,7 @@ def test_new_kernel_without_headers_in_the_archive_says_that_the_module_is_missi
     (simulated.root / "proc/sys/kernel/osrelease").write_text("6.8.0-custom\n")
     simulated.headers = "linux-headers-6.8.0-custom"
     assert problem_of(load, simulated) == Problem(
-        Kind.NOT_LOADED, "Module nvidia not found in directory /lib/modules"
+        ProblemKind.NOT_LOADED, "Module nvidia not found in directory /lib/modules"
     )
 
 
@@ -322,7 +322,7 @@ def test_daemon_that_gives_up_is_a_problem_though_the_driver_is_loaded(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.dying.add("nvidia-vgpu-mgr")
-    assert problem_of(load, simulated) == Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr")
+    assert problem_of(load, simulated) == Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr")
 
 
 # nouveau
@@ -384,7 +384,7 @@ def test_initramfs_that_cannot_be_written_is_tried_again(machine):
     install(simulated, attach(simulated))
     simulated.fail("update-initramfs", output="No space left on device\n", times=2)
     found = problem_of(load, simulated)
-    assert found == Problem(Kind.INSTALL_FAILED, "update-initramfs failed")
+    assert found == Problem(ProblemKind.INSTALL_FAILED, "update-initramfs failed")
     assert load(simulated) is True
     assert len(simulated.did("update-initramfs -u")) == 3
 

@@ -46,8 +46,8 @@ def test_facts_of_every_recorded_host(host, name, cards, parents, package, loade
     assert (installed.version if installed else None) == loaded
     assert facts.driver.loaded == loaded
     assert facts.nova == NovaVersion(*nova)
-    assert facts.is_shipped is (package is not None)
-    assert facts.is_masked is False
+    assert facts.has_vgpu_daemon is (package is not None)
+    assert facts.is_paused_by_mask is False
     assert facts.in_use == ()
 
 
@@ -67,8 +67,8 @@ def test_lspci_is_the_only_program_that_is_asked(machine):
 
 def test_free_instances_are_counted_if_asked_for(host):
     root = host("t4-pair")
-    assert gather(root).cards[0].types[0].available is None
-    assert gather(root, count=True).cards[0].types[0].available == 16
+    assert gather(root).cards[0].types[0].available_instances is None
+    assert gather(root, count=True).cards[0].types[0].available_instances == 16
 
 
 def test_vgpus_of_all_cards_are_in_use(host):
@@ -88,14 +88,19 @@ def test_nova_counts_once_it_is_installed(host, state):
 
 def test_host_without_anything_has_no_facts(tmp_path):
     facts = gather(tmp_path)
-    assert (facts.cards, facts.nova, facts.is_shipped, facts.is_masked) == ((), None, False, False)
+    assert (facts.cards, facts.nova, facts.has_vgpu_daemon, facts.is_paused_by_mask) == (
+        (),
+        None,
+        False,
+        False,
+    )
     assert (facts.driver.packages, facts.driver.loaded) == ((), None)
 
 
 def test_masked_daemon(machine):
     simulated = machine("t4-pair")
     simulated("systemctl", "mask", "nvidia-vgpu-mgr")
-    assert gather(simulated.root).is_masked is True
+    assert gather(simulated.root).is_paused_by_mask is True
 
 
 def test_host_whose_nova_was_removed(host):

@@ -12,10 +12,10 @@ import pytest
 import boot
 import recorded
 from cards import guest_mdevs
-from gpu.problems import Kind, Problem
+from gpu.problems import Problem, ProblemKind
 from host.facts import gather
 from state import charm_state as memories
-from state.charm_state import Memory
+from state.charm_state import CharmState
 
 CARD = "0000:84:00.0"
 FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1, 2))
@@ -28,12 +28,12 @@ def t4(machine, monkeypatch):
     host = machine("t4-pair")
     recorded.add_mdev(host.root, CARD, "nvidia-233", FIRST)
     recorded.define_guest(host.root, "instance-00000001", FIRST)
-    guest_mdevs.record(host.root, gather(host.root).cards)
+    guest_mdevs.record_guest_mdevs(host.root, gather(host.root).cards)
     return host
 
 
 def present(host):
-    return {card.in_use: card.types_in_use for card in gather(host.root).cards if card.in_use}
+    return {card.in_use: card.guest_type_ids for card in gather(host.root).cards if card.in_use}
 
 
 def define_to_mdevctl(host, uuid, card=CARD):
@@ -46,7 +46,7 @@ def define_to_mdevctl(host, uuid, card=CARD):
 def boot_now(host, **remembered):
     """Boot, which takes all devices, and run the service."""
     host.reboot()
-    memories.save(host.root, Memory(**remembered))
+    memories.save(host.root, CharmState(**remembered))
     return boot.main(host.root, host)
 
 
@@ -65,14 +65,14 @@ def test_what_is_there_is_left_alone(t4):
 
 def test_leftovers_that_no_guest_names_do_not_come_back(t4):
     recorded.add_mdev(t4.root, CARD, "nvidia-233", SECOND)
-    guest_mdevs.record(t4.root, gather(t4.root).cards)
+    guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
 def test_a_guest_that_is_gone_is_forgotten(t4):
     (t4.root / "etc/libvirt/qemu/instance-00000001.xml").unlink()
-    guest_mdevs.record(t4.root, gather(t4.root).cards)
+    guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     assert json.loads((t4.root / RECORD).read_text()) == []
     boot_now(t4)
     assert present(t4) == {}
@@ -80,7 +80,7 @@ def test_a_guest_that_is_gone_is_forgotten(t4):
 
 def test_a_guest_that_is_off_is_not_forgotten(t4):
     recorded.remove_mdev(t4.root, FIRST)
-    guest_mdevs.record(t4.root, gather(t4.root).cards)
+    guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
@@ -105,7 +105,7 @@ def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
         ],
     )
     define_to_mdevctl(t4, FIRST)
-    assert gather(t4.root).keeps_mdevs is is_kept
+    assert gather(t4.root).nova_restores_mdevs is is_kept
     boot_now(t4)
     assert present(t4) == ({} if is_kept else {(FIRST,): ("nvidia-233",)})
 
@@ -114,7 +114,7 @@ def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
     """Nova 29 wrote to sysfs, so that libvirt knows of no device that it could start."""
     recorded.add_mdev(t4.root, "0000:d8:00.0", "nvidia-233", SECOND)
     recorded.define_guest(t4.root, "instance-00000002", SECOND)
-    guest_mdevs.record(t4.root, gather(t4.root).cards)
+    guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     rows = [("nova-common", "3:30.0.0-0ubuntu1"), ("libvirt0", "10.6.0-1ubuntu3")]
     recorded.write_dpkg_status(
         t4.root,
@@ -129,9 +129,9 @@ def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
 def test_a_card_that_has_no_room_is_told_and_no_other_is_taken(t4):
     t4.reboot()
     recorded.add_mdev(t4.root, CARD, "nvidia-232", SECOND)
-    memories.save(t4.root, Memory())
+    memories.save(t4.root, CharmState())
     assert boot.main(t4.root, t4) == 1
-    assert boot.result(t4.root) == (Problem(Kind.MDEV_LOST, FIRST, "nvidia-233", CARD),)
+    assert boot.failures(t4.root) == (Problem(ProblemKind.MDEV_LOST, FIRST, "nvidia-233", CARD),)
     assert present(t4) == {(SECOND,): ("nvidia-232", "nvidia-233")}  # one is there, one is owed
 
 
@@ -155,7 +155,7 @@ def test_a_record_that_cannot_be_written_is_no_crash(t4):
 
 def test_a_host_without_guests_gets_no_record(machine):
     host = machine("t4-pair")
-    guest_mdevs.record(host.root, gather(host.root).cards)
+    guest_mdevs.record_guest_mdevs(host.root, gather(host.root).cards)
     assert not (host.root / RECORD).exists()
 
 

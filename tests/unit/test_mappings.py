@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.gpus import PciAddress, PciId
 from planning import mappings
 from planning.mappings import VgpuRequest
@@ -26,7 +26,7 @@ def read(text):
     return mappings.requests(data)
 
 
-def refused(text, kind=Kind.MAPPING_INVALID):
+def refused(text, kind=ProblemKind.MAPPING_INVALID):
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
@@ -35,7 +35,7 @@ def refused(text, kind=Kind.MAPPING_INVALID):
 
 
 def unread(text):
-    return refused(text, Kind.MAPPING_SYNTAX)
+    return refused(text, ProblemKind.MAPPING_SYNTAX)
 
 
 def addresses(*texts):
@@ -141,7 +141,7 @@ def test_device_in_two_types_is_refused_since_nova_would_not_start(text, owners)
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
-    assert problem.kind is Kind.DEVICE_TWICE
+    assert problem.kind is ProblemKind.DEVICE_MAPPED_TWICE
     assert (problem.detail, problem.more) == owners
 
 
@@ -398,4 +398,6 @@ def test_empty_key_has_a_name():
 def test_problem_of_a_mapping_is_an_error_that_says_it():
     with pytest.raises(HostError, match=r"^mapping-invalid: the value more than 64 KiB$") as error:
         mappings.parse("#" * 100_000)
-    assert error.value.problem == Problem(Kind.MAPPING_INVALID, "the value", "more than 64 KiB")
+    assert error.value.problem == Problem(
+        ProblemKind.MAPPING_INVALID, "the value", "more than 64 KiB"
+    )

@@ -8,26 +8,26 @@ import stat
 import pytest
 
 from state import charm_state
-from state.charm_state import Memory
+from state.charm_state import CharmState
 
-FULL = Memory(
+FULL = CharmState(
     paused=True,
-    answered_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
-    restart_waits=True,
-    wish="{T4-8Q: ['10de:1eb8']}",
-    fulfilled="{T4-8Q: ['10de:1eb8']}",
-    reports=True,
-    vain="ef56",
-    vain_since=1790000000,
-    checked_mapping="ab12",
-    has_reported=True,
+    handled_restart_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
+    restart_pending=True,
+    requested_mapping="{T4-8Q: ['10de:1eb8']}",
+    applied_mapping="{T4-8Q: ['10de:1eb8']}",
+    requested_report_in_placement=True,
+    failed_attempt="ef56",
+    failed_at=1790000000,
+    validated_mapping_digest="ab12",
+    reported_in_placement=True,
     is_related=True,
-    version="570.172.07",
-    published="cd34",
-    resource="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
+    workload_version="570.172.07",
+    published_digest="cd34",
+    resource_path="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
     resource_stamp="12 34",
-    resource_package=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
-    failure=("dpkg-locked", "", "", ""),
+    resource_inspection=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
+    install_failure=("dpkg-locked", "", "", ""),
 )
 
 
@@ -41,7 +41,7 @@ def write(root, text):
 
 
 def test_everything_that_is_saved_is_loaded(tmp_path):
-    assert all(value != empty for value, empty in zip(FULL, Memory()))
+    assert all(value != empty for value, empty in zip(FULL, CharmState()))
     charm_state.save(tmp_path, FULL)
     assert charm_state.load(tmp_path) == FULL
 
@@ -59,7 +59,7 @@ def test_unchanged_memory_is_not_written_again(tmp_path):
 
 
 def test_fresh_host_is_not_paused_and_remembers_nothing(tmp_path, caplog):
-    assert charm_state.load(tmp_path) == Memory()
+    assert charm_state.load(tmp_path) == CharmState()
     assert not charm_state.load(tmp_path).paused
     assert caplog.messages == []
 
@@ -69,17 +69,23 @@ def test_fresh_host_is_not_paused_and_remembers_nothing(tmp_path, caplog):
 )
 def test_damaged_file_is_an_empty_memory_and_is_reported(tmp_path, caplog, text):
     write(tmp_path, text)
-    assert charm_state.load(tmp_path) == Memory()
+    assert charm_state.load(tmp_path) == CharmState()
     assert "memory.json cannot be read, starting anew" in caplog.text
 
 
 @pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
 def test_file_of_another_shape_is_an_empty_memory(tmp_path, data):
     write(tmp_path, json.dumps(data).encode())
-    assert charm_state.load(tmp_path) == Memory()
+    assert charm_state.load(tmp_path) == CharmState()
 
 
 def test_fields_of_another_type_or_another_revision_are_left_out(tmp_path):
-    data = {"paused": 1, "published": None, "failure": [1, "x"], "later": True, "resource": "/a"}
+    data = {
+        "paused": 1,
+        "published_digest": None,
+        "install_failure": [1, "x"],
+        "later": True,
+        "resource_path": "/a",
+    }
     write(tmp_path, json.dumps(data).encode())
-    assert charm_state.load(tmp_path) == Memory(failure=("1", "x"), resource="/a")
+    assert charm_state.load(tmp_path) == CharmState(install_failure=("1", "x"), resource_path="/a")

@@ -8,8 +8,8 @@ import pytest
 
 import recorded
 from cards import prepare
-from gpu.card import Mode
-from gpu.problems import Kind, Problem
+from gpu.card import CardMode
+from gpu.problems import Problem, ProblemKind
 from host.facts import gather
 from planning import mappings
 from planning.plan import make_plan
@@ -22,7 +22,7 @@ SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
 
 
 def ensure(host, text):
-    return prepare.ensure(host.root, host, requests(text), sleep=lambda _: None)
+    return prepare.prepare_cards(host.root, host, requests(text), sleep=lambda _: None)
 
 
 def requests(text):
@@ -131,7 +131,7 @@ def test_mode_that_a_boot_takes_comes_back(machine):
     for _ in range(2):
         assert ensure(host, text) == ()
         card = gather(host.root).cards[0]
-        assert [type_id for _, type_id in card.carried] == ["nvidia-1414"] * 7
+        assert [type_id for _, type_id in card.assigned_types] == ["nvidia-1414"] * 7
         host.reboot()
 
 
@@ -140,7 +140,7 @@ def test_several_vgpus_share_one_instance_where_the_driver_says_so(machine):
     text = "{DC-1-2Q: {devices: ['10de:2bb5'], max-instances: 30}}"
     assert ensure(host, text) == ()
     assert host.driver.card("0001:c8:00.0")["mig"]["instances"] == [19] * 3
-    carried = gather(host.root).cards[0].carried
+    carried = gather(host.root).cards[0].assigned_types
     assert (len(carried), {type_id for _, type_id in carried}) == (30, {"nvidia-1546"})
 
 
@@ -165,7 +165,7 @@ def test_types_of_a_vendor_vfio_card_are_cleared_before_its_mode_changes(machine
     host = machine("rtx-pro-6000")
     assert ensure(host, "{DC-48Q: ['10de:2bb5']}") == ()
     assert ensure(host, "{DC-1-24Q: ['10de:2bb5']}") == ()
-    carried = gather(host.root).cards[0].carried
+    carried = gather(host.root).cards[0].assigned_types
     assert [type_id for _, type_id in carried] == ["nvidia-1561"] * 4
 
 
@@ -179,7 +179,7 @@ def test_change_that_waits_for_a_reset_resets_the_card(machine):
 def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
     host = machine("a100-sriov-off")
     host.driver.needs_reset = host.driver.is_busy = True
-    assert ensure(host, MIG) == (Problem(Kind.MIG_PENDING, CARD),)
+    assert ensure(host, MIG) == (Problem(ProblemKind.MIG_PENDING, CARD),)
     host.reboot()
     assert ensure(host, MIG) == ()
     assert instances(host) == [19] * 7
@@ -188,7 +188,9 @@ def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
 def test_change_that_the_driver_refuses_is_said(machine):
     host = machine("a100-sriov-off")
     host.fail("nvidia-smi -mig", stdout="Unable to enable MIG Mode\n", returncode=3)
-    assert ensure(host, MIG) == (Problem(Kind.MIG_FAILED, CARD, "Unable to enable MIG Mode"),)
+    assert ensure(host, MIG) == (
+        Problem(ProblemKind.MIG_FAILED, CARD, "Unable to enable MIG Mode"),
+    )
 
 
 def test_driver_that_tells_no_profiles_parts_nothing(machine):
@@ -198,27 +200,29 @@ def test_driver_that_tells_no_profiles_parts_nothing(machine):
         returncode=0,
         stdout="vGPU Type ID : 0x1da\nName : GRID A100-1-5C\nMax Instances : 7\n",
     )
-    assert ensure(host, MIG) == (Problem(Kind.MIG_FAILED, CARD, "its types tell no profile"),)
+    assert ensure(host, MIG) == (
+        Problem(ProblemKind.MIG_FAILED, CARD, "its types tell no profile"),
+    )
     assert instances(host) == []
 
 
 def test_card_without_mig_says_so(machine):
     host = machine("l40s-vendor-vfio")
     (problem,) = ensure(host, "{L40S-1-6C: ['10de:26b9']}")
-    assert problem == Problem(Kind.NO_MIG, "0000:3d:00.0", "L40S-1-6C")
+    assert problem == Problem(ProblemKind.NO_MIG, "0000:3d:00.0", "L40S-1-6C")
 
 
 def test_type_that_the_driver_does_not_know_is_not_offered(machine):
     host = machine("a100-sriov-off")
     assert ensure(host, "{A100-9-99C: ['10de:20f1']}") == (
-        Problem(Kind.TYPE_NOT_OFFERED, CARD, "A100-9-99C"),
+        Problem(ProblemKind.TYPE_NOT_OFFERED, CARD, "A100-9-99C"),
     )
 
 
 def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
     host = machine("a100-sriov-off")
     text = "{A100-7-40C: ['0000:41:00.4'], A100-1-5C: ['0000:41:00.5']}"
-    assert ensure(host, text)[0] == Problem(Kind.MIG_FAILED, CARD, "Insufficient Resources")
+    assert ensure(host, text)[0] == Problem(ProblemKind.MIG_FAILED, CARD, "Insufficient Resources")
 
 
 def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
@@ -226,34 +230,34 @@ def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
     host.fail("nvidia-smi", output="NVIDIA-SMI has failed\n", returncode=9)
     assert ensure(host, TIME_SLICED) == ()
     assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
-    assert ensure(host, MIG)[0] == Problem(Kind.MIG_FAILED, CARD, "NVIDIA-SMI has failed")
+    assert ensure(host, MIG)[0] == Problem(ProblemKind.MIG_FAILED, CARD, "NVIDIA-SMI has failed")
 
 
 def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(machine):
     host = machine(recorded.without_functions("a40-mdev"))
     assert ensure(host, SIZES) == ()
     assert steps(host) == ["sriov-manage -e", "nvidia-smi vgpu -shm 1"]
-    assert gather(host.root).cards[0].mode == Mode(mixed_size=True, is_asked=True)
+    assert gather(host.root).cards[0].mode == CardMode(mixed_size=True, types_queried=True)
     assert offered(host, SIZES) == {"nvidia-558": 1, "nvidia-560": 1}
     ensure(host, "{A40-2Q: ['10de:2235']}")
-    assert gather(host.root).cards[0].mode == Mode(is_asked=True)
+    assert gather(host.root).cards[0].mode == CardMode(types_queried=True)
 
 
 def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
     host = machine("a100-80-pair")
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
     assert ensure(host, text) == ()
-    known = Mode((), None, is_asked=True)
-    assert driver_cache.modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
+    known = CardMode((), None, types_queried=True)
+    assert driver_cache.load_modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
     plan = make_plan(requests(text), gather(host.root).cards)
-    assert [problem.kind for problem in plan.problems] == [Kind.MIXED_SIZES]
+    assert [problem.kind for problem in plan.problems] == [ProblemKind.MIXED_SIZES]
 
 
 def test_mixed_size_mode_that_is_refused_is_said(machine):
     host = machine("a40-mdev")
     host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
     assert ensure(host, SIZES) == (
-        Problem(Kind.MIXED_SIZE_FAILED, CARD, "In use by another client"),
+        Problem(ProblemKind.MIXED_SIZE_FAILED, CARD, "In use by another client"),
     )
 
 
@@ -263,7 +267,7 @@ def test_record_of_another_shape_is_as_none(host, text):
     path = root / "run/nova-compute-nvidia-vgpu/modes.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert driver_cache.modes(root) == {}
+    assert driver_cache.load_modes(root) == {}
 
 
 def test_instances_go_before_mig_mode_is_switched_off(machine):

@@ -8,7 +8,7 @@ import pytest
 
 from driver import host_package
 from driver.host_package import HostPackage
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def refused(simulated, path):
 
 
 def invalid(reason):
-    return Problem(Kind.RESOURCE_INVALID, reason)
+    return Problem(ProblemKind.RESOURCE_INVALID, reason)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_package_for_every_architecture_is_taken(simulated, tmp_path):
 
 
 def test_no_file_is_no_resource(simulated, tmp_path):
-    assert refused(simulated, tmp_path / "a.deb") == Problem(Kind.RESOURCE_MISSING)
+    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
 
 def test_empty_file_stands_for_no_resource(simulated, tmp_path):
     (tmp_path / "a.deb").touch()
-    assert refused(simulated, tmp_path / "a.deb") == Problem(Kind.RESOURCE_MISSING)
+    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_other_package(simulated, tmp_path, name, reason):
 @pytest.mark.parametrize("version", ["", "570 172", "570;172", "5" * 65], ids=repr)
 def test_version_that_dpkg_would_not_know(simulated, tmp_path, version):
     deb = simulated.make_deb(tmp_path / "a.deb", version=version)
-    assert refused(simulated, deb).kind is Kind.RESOURCE_INVALID
+    assert refused(simulated, deb).kind is ProblemKind.RESOURCE_INVALID
 
 
 def test_package_of_another_architecture(simulated, tmp_path):

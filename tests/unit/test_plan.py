@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 import recorded
-from gpu.card import Card, Mode, VgpuType
-from gpu.problems import Kind, Problem
+from gpu.card import Card, CardMode, VgpuType
+from gpu.problems import Problem, ProblemKind
 from nova_compute import nova_conf
-from nova_compute.compatibility import honour
+from nova_compute.compatibility import apply_release
 from nova_compute.release import NovaVersion
 from planning import mappings
-from planning.plan import PciOptions, Plan, make_plan
-from planning.preparation import InstanceWish, ModeStep
+from planning.plan import Plan, VariantDriverOptions, make_plan
+from planning.preparation import InstanceRequest, Partitioning
 
 CARACAL = "29.2.0"  # the first that honours all that is written
 YOGA = "25.2.1"
@@ -27,7 +27,7 @@ def requests(text):
 
 
 def planned(text, cards, nova=CARACAL):
-    return honour(make_plan(requests(text), cards), cards, NovaVersion.parse(nova))
+    return apply_release(make_plan(requests(text), cards), cards, NovaVersion.parse(nova))
 
 
 def offered(plan):
@@ -89,7 +89,7 @@ def test_one_value_serves_three_kinds_of_cards(cards):
         ("nvidia-563", A40_FUNCTIONS[:4]),
         ("nvidia-108", ["0000:c1:00.0"]),
     ]
-    assert (plan.problems, plan.elsewhere, plan.held) == ((), (), False)
+    assert (plan.problems, plan.for_other_hosts, plan.keeps_published) == ((), (), False)
 
 
 def test_type_is_called_as_the_folder_on_this_host(host, cards):
@@ -115,7 +115,7 @@ def test_host_without_a_card_publishes_the_plain_form_as_it_stands(cards):
         ("nvidia-35", ["0000:84:00.0", "0000:85:00.0"]),
         ("nvidia-36", ["0000:86:00.0"]),
     ]
-    assert (cards_of(plan), plan.problems, plan.held) == ([[], []], (), False)
+    assert (cards_of(plan), plan.problems, plan.keeps_published) == ([[], []], (), False)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_host_without_a_card_publishes_the_plain_form_as_it_stands(cards):
     ids=["by name", "by PCI id", "long form"],
 )
 def test_host_without_a_card_publishes_no_other_form(cards, text):
-    assert planned(text, cards("no-gpu")) == Plan(elsewhere=requests(text))
+    assert planned(text, cards("no-gpu")) == Plan(for_other_hosts=requests(text))
 
 
 @pytest.mark.parametrize("nova", ["17.0.13", "22.2.1", YOGA, CARACAL])
 def test_host_whose_cards_are_not_named_publishes_nothing_that_would_take_them(cards, nova):
     text = "{nvidia-233: ['0000:99:00.0']}"
-    assert planned(text, cards("t4-pair"), nova) == Plan(elsewhere=requests(text))
+    assert planned(text, cards("t4-pair"), nova) == Plan(for_other_hosts=requests(text))
 
 
 def test_unset_option_offers_nothing(cards):
@@ -162,14 +162,14 @@ def test_plain_form_is_published_in_the_order_in_which_it_is_written(cards):
 def test_plain_type_of_another_host_is_published_beside_this_one_s(cards):
     plan = planned("{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-35", ["0000:99:00.0"]), ("nvidia-233", ["0000:84:00.0"])]
-    assert [request.vgpu_type for request in plan.elsewhere] == ["nvidia-35"]
+    assert [request.vgpu_type for request in plan.for_other_hosts] == ["nvidia-35"]
     assert plan.problems == ()
 
 
 def test_named_type_of_another_host_is_not_published(cards):
     plan = planned("{A40-2Q: ['10de:2235'], T4-8Q: ['10de:1eb8']}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
-    assert [request.vgpu_type for request in plan.elsewhere] == ["A40-2Q"]
+    assert [request.vgpu_type for request in plan.for_other_hosts] == ["A40-2Q"]
 
 
 def test_plain_form_is_published_while_the_driver_does_not_tell_its_types(cards):
@@ -183,31 +183,31 @@ def test_plain_form_is_published_while_the_driver_does_not_tell_its_types(cards)
 
 def problems_of(text, cards, nova=CARACAL):
     plan = planned(text, cards, nova)
-    assert plan.held
+    assert plan.keeps_published
     return plan.problems
 
 
 def test_type_that_the_card_does_not_offer(cards):
     assert problems_of("{V100-8Q: ['10de:1eb8']}", cards("t4-pair")) == (
-        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "V100-8Q"),
-        Problem(Kind.TYPE_NOT_OFFERED, "0000:d8:00.0", "V100-8Q"),
+        Problem(ProblemKind.TYPE_NOT_OFFERED, "0000:84:00.0", "V100-8Q"),
+        Problem(ProblemKind.TYPE_NOT_OFFERED, "0000:d8:00.0", "V100-8Q"),
     )
 
 
 def test_plain_type_that_the_card_does_not_offer_is_told_and_published_all_the_same(cards):
     """The address may be meant for another host; one line must not cost the others."""
     plan = planned("{nvidia-35: ['0000:84:00.0'], nvidia-233: ['0000:d8:00.0']}", cards("t4-pair"))
-    assert plan.remarks == (Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),)
+    assert plan.notes == (Problem(ProblemKind.TYPE_NOT_OFFERED, "0000:84:00.0", "nvidia-35"),)
     assert offered(plan) == [
         ("nvidia-35", ["0000:84:00.0"]),
         ("nvidia-233", ["0000:d8:00.0"]),
     ]
-    assert not plan.held
+    assert not plan.keeps_published
 
 
 def test_name_that_the_card_does_not_offer_holds_the_plan(cards):
     assert problems_of("{A40-8Q: ['0000:84:00.0']}", cards("t4-pair")) == (
-        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "A40-8Q"),
+        Problem(ProblemKind.TYPE_NOT_OFFERED, "0000:84:00.0", "A40-8Q"),
     )
 
 
@@ -216,8 +216,8 @@ def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
     plan = planned(
         "{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}", cards("a40-mdev", functions=gone)
     )
-    assert plan.held
-    assert [str(address) for address in plan.work.enable] == ["0000:41:00.0"]
+    assert plan.keeps_published
+    assert [str(address) for address in plan.preparation.enable] == ["0000:41:00.0"]
 
 
 def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(cards):
@@ -225,18 +225,20 @@ def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(
     late = Card(
         card.gpu._replace(total_vfs=16),
         None,
-        owed=card.types[:1],
-        held=((card.gpu.address, card.types[0].id),),
+        lost_types=card.types[:1],
+        guest_vgpus=((card.gpu.address, card.types[0].id),),
     )
     assert make_plan((), (late,)) == Plan()
-    elsewhere = late._replace(held=((card.gpu.address._replace(function=4), card.types[0].id),))
-    assert make_plan((), (elsewhere,)).work.enable == (card.gpu.address,)
+    elsewhere = late._replace(
+        guest_vgpus=((card.gpu.address._replace(function=4), card.types[0].id),)
+    )
+    assert make_plan((), (elsewhere,)).preparation.enable == (card.gpu.address,)
 
 
 def test_functions_of_another_bus_are_some_other_host_s(cards):
     gone = recorded.without_functions("a40-mdev")["functions"]
     plan = planned("{nvidia-558: ['0000:42:00.4']}", cards("a40-mdev", functions=gone))
-    assert (plan.held, plan.work.enable, plan.assignments) == (False, (), ())
+    assert (plan.keeps_published, plan.preparation.enable, plan.assignments) == (False, (), ())
 
 
 def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
@@ -245,34 +247,34 @@ def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
         for card in recorded.host("a40-mdev")["functions"]
     ]
     assert problems_of("{nvidia-558: ['41:00.0']}", cards("a40-mdev", functions=silent)) == (
-        Problem(Kind.TYPES_UNKNOWN, "0000:41:00.0", "nvidia-558"),
+        Problem(ProblemKind.TYPES_UNKNOWN, "0000:41:00.0", "nvidia-558"),
     )
 
 
 def test_single_type_takes_the_other_functions_of_a_card_too(cards):
     plan = planned("{nvidia-558: ['0000:41:00.4']}", cards("a40-mdev"), "25.2.1")
-    assert plan.remarks == (Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-558"),)
+    assert plan.notes == (Problem(ProblemKind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-558"),)
 
 
 def test_type_that_guests_use_is_not_taken_from_their_card(cards):
     (first, second) = cards("t4-pair")
-    used = first._replace(in_use=("a-uuid",), held=((first.gpu.address, "nvidia-233"),))
+    used = first._replace(in_use=("a-uuid",), guest_vgpus=((first.gpu.address, "nvidia-233"),))
     assert problems_of("{T4-4Q: ['10de:1eb8']}", (used, second)) == (
-        Problem(Kind.TYPE_IN_USE, "0000:84:00.0", "nvidia-233"),
+        Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, "0000:84:00.0", "nvidia-233"),
     )
     assert planned("{T4-8Q: ['10de:1eb8']}", (used, second)).problems == ()
 
 
 def test_name_waits_until_the_driver_tells_its_types(cards):
     assert problems_of("{T4-8Q: ['0000:84:00.0']}", cards("t4-fresh")) == (
-        Problem(Kind.TYPES_UNKNOWN, "0000:84:00.0", "T4-8Q"),
+        Problem(ProblemKind.TYPES_UNKNOWN, "0000:84:00.0", "T4-8Q"),
     )
 
 
 @pytest.mark.parametrize("word", ["nvidia-470", "A100-8C"])
 def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
     assert problems_of(f"{{{word}: ['0000:41:00.0']}}", cards("a100-sriov-off")) == (
-        Problem(Kind.VFS_DISABLED, "0000:41:00.0"),
+        Problem(ProblemKind.VFS_DISABLED, "0000:41:00.0"),
     )
 
 
@@ -280,41 +282,50 @@ def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
 def test_vendor_specific_vfio_is_never_published_as_mdev(cards, wanted):
     text = f"{{{wanted}: ['0000:3d:00.0']}}"
     plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
-    assert plan.remarks == (Problem(Kind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
-    assert (plan.assignments, plan.work.is_due) == ((), True)
+    assert plan.notes == (Problem(ProblemKind.TYPE_NOT_SET, "0000:3d:00.0", wanted),)
+    assert (plan.assignments, plan.preparation.is_pending) == ((), True)
 
 
 def test_vendor_specific_vfio_needs_nova_31(cards):
     plan = planned("{L40S-2Q: ['0000:3d:00.0']}", cards("l40s-vendor-vfio"), "30.1.0")
-    assert plan.problems[0] == Problem(Kind.VENDOR_VFIO, "0000:3d:00.0", "30.1.0")
-    assert (plan.held, plan.work.types, plan.work.is_due) == (True, (), False)
+    assert plan.problems[0] == Problem(
+        ProblemKind.VARIANT_DRIVER_UNSUPPORTED, "0000:3d:00.0", "30.1.0"
+    )
+    assert (
+        plan.keeps_published,
+        plan.preparation.type_assignments,
+        plan.preparation.is_pending,
+    ) == (True, (), False)
 
 
 def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
     text = "{L40S-2Q: ['3d:00.4'], L40S-2A: ['3d:00.5']}"
     plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
-    assert Problem(Kind.TWO_TYPES_ON_CARD, "0000:3d:00.0", "L40S-2Q", "L40S-2A") in plan.problems
-    assert (plan.held, plan.work.types) == (True, ())
+    assert (
+        Problem(ProblemKind.TWO_TYPES_ON_CARD, "0000:3d:00.0", "L40S-2Q", "L40S-2A")
+        in plan.problems
+    )
+    assert (plan.keeps_published, plan.preparation.type_assignments) == (True, ())
 
 
 def test_type_by_id_and_by_name_is_one_type(cards):
     text = "{nvidia-233: ['0000:84:00.0'], T4-8Q: ['0000:d8:00.0']}"
     assert problems_of(text, cards("t4-pair")) == (
-        Problem(Kind.SAME_TYPE, "GRID T4-8Q", "nvidia-233"),
+        Problem(ProblemKind.TYPE_MAPPED_TWICE, "GRID T4-8Q", "nvidia-233"),
     )
 
 
 def test_card_in_two_types_by_address_and_by_pci_id_since_nova_would_not_start(cards):
     text = "{T4-8Q: ['10de:1eb8'], T4-8A: ['0000:d8:00.0']}"
     assert problems_of(text, cards("t4-pair")) == (
-        Problem(Kind.DEVICE_TWICE, "0000:d8:00.0", "nvidia-233", "nvidia-228"),
+        Problem(ProblemKind.DEVICE_MAPPED_TWICE, "0000:d8:00.0", "nvidia-233", "nvidia-228"),
     )
 
 
 def test_virtual_function_of_a_card_in_another_type_since_nova_would_not_start(cards):
     text = "{A40-2Q: ['0000:41:00.0'], A40-2A: ['0000:41:00.5']}"
     assert problems_of(text, cards("a40-mdev")) == (
-        Problem(Kind.DEVICE_TWICE, "0000:41:00.5", "nvidia-558", "nvidia-568"),
+        Problem(ProblemKind.DEVICE_MAPPED_TWICE, "0000:41:00.5", "nvidia-558", "nvidia-568"),
     )
 
 
@@ -328,42 +339,54 @@ def with_mode(cards, mode):
 def test_functions_of_one_card_mix_sizes_in_mixed_size_mode_alone(cards):
     """The driver refuses the second size once a vGPU of the first exists."""
     plan = planned(TWO_SIZES, cards("a40-mdev"))
-    assert plan.problems == (Problem(Kind.MIXED_SIZE_WAITS, "0000:41:00.0", "A40-2Q and A40-4Q"),)
+    assert plan.problems == (
+        Problem(ProblemKind.MIXED_SIZE_PENDING, "0000:41:00.0", "A40-2Q and A40-4Q"),
+    )
     words = ("A40-2Q", "A40-4Q")
     address = cards("a40-mdev")[0].gpu.address
-    assert plan.work.modes == (ModeStep(address, mixed_size=True, words=words),)
-    assert (plan.held, plan.work.is_due) == (True, True)
+    assert plan.preparation.partitionings == (
+        Partitioning(address, mixed_size=True, requested_types=words),
+    )
+    assert (plan.keeps_published, plan.preparation.is_pending) == (True, True)
 
-    mixed = planned(TWO_SIZES, with_mode(cards("a40-mdev"), Mode(mixed_size=True)))
-    assert (mixed.problems, mixed.held, mixed.work.is_due) == ((), False, False)
+    mixed = planned(TWO_SIZES, with_mode(cards("a40-mdev"), CardMode(mixed_size=True)))
+    assert (mixed.problems, mixed.keeps_published, mixed.preparation.is_pending) == (
+        (),
+        False,
+        False,
+    )
 
 
 def test_card_that_cannot_mix_sizes_is_refused_with_that_reason(cards):
-    plan = planned(TWO_SIZES, with_mode(cards("a40-mdev"), Mode(mixed_size=None)))
-    assert plan.problems == (Problem(Kind.MIXED_SIZES, "0000:41:00.0", "A40-2Q and A40-4Q"),)
-    assert (plan.held, plan.work.is_due) == (True, False)
+    plan = planned(TWO_SIZES, with_mode(cards("a40-mdev"), CardMode(mixed_size=None)))
+    assert plan.problems == (
+        Problem(ProblemKind.MIXED_SIZES, "0000:41:00.0", "A40-2Q and A40-4Q"),
+    )
+    assert (plan.keeps_published, plan.preparation.is_pending) == (True, False)
 
 
 def test_plain_sizes_are_published_1_to_1_and_told(cards):
     text = "{nvidia-558: ['0000:41:00.4'], nvidia-560: ['0000:41:00.5']}"
     plan = planned(text, cards("a40-mdev"))
-    assert plan.remarks == (Problem(Kind.SIZES_TOLD, "0000:41:00.0", "nvidia-558 and nvidia-560"),)
-    assert (plan.held, plan.work.is_due) == (False, True)
+    assert plan.notes == (
+        Problem(ProblemKind.MIXED_SIZE_NEEDED, "0000:41:00.0", "nvidia-558 and nvidia-560"),
+    )
+    assert (plan.keeps_published, plan.preparation.is_pending) == (False, True)
 
 
 def test_mixed_size_mode_goes_with_the_wish_for_it(cards):
-    mixed = with_mode(cards("a40-mdev"), Mode(mixed_size=True))
+    mixed = with_mode(cards("a40-mdev"), CardMode(mixed_size=True))
     plan = planned("{A40-2Q: ['10de:2235']}", mixed)
-    step = ModeStep(mixed[0].gpu.address, words=("A40-2Q",))
-    assert (plan.work.modes, plan.work.is_due) == ((step,), True)
+    step = Partitioning(mixed[0].gpu.address, requested_types=("A40-2Q",))
+    assert (plan.preparation.partitionings, plan.preparation.is_pending) == ((step,), True)
 
 
 # MIG-backed types
 
 MIG_TYPES = (
-    VgpuType("nvidia-474", "GRID A100-1-5C", maximum=7, profile=19),
-    VgpuType("nvidia-476", "GRID A100-3-20C", maximum=2, profile=9),
-    VgpuType("nvidia-706", "GRID A100-1-5CME", maximum=1, profile=20),
+    VgpuType("nvidia-474", "GRID A100-1-5C", max_instances=7, gpu_instance_profile=19),
+    VgpuType("nvidia-476", "GRID A100-3-20C", max_instances=2, gpu_instance_profile=9),
+    VgpuType("nvidia-706", "GRID A100-1-5CME", max_instances=1, gpu_instance_profile=20),
 )
 
 
@@ -373,24 +396,30 @@ def a100(cards, instances, enabled=16):
     mig = {"enabled": bool(instances), "instances": instances}
     changed = {**data, "mig": mig, "sriov": {**data["sriov"], "enabled": enabled}}
     (card,) = cards("a100-sriov-off", functions=[changed])
-    return (card._replace(told=MIG_TYPES, mode=Mode(tuple(sorted(instances)), is_asked=True)),)
+    return (
+        card._replace(
+            known_types=MIG_TYPES, mode=CardMode(tuple(sorted(instances)), types_queried=True)
+        ),
+    )
 
 
 @pytest.mark.parametrize("word", ["A100-1-5C", "GRID A100-1-5C", "nvidia-474"])
 def test_naming_a_mig_backed_type_is_enough(cards, word):
     plan = planned(f"{{{word}: {{devices: ['10de:20f1']}}}}", a100(cards, []))
-    (step,) = plan.work.modes
-    assert step.instances == (InstanceWish(word),)
-    assert (plan.held, plan.work.is_due) == (True, True)
-    assert plan.problems == (Problem(Kind.INSTANCES_MISSING, "0000:41:00.0", word),)
+    (step,) = plan.preparation.partitionings
+    assert step.instance_requests == (InstanceRequest(word),)
+    assert (plan.keeps_published, plan.preparation.is_pending) == (True, True)
+    assert plan.problems == (Problem(ProblemKind.INSTANCES_MISSING, "0000:41:00.0", word),)
 
 
 def test_mig_backed_type_is_known_by_its_name_before_the_driver_told_a_thing(cards):
     (card,) = cards("a100-sriov-off")
     plan = planned("{A100-1-5C: ['10de:20f1']}", (card,))
-    wish, words = InstanceWish("A100-1-5C"), ("A100-1-5C",)
-    assert plan.work.modes == (ModeStep(card.gpu.address, (wish,), words=words),)
-    assert plan.work.enable == (card.gpu.address,)
+    wish, words = InstanceRequest("A100-1-5C"), ("A100-1-5C",)
+    assert plan.preparation.partitionings == (
+        Partitioning(card.gpu.address, (wish,), requested_types=words),
+    )
+    assert plan.preparation.enable == (card.gpu.address,)
 
 
 def test_no_more_functions_are_published_than_there_are_gpu_instances(cards):
@@ -398,41 +427,50 @@ def test_no_more_functions_are_published_than_there_are_gpu_instances(cards):
     plan = planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 7))
     ((type_id, addresses),) = offered(plan)
     assert (type_id, len(addresses)) == ("nvidia-474", 7)
-    assert (plan.problems, plan.work.is_due) == ((), False)
+    assert (plan.problems, plan.preparation.is_pending) == ((), False)
 
 
 def test_fewer_gpu_instances_than_asked_for_are_work(cards):
-    assert planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 3)).work.is_due
+    assert planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 3)).preparation.is_pending
     text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
     plan = planned(text, a100(cards, [19] * 3))
-    assert not plan.work.is_due
+    assert not plan.preparation.is_pending
     assert len(offered(plan)[0][1]) == 3
 
 
 def test_card_in_use_keeps_its_gpu_instances(cards):
     (card,) = a100(cards, [19] * 7)
-    used = card._replace(in_use=("a-uuid",), held=((card.gpu.virtual_functions[0], "nvidia-474"),))
+    used = card._replace(
+        in_use=("a-uuid",), guest_vgpus=((card.gpu.virtual_functions[0], "nvidia-474"),)
+    )
     plan = planned("{A100-20C: ['10de:20f1']}", (used,))
-    assert not plan.work.is_due
-    assert Problem(Kind.TYPE_IN_USE, "0000:41:00.0", "nvidia-474") in plan.problems
+    assert not plan.preparation.is_pending
+    assert (
+        Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, "0000:41:00.0", "nvidia-474") in plan.problems
+    )
 
 
 def test_time_sliced_type_takes_the_gpu_instances_away(cards):
     plan = planned("{A100-20C: ['10de:20f1']}", a100(cards, [19] * 7))
-    assert (plan.work.modes[0].instances, plan.work.is_due) == ((), True)
+    assert (plan.preparation.partitionings[0].instance_requests, plan.preparation.is_pending) == (
+        (),
+        True,
+    )
 
 
 def test_one_card_is_never_time_sliced_and_mig_backed(cards):
     functions = [str(each) for each in a100(cards, [])[0].gpu.virtual_functions]
     text = f"{{A100-20C: ['{functions[0]}'], A100-1-5C: ['{functions[1]}']}}"
     plan = planned(text, a100(cards, []))
-    assert plan.problems[-1] == Problem(Kind.TWO_KINDS, "0000:41:00.0", "A100-20C", "A100-1-5C")
-    assert (plan.held, plan.work.modes) == (True, ())
+    assert plan.problems[-1] == Problem(
+        ProblemKind.MIG_AND_TIME_SLICED, "0000:41:00.0", "A100-20C", "A100-1-5C"
+    )
+    assert (plan.keeps_published, plan.preparation.partitionings) == (True, ())
 
 
 def test_mig_backed_type_of_a_card_without_sriov_is_not_offered(cards):
     assert problems_of("{T4-1-5C: ['10de:1eb8']}", cards("t4-pair"))[0] == Problem(
-        Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "T4-1-5C"
+        ProblemKind.TYPE_NOT_OFFERED, "0000:84:00.0", "T4-1-5C"
     )
 
 
@@ -444,14 +482,14 @@ def test_fewer_functions_than_the_card_holds_vgpus_are_told(cards):
     (card,) = recorded.host("a40-mdev")["functions"]
     few = {**card, "sriov": {**card["sriov"], "enabled": 3}}
     plan = planned("{A40-8Q: ['10de:2235']}", cards("a40-mdev", functions=[few]))
-    assert plan.remarks == (Problem(Kind.FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),)
-    assert (len(offered(plan)[0][1]), plan.held) == (3, False)
+    assert plan.notes == (Problem(ProblemKind.TOO_FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),)
+    assert (len(offered(plan)[0][1]), plan.keeps_published) == (3, False)
 
 
 def test_functions_that_have_a_vgpu_stay_among_the_published(cards):
     (card,) = cards("a40-mdev")
     last = card.gpu.virtual_functions[-1]
-    used = card._replace(in_use=("a-uuid",), held=((last, "nvidia-562"),))
+    used = card._replace(in_use=("a-uuid",), guest_vgpus=((last, "nvidia-562"),))
     plan = planned("{A40-8Q: ['10de:2235']}", (used,))
     assert offered(plan) == [("nvidia-562", [*A40_FUNCTIONS[:5], str(last)])]
 
@@ -475,17 +513,19 @@ def test_limit_is_shared_out_among_the_cards(cards):
 def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
     """Blackwell's graphics types: the driver lists DC-1-24Q, NVIDIA's tools say DC-1-24QGFX."""
     (card,) = cards("rtx-pro-6000")
-    told = VgpuType("nvidia-1561", "NVIDIA RTX Pro 6000 Blackwell DC-1-24Q", profile=47)
-    card = card._replace(told=(told,))
-    assert card.find_mig_type("DC-1-24QGFX") == told
+    told = VgpuType(
+        "nvidia-1561", "NVIDIA RTX Pro 6000 Blackwell DC-1-24Q", gpu_instance_profile=47
+    )
+    card = card._replace(known_types=(told,))
+    assert card.find_mig_backed_type("DC-1-24QGFX") == told
     (mig,) = a100(cards, [])
-    assert mig.find_mig_type("A100-1-5CME").id == "nvidia-706"
+    assert mig.find_mig_backed_type("A100-1-5CME").id == "nvidia-706"
 
 
 @pytest.mark.parametrize("suffix", ["ME", "MEALL", "NOME", "me", "GFX"])
 def test_longest_suffix_is_stripped_and_a_listed_one_is_not(cards, suffix):
     (mig,) = a100(cards, [])
-    assert mig.find_mig_type(f"A100-3-20C{suffix}").id == "nvidia-476"
+    assert mig.find_mig_backed_type(f"A100-3-20C{suffix}").id == "nvidia-476"
 
 
 def test_name_that_two_cards_know_by_two_ids_is_two_types(cards):
@@ -503,10 +543,10 @@ def test_two_types_of_one_model_are_told_apart_by_placement_alone(cards, is_repo
     pair = cards("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     plan = make_plan(requests("{L40S-24Q: ['3d:00.0'], L40S-48Q: ['c1:00.0']}"), pair)
     nova = NovaVersion(31)
-    found = honour(plan, pair, nova, PciOptions(report_in_placement=is_reported))
-    ambiguous = Problem(Kind.ALIAS_AMBIGUOUS, "L40S-24Q", "L40S-48Q")
+    found = apply_release(plan, pair, nova, VariantDriverOptions(report_in_placement=is_reported))
+    ambiguous = Problem(ProblemKind.ALIAS_AMBIGUOUS, "L40S-24Q", "L40S-48Q")
     assert found.problems == (ambiguous,) * problems
-    assert bool(found.work.types) is is_reported
+    assert bool(found.preparation.type_assignments) is is_reported
 
 
 def test_functions_of_one_card_may_mix_series_of_one_size(cards):
@@ -529,8 +569,8 @@ TWO_TYPES = "{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}"
 def test_nova_before_22_2_1_goes_by_the_first_type_so_this_host_s_comes_first(cards, nova):
     plan = planned(TWO_TYPES, cards("t4-pair"), nova)
     assert [type_id for type_id, _ in offered(plan)] == ["nvidia-233", "nvidia-35"]
-    assert plan.remarks == (Problem(Kind.FIRST_TYPE_ONLY, f"Nova {nova}", "nvidia-233"),)
-    assert not plan.held
+    assert plan.notes == (Problem(ProblemKind.FIRST_TYPE_ONLY, f"Nova {nova}", "nvidia-233"),)
+    assert not plan.keeps_published
 
 
 @pytest.mark.parametrize("nova", ["22.2.1", "23.0.0", "28.0.0", "34.0.0"])
@@ -543,8 +583,8 @@ def test_nova_from_22_2_1_on_goes_by_every_type_so_their_order_stays(cards, nova
 @pytest.mark.parametrize("nova", ["17.0.13", "21.2.4", "22.2.1", "28.3.0"])
 def test_nova_before_29_gives_a_single_type_to_every_card_that_has_it(cards, nova):
     plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), nova)
-    assert plan.remarks == (Problem(Kind.TAKES_ALL_CARDS, f"Nova {nova}", "nvidia-233"),)
-    assert not plan.held
+    assert plan.notes == (Problem(ProblemKind.TAKES_ALL_CARDS, f"Nova {nova}", "nvidia-233"),)
+    assert not plan.keeps_published
 
 
 @pytest.mark.parametrize(
@@ -563,7 +603,7 @@ def test_single_type_that_takes_no_other_card_needs_no_remark(cards, name, text,
 def test_single_type_left_of_a_fleet_s_value_takes_every_card_before_29(cards):
     text = "{A40-2Q: ['10de:2235'], T4-8Q: ['0000:84:00.0']}"
     plan = planned(text, cards("t4-pair"), YOGA)
-    assert plan.remarks == (Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233"),)
+    assert plan.notes == (Problem(ProblemKind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233"),)
 
 
 def with_option(option, device="10de:1eb8"):
@@ -576,22 +616,22 @@ def with_option(option, device="10de:1eb8"):
         (
             "resource-class: CUSTOM_A",
             "23.2.2",
-            Problem(Kind.OPTION_UNSUPPORTED, "resource-class", "24", "23.2.2"),
+            Problem(ProblemKind.OPTION_UNSUPPORTED, "resource-class", "24", "23.2.2"),
         ),
         (
             "resource-class: CUSTOM_A",
             "24.0.0",
-            Problem(Kind.OPTION_IGNORED, "resource-class", "29", "24.0.0"),
+            Problem(ProblemKind.OPTION_IGNORED, "resource-class", "29", "24.0.0"),
         ),
         (
             "resource-class: CUSTOM_A",
             "28.3.0",
-            Problem(Kind.OPTION_IGNORED, "resource-class", "29", "28.3.0"),
+            Problem(ProblemKind.OPTION_IGNORED, "resource-class", "29", "28.3.0"),
         ),
         (
             "max-instances: 4",
             "28.3.0",
-            Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", "28.3.0"),
+            Problem(ProblemKind.OPTION_UNSUPPORTED, "max-instances", "29", "28.3.0"),
         ),
     ],
 )
@@ -613,7 +653,7 @@ def test_resource_class_of_several_types_is_honoured_from_24_on(cards):
 
 def test_limit_below_what_one_card_holds_removes_the_whole_card(cards):
     assert problems_of(with_option("max-instances: 1", "84:00.0"), cards("t4-pair")) == (
-        Problem(Kind.MAX_INSTANCES_DROPS_CARD, "0000:84:00.0", "1", "2"),
+        Problem(ProblemKind.MAX_INSTANCES_DROPS_CARD, "0000:84:00.0", "1", "2"),
     )
 
 
@@ -624,7 +664,7 @@ def test_limit_below_what_a_card_holds_is_honoured_by_its_virtual_functions(card
 
 def test_limit_with_room_for_some_of_the_cards_and_a_half_drops_a_whole_card(cards):
     assert problems_of(with_option("max-instances: 3"), cards("t4-pair")) == (
-        Problem(Kind.MAX_INSTANCES_DROPS_CARD, "0000:d8:00.0", "3", "2"),
+        Problem(ProblemKind.MAX_INSTANCES_DROPS_CARD, "0000:d8:00.0", "3", "2"),
     )
 
 
@@ -635,7 +675,7 @@ def test_limit_of_whole_cards_is_what_nova_counts(cards, limit):
 
 def test_nova_before_queens_has_no_vgpus(cards):
     assert problems_of("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), "16.1.8") == (
-        Problem(Kind.NOVA_TOO_OLD, "Nova 16.1.8"),
+        Problem(ProblemKind.NOVA_TOO_OLD, "Nova 16.1.8"),
     )
 
 

@@ -70,13 +70,13 @@ def test_what_each_release_can_do(
 ):
     nova = NovaVersion(major)
     assert nova.codename == codename
-    assert nova.offers_vgpus is (major >= 17)
-    assert nova.word == word
-    assert nova.reads_addresses is addresses
-    assert nova.honours_several_types is several
-    assert nova.honours_one_type_alone is alone
-    assert nova.has_mdev_class is mdev_class
-    assert nova.has_max_instances is limit
+    assert nova.supports_vgpus is (major >= 17)
+    assert nova.option_prefix == word
+    assert nova.supports_device_addresses is addresses
+    assert nova.supports_several_types is several
+    assert nova.restricts_single_type is alone
+    assert nova.supports_mdev_class is mdev_class
+    assert nova.supports_max_instances is limit
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_what_each_release_can_do(
     [((21, 2, 4), False), ((22, 0, 0), False), ((22, 2, 0), False), ((22, 2, 1), True)],
 )
 def test_several_types_work_from_the_release_that_mended_them(version, several):
-    assert NovaVersion(*version).honours_several_types is several
+    assert NovaVersion(*version).supports_several_types is several

@@ -8,13 +8,13 @@ import pytest
 
 import recorded
 from actions import list_vgpu_types, show_plan
-from gpu.problems import Kind, Problem
+from gpu.problems import Problem, ProblemKind
 from host.facts import gather
-from nova_compute.compatibility import honour
+from nova_compute.compatibility import apply_release
 from planning.mappings import parse, requests
 from planning.plan import Plan, make_plan
-from state.charm_state import Memory
-from status.assessment import Situation
+from state.charm_state import CharmState
+from status.assessment import Assessment
 
 APP = "nova-compute-nvidia-vgpu"
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
@@ -28,9 +28,13 @@ def assess(host):
         root = host(name, **changes)
         change(root)
         facts = gather(root, count=True)
-        plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
-        told = (*problems, *plan.problems, *plan.remarks)
-        return Situation(facts, plan, told, Memory(), is_due=plan.work.is_due)
+        plan = apply_release(
+            make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova
+        )
+        told = (*problems, *plan.problems, *plan.notes)
+        return Assessment(
+            facts, plan, told, CharmState(), needs_preparation=plan.preparation.is_pending
+        )
 
     return of
 
@@ -188,7 +192,9 @@ nova.conf: nothing is published"""
 
 def test_plan_without_nova_says_so(host):
     facts = gather(host("no-gpu", nova=None))
-    situation = Situation(facts, Plan(held=True), (Problem(Kind.NOVA_MISSING),), Memory())
+    situation = Assessment(
+        facts, Plan(keeps_published=True), (Problem(ProblemKind.NOVA_MISSING),), CharmState()
+    )
     text = plan_text(situation)
     assert text.startswith("nova:     not installed\n")
     assert text.endswith("in the way:\n  - Waiting for nova-compute to install nova-common")
@@ -221,7 +227,7 @@ def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
 
 def test_plan_for_machines(assess):
     text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
-    found = assess("t4-pair", text, problems=(Problem(Kind.LOCKED),))
+    found = assess("t4-pair", text, problems=(Problem(ProblemKind.DPKG_LOCKED),))
     assert json.loads(plan_json(found)) == {
         "nova": "25.2.1",
         "codename": "yoga",
@@ -254,8 +260,8 @@ def test_plan_for_machines(assess):
                 "offers": [{"type": "nvidia-233", "vgpus": 2, "free": 2}],
             },
         ],
-        "steps": [],
-        "held": False,
+        "pending_changes": [],
+        "keeps_published": False,
         "sections": {
             "devices": [["enabled_mdev_types", "nvidia-233"]],
             "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
@@ -272,14 +278,14 @@ def test_plan_for_machines(assess):
                 "text": "Nova 25.2.1 offers nvidia-233 on every GPU that has it, named or not",
             },
         ],
-        "elsewhere": ["A40-2Q: 10de:2235"],
+        "for_other_hosts": ["A40-2Q: 10de:2235"],
     }
 
 
 def test_held_plan_for_machines(assess):
     found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
     data = json.loads(plan_json(found))
-    assert data["held"] is True
+    assert data["keeps_published"] is True
     assert data["sections"] == {}
     assert data["driver"] == {"package": None, "installed": None, "loaded": None}
     assert [problem["kind"] for problem in data["problems"]] == ["types-unknown"] * 2
@@ -312,7 +318,7 @@ def test_plan_lists_what_is_to_be_done_on_the_cards(assess, name, text, steps):
     found = assess(name, text)
     lines = "".join(f"  - {step}\n" for step in steps)
     assert f"\n\nto be done on the cards:\n{lines}\n" in plan_text(found)
-    assert json.loads(plan_json(found))["steps"] == steps
+    assert json.loads(plan_json(found))["pending_changes"] == steps
 
 
 def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):

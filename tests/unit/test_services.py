@@ -9,7 +9,7 @@ import pytest
 
 from driver import daemon
 from driver.daemon import DAEMON
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 
 MASK = f"etc/systemd/system/{DAEMON}.service"
 
@@ -54,20 +54,20 @@ def test_daemon_that_does_not_stop_is_not_masked(machine):
     simulated.stubborn.add(DAEMON)
     with pytest.raises(HostError) as error:
         daemon.pause(simulated)
-    assert error.value.problem == Problem(Kind.STILL_RUNNING, DAEMON)
+    assert error.value.problem == Problem(ProblemKind.STILL_RUNNING, DAEMON)
     assert not daemon.is_masked(simulated.root)
 
 
 @pytest.mark.parametrize(
     ("verb", "step", "kind"),
     [
-        ("stop", lambda run: daemon.pause(run), Kind.STILL_RUNNING),
-        ("disable", lambda run: daemon.pause(run), Kind.SERVICE_DOWN),
-        ("mask", lambda run: daemon.pause(run), Kind.SERVICE_DOWN),
-        ("unmask", daemon.resume, Kind.SERVICE_DOWN),
-        ("enable", daemon.resume, Kind.SERVICE_DOWN),
-        ("start", lambda run: daemon.start(run.root, run), Kind.SERVICE_DOWN),
-        ("restart", daemon.restart, Kind.SERVICE_DOWN),
+        ("stop", lambda run: daemon.pause(run), ProblemKind.STILL_RUNNING),
+        ("disable", lambda run: daemon.pause(run), ProblemKind.SERVICE_DOWN),
+        ("mask", lambda run: daemon.pause(run), ProblemKind.SERVICE_DOWN),
+        ("unmask", daemon.resume, ProblemKind.SERVICE_DOWN),
+        ("enable", daemon.resume, ProblemKind.SERVICE_DOWN),
+        ("start", lambda run: daemon.start(run.root, run), ProblemKind.SERVICE_DOWN),
+        ("restart", daemon.restart, ProblemKind.SERVICE_DOWN),
     ],
     ids=["stop", "disable", "mask", "unmask", "enable", "start", "restart"],
 )
@@ -109,7 +109,7 @@ def test_daemon_that_gives_up_at_once_is_down(machine):
     simulated.dying.add(DAEMON)
     with pytest.raises(HostError) as error:
         daemon.start(simulated.root, simulated)
-    assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
+    assert error.value.problem == Problem(ProblemKind.SERVICE_DOWN, DAEMON)
 
 
 def test_masked_daemon_does_not_start(machine):
@@ -117,7 +117,7 @@ def test_masked_daemon_does_not_start(machine):
     daemon.pause(simulated)
     with pytest.raises(HostError) as error:
         daemon.start(simulated.root, simulated)
-    assert error.value.problem == Problem(Kind.SERVICE_DOWN, DAEMON)
+    assert error.value.problem == Problem(ProblemKind.SERVICE_DOWN, DAEMON)
 
 
 def test_restart_restarts_the_daemon_alone(machine):
@@ -168,4 +168,4 @@ def test_reboot_that_systemd_refuses_is_an_error(machine):
     simulated.fail("systemd-run", output="Failed to start transient timer unit\n")
     with pytest.raises(HostError) as error:
         daemon.schedule_reboot(simulated)
-    assert error.value.problem == Problem(Kind.REBOOT_REFUSED)
+    assert error.value.problem == Problem(ProblemKind.REBOOT_REFUSED)

@@ -8,9 +8,9 @@ import pytest
 
 import recorded
 from driver import daemon, software
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.facts import gather
-from state.charm_state import Memory
+from state.charm_state import CharmState
 
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
 NEW = "nvidia-vgpu-ubuntu-570"
@@ -21,21 +21,21 @@ class Host:
 
     def __init__(self, machine):
         self.machine = machine
-        self.memory = Memory()
+        self.memory = CharmState()
         self.changed = False
 
     def attach(self, **options):
         deb = self.machine.make_deb(self.machine.root.parent / "a.deb", **options)
-        self.memory = self.memory._replace(resource=str(deb))
+        self.memory = self.memory._replace(resource_path=str(deb))
 
     def event(self, *, force=False):
         """Do what an event does to the host software; return what is wrong with it then."""
         root, run = self.machine.root, self.machine
-        self.memory, resource = software.examine(run, self.memory)
+        self.memory, resource = software.inspect_resource(run, self.memory)
         self.memory, self.changed = software.ensure(
             root, run, gather(root), resource, self.memory, force=force
         )
-        return list(software.judge(gather(root), self.memory))
+        return list(software.find_problems(gather(root), self.memory))
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def start(machine):
 
 def test_fresh_host_is_ready_after_its_reboot(start):
     host = start("t4-fresh")
-    assert host.event() == [Problem(Kind.RESOURCE_MISSING)]
+    assert host.event() == [Problem(ProblemKind.RESOURCE_MISSING)]
     host.attach()
-    assert host.event() == [Problem(Kind.NOUVEAU, "0000:84:00.0")]
+    assert host.event() == [Problem(ProblemKind.NOUVEAU, "0000:84:00.0")]
     host.machine.reboot()
     assert host.event() == []
     assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
@@ -85,7 +85,7 @@ def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
     host = start("t4-pair")
     host.machine.crash("nvidia-vgpu-mgr")
     host.machine.dying.add("nvidia-vgpu-mgr")
-    assert host.event() == [Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr")]
+    assert host.event() == [Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr")]
     host.machine.dying.clear()
     assert host.event() == []
 
@@ -103,10 +103,10 @@ def test_upgrade_waits_for_the_guests(start):
     host = start("t4-pair")
     recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
     host.attach()
-    assert host.event() == [Problem(Kind.IN_USE, "570.172.07", UUID)]
+    assert host.event() == [Problem(ProblemKind.UPGRADE_PENDING, "570.172.07", UUID)]
     assert host.machine.did("apt-get") == []
     recorded.remove_mdev(host.machine.root, UUID)
-    assert host.event() == [Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")]
+    assert host.event() == [Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")]
     host.machine.reboot()
     assert host.event() == []
 
@@ -116,7 +116,7 @@ def test_force_goes_on_although_a_vgpu_is_in_use(start):
     recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
     host.attach()
     assert host.event(force=True) == [
-        Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")
+        Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")
     ]
 
 
@@ -124,11 +124,11 @@ def test_failure_is_told_and_tried_again_at_the_next_event(start):
     host = start(recorded.without_driver("t4-pair"))
     host.attach()
     host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
-    assert host.event() == [Problem(Kind.LOCKED)]
-    assert host.event() == [Problem(Kind.LOCKED)]
+    assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
+    assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
     host.machine.mend("apt-get install")
     assert host.event() == []
-    assert host.memory.failure == ()
+    assert host.memory.install_failure == ()
 
 
 def test_failure_is_in_the_log_with_what_the_program_said(start, caplog):
@@ -146,7 +146,7 @@ def test_broken_package_is_replaced_by_a_mended_one(start):
     host = start(recorded.without_driver("t4-pair"))
     host.attach(postinst_fails=True)
     (problem,) = host.event()
-    assert problem.kind is Kind.INSTALL_FAILED
+    assert problem.kind is ProblemKind.INSTALL_FAILED
     host.attach()
     assert host.event() == []
 
@@ -157,9 +157,9 @@ def test_broken_package_is_replaced_by_a_mended_one(start):
 def test_resource_is_looked_into_once(start):
     host = start("t4-pair")
     host.attach()
-    host.memory, first = software.examine(host.machine, host.memory)
+    host.memory, first = software.inspect_resource(host.machine, host.memory)
     host.machine.commands.clear()
-    host.memory, second = software.examine(host.machine, host.memory)
+    host.memory, second = software.inspect_resource(host.machine, host.memory)
     assert first == second
     assert first.package.version == "570.172.07"
     assert host.machine.commands == []
@@ -168,36 +168,36 @@ def test_resource_is_looked_into_once(start):
 def test_resource_that_changed_is_looked_into_again(start):
     host = start("t4-pair")
     host.attach()
-    host.memory, _ = software.examine(host.machine, host.memory)
+    host.memory, _ = software.inspect_resource(host.machine, host.memory)
     host.attach(version="570.200.01")
-    os.utime(host.memory.resource, ns=(1, 1))
-    host.memory, resource = software.examine(host.machine, host.memory)
+    os.utime(host.memory.resource_path, ns=(1, 1))
+    host.memory, resource = software.inspect_resource(host.machine, host.memory)
     assert resource.package.version == "570.200.01"
 
 
 def test_resource_that_is_gone_is_missing(start):
     host = start("t4-fresh")
     host.attach()
-    host.memory, _ = software.examine(host.machine, host.memory)
-    os.unlink(host.memory.resource)
-    host.memory, resource = software.examine(host.machine, host.memory)
-    assert resource.problem == Problem(Kind.RESOURCE_MISSING)
+    host.memory, _ = software.inspect_resource(host.machine, host.memory)
+    os.unlink(host.memory.resource_path)
+    host.memory, resource = software.inspect_resource(host.machine, host.memory)
+    assert resource.problem == Problem(ProblemKind.RESOURCE_MISSING)
 
 
 def test_problem_of_the_resource_is_remembered(start):
     host = start("t4-fresh")
     host.attach(architecture="arm64")
-    problem = Problem(Kind.RESOURCE_INVALID, "it is for arm64, not amd64")
+    problem = Problem(ProblemKind.RESOURCE_INVALID, "it is for arm64, not amd64")
     assert host.event() == [problem]
     host.machine.commands.clear()
-    host.memory, resource = software.examine(host.machine, host.memory)
+    host.memory, resource = software.inspect_resource(host.machine, host.memory)
     assert resource.problem == problem
     assert host.machine.commands == []
 
 
 @pytest.mark.parametrize(
     ("name", "problems"),
-    [("t4-fresh", [Problem(Kind.RESOURCE_MISSING)]), ("t4-pair", [])],
+    [("t4-fresh", [Problem(ProblemKind.RESOURCE_MISSING)]), ("t4-pair", [])],
     ids=["no driver", "driver from elsewhere"],
 )
 def test_missing_resource_matters_only_where_there_is_no_driver(start, name, problems):
@@ -208,7 +208,7 @@ def test_bad_resource_is_told_though_a_driver_works(start):
     host = start("t4-pair")
     host.attach(name="nvidia-linux-grid-570")
     assert host.event() == [
-        Problem(Kind.RESOURCE_INVALID, "nvidia-linux-grid-570 is the guest driver")
+        Problem(ProblemKind.RESOURCE_INVALID, "nvidia-linux-grid-570 is the guest driver")
     ]
     assert daemon.is_active(host.machine.root, host.machine)
 
@@ -216,9 +216,9 @@ def test_bad_resource_is_told_though_a_driver_works(start):
 def test_package_that_nobody_has_tried_to_install_yet(start):
     host = start("t4-fresh")
     host.attach()
-    host.memory, _ = software.examine(host.machine, host.memory)
+    host.memory, _ = software.inspect_resource(host.machine, host.memory)
     facts = gather(host.machine.root)
-    assert list(software.judge(facts, host.memory)) == [Problem(Kind.NOT_INSTALLED)]
+    assert list(software.find_problems(facts, host.memory)) == [Problem(ProblemKind.NOT_INSTALLED)]
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_package_that_nobody_has_tried_to_install_yet(start):
 def test_driver_that_is_not_whole_is_a_problem_without_a_resource(start, packages):
     host = start("t4-fresh")
     recorded.write_dpkg_status(host.machine.root, packages)
-    assert host.event() == [Problem(Kind.RESOURCE_MISSING)]
+    assert host.event() == [Problem(ProblemKind.RESOURCE_MISSING)]
 
 
 def test_failure_that_another_revision_remembered_is_forgotten(start):
     host = start("t4-pair")
-    host.memory = Memory(failure=("kind-of-a-later-revision", "x", "", ""))
-    assert list(software.judge(gather(host.machine.root), host.memory)) == []
+    host.memory = CharmState(install_failure=("kind-of-a-later-revision", "x", "", ""))
+    assert list(software.find_problems(gather(host.machine.root), host.memory)) == []
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_failure_that_another_revision_remembered_is_forgotten(start):
 def test_resource_that_another_revision_remembered_is_looked_into_again(start, words):
     host = start("t4-pair")
     host.attach()
-    host.memory, first = software.examine(host.machine, host.memory)
-    host.memory = host.memory._replace(resource_package=words)
-    assert software.examine(host.machine, host.memory)[1] == first
+    host.memory, first = software.inspect_resource(host.machine, host.memory)
+    host.memory = host.memory._replace(resource_inspection=words)
+    assert software.inspect_resource(host.machine, host.memory)[1] == first
 
 
 # How long it takes
@@ -277,8 +277,8 @@ def test_install_is_announced_where_it_will_happen(start, version, in_use, force
     host.attach(version=version)
     if in_use:
         recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
-    _, resource = software.examine(host.machine, host.memory)
-    assert software.is_long(gather(host.machine.root), resource, force=force) is is_long
+    _, resource = software.inspect_resource(host.machine, host.memory)
+    assert software.will_install(gather(host.machine.root), resource, force=force) is is_long
 
 
 @pytest.mark.parametrize("is_attached", [True, False])
@@ -286,8 +286,8 @@ def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached
     host = start("t4-pair")
     if is_attached:
         host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
-    _, resource = software.examine(host.machine, host.memory)
-    assert software.is_long(gather(host.machine.root), resource, force=True) is False
+    _, resource = software.inspect_resource(host.machine, host.memory)
+    assert software.will_install(gather(host.machine.root), resource, force=True) is False
 
 
 # The principal asks for a restart
@@ -295,21 +295,21 @@ def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached
 
 def answer(host, **facts):
     found = gather(host.machine.root)._replace(**facts)
-    return software.answer_restart(host.machine.root, host.machine, found, host.memory)
+    return software.handle_restart_trigger(host.machine.root, host.machine, found, host.memory)
 
 
 def test_restart_is_answered_once(start):
     host = start("t4-pair")
-    host.memory = Memory(restart_waits=True)
+    host.memory = CharmState(restart_pending=True)
     host.memory = answer(host)
-    assert host.memory == Memory()
+    assert host.memory == CharmState()
     host.memory = answer(host)
     assert host.machine.commands == [("systemctl", "restart", "nvidia-vgpu-mgr")]
 
 
 def test_restart_waits_for_the_guests(start):
     host = start("t4-pair")
-    host.memory = Memory(restart_waits=True)
+    host.memory = CharmState(restart_pending=True)
     recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
     assert answer(host) == host.memory
     assert host.machine.commands == []
@@ -317,10 +317,10 @@ def test_restart_waits_for_the_guests(start):
 
 def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
     host = start("t4-pair")
-    host.memory = Memory(restart_waits=True)
+    host.memory = CharmState(restart_pending=True)
     facts = gather(host.machine.root)
     recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
-    answered = software.answer_restart(host.machine.root, host.machine, facts, host.memory)
+    answered = software.handle_restart_trigger(host.machine.root, host.machine, facts, host.memory)
     assert answered == host.memory
     assert host.machine.commands == []
 
@@ -328,10 +328,10 @@ def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
 @pytest.mark.parametrize(
     ("name", "memory", "facts"),
     [
-        ("t4-pair", Memory(paused=True), {}),
-        ("t4-pair", Memory(), {"is_masked": True}),
-        ("no-gpu", Memory(), {}),
-        ("t4-fresh", Memory(), {}),
+        ("t4-pair", CharmState(paused=True), {}),
+        ("t4-pair", CharmState(), {"is_paused_by_mask": True}),
+        ("no-gpu", CharmState(), {}),
+        ("t4-fresh", CharmState(), {}),
     ],
     ids=["paused", "paused by the principal", "no card", "no driver"],
 )
@@ -339,18 +339,18 @@ def test_restart_is_passed_over_where_the_daemon_must_not_or_cannot_run(
     start, name, memory, facts
 ):
     host = start(name)
-    host.memory = memory._replace(restart_waits=True)
+    host.memory = memory._replace(restart_pending=True)
     assert answer(host, **facts) == memory
     assert host.machine.commands == []
 
 
 def test_restart_that_fails_is_a_problem(start):
     host = start("t4-pair")
-    host.memory = Memory(restart_waits=True)
+    host.memory = CharmState(restart_pending=True)
     host.machine.fail("systemctl restart", output="Job for nvidia-vgpu-mgr.service failed.\n")
     host.memory = answer(host)
-    assert list(software.judge(gather(host.machine.root), host.memory)) == [
-        Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr")
+    assert list(software.find_problems(gather(host.machine.root), host.memory)) == [
+        Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr")
     ]
 
 
@@ -360,11 +360,11 @@ def test_restart_that_fails_is_a_problem(start):
 @pytest.mark.parametrize(
     ("memory", "masked", "in_use", "force", "problem"),
     [
-        (Memory(), False, False, False, None),
-        (Memory(paused=True), True, False, True, Problem(Kind.OUR_PAUSE)),
-        (Memory(), True, False, True, Problem(Kind.PRINCIPAL_PAUSE)),
-        (Memory(), False, True, False, Problem(Kind.GUESTS_OR_FORCE, UUID)),
-        (Memory(), False, True, True, None),
+        (CharmState(), False, False, False, None),
+        (CharmState(paused=True), True, False, True, Problem(ProblemKind.PAUSED)),
+        (CharmState(), True, False, True, Problem(ProblemKind.PAUSED_BY_PRINCIPAL)),
+        (CharmState(), False, True, False, Problem(ProblemKind.VGPUS_IN_USE_OR_FORCE, UUID)),
+        (CharmState(), False, True, True, None),
     ],
     ids=["free", "our pause", "the principal's pause", "guests", "guests and force"],
 )
@@ -374,27 +374,27 @@ def test_host_software_is_not_touched_in_a_pause_or_under_guests(
     host = start("t4-pair")
     if in_use:
         recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
-    facts = gather(host.machine.root)._replace(is_masked=masked)
-    assert software.refusal(facts, memory, force=force) == problem
+    facts = gather(host.machine.root)._replace(is_paused_by_mask=masked)
+    assert software.why_refused(facts, memory, force=force) == problem
 
 
 @pytest.mark.parametrize(
     ("kind", "is_wanting"),
     [
-        (Kind.RESOURCE_MISSING, True),
-        (Kind.INSTALL_FAILED, True),
-        (Kind.LOCKED, True),
-        (Kind.NOT_LOADED, True),
-        (Kind.SERVICE_DOWN, True),
-        (Kind.NOUVEAU, False),
-        (Kind.OTHER_VERSION_LOADED, False),
-        (Kind.IN_USE, False),
-        (Kind.MAPPING_INVALID, False),
+        (ProblemKind.RESOURCE_MISSING, True),
+        (ProblemKind.INSTALL_FAILED, True),
+        (ProblemKind.DPKG_LOCKED, True),
+        (ProblemKind.NOT_LOADED, True),
+        (ProblemKind.SERVICE_DOWN, True),
+        (ProblemKind.NOUVEAU, False),
+        (ProblemKind.OTHER_VERSION_LOADED, False),
+        (ProblemKind.UPGRADE_PENDING, False),
+        (ProblemKind.MAPPING_INVALID, False),
     ],
     ids=lambda value: getattr(value, "value", str(value)),
 )
 def test_reboot_mends_some_problems_and_others_not(kind, is_wanting):
-    assert software.is_wanting([Problem(Kind.RESTART_WAITS), Problem(kind)]) is is_wanting
+    assert software.is_broken([Problem(ProblemKind.RESTART_PENDING), Problem(kind)]) is is_wanting
 
 
 # lspci
@@ -403,10 +403,10 @@ def test_reboot_mends_some_problems_and_others_not(kind, is_wanting):
 def test_lspci_is_installed_where_it_is_missing(machine):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
-    software.look_again(simulated.root, simulated)
+    software.refresh_detection(simulated.root, simulated)
     assert simulated.did("apt-get install")[0][-1] == "pciutils"
     simulated.commands.clear()
-    software.look_again(simulated.root, simulated)
+    software.refresh_detection(simulated.root, simulated)
     assert simulated.commands == []
 
 
@@ -414,7 +414,7 @@ def test_lspci_may_lie_in_sbin(machine):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
     simulated.provide("usr/sbin/lspci")
-    software.look_again(simulated.root, simulated)
+    software.refresh_detection(simulated.root, simulated)
     assert simulated.commands == []
 
 
@@ -422,7 +422,7 @@ def test_host_that_cannot_install_lspci_goes_on(machine, caplog):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
     simulated.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
-    software.look_again(simulated.root, simulated)
+    software.refresh_detection(simulated.root, simulated)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["lspci cannot be installed: dpkg-locked:"]
 

@@ -17,7 +17,7 @@ from actions import list_vgpu_types, output
 from cards import nvidia_smi, prepare
 from driver import host_package, legacy_charm
 from gpu.card import VgpuType
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host import libvirt_guests, vendor_vfio
 from host.facts import gather
 from host.gpus import list_gpus
@@ -92,7 +92,7 @@ def test_count_without_end_is_none(machine):
     block = "vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : 99999999999\n"
     on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
     (told,) = nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)
-    assert (told.id, told.maximum) == ("nvidia-699", None)
+    assert (told.id, told.max_instances) == ("nvidia-699", None)
 
 
 def test_blank_name_is_called_by_its_id(host):
@@ -104,12 +104,12 @@ def test_blank_name_is_called_by_its_id(host):
     assigned = plan.Assignment(
         "nvidia-1152", card.parents[:1], name=card.types[0].name, function_id=card.function_id
     )
-    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, plan.PciOptions())
+    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, plan.VariantDriverOptions())
 
 
 def test_name_without_end_makes_a_class_that_placement_takes():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
-    found = nova_conf.alias(assigned, plan.PciOptions(report_in_placement=True))
+    found = nova_conf.alias(assigned, plan.VariantDriverOptions(report_in_placement=True))
     assert len(json.loads(found)["resource_class"]) == 255
 
 
@@ -120,8 +120,8 @@ def test_value_that_is_read_back_as_no_text_is_no_type(machine):
         path.write_bytes(b"\xff\n")
 
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
-    (problem,) = prepare.ensure(on.root, on, requests, write=write)
-    assert (problem.kind, problem.more) == (Kind.TYPE_REFUSED, "the driver says no")
+    (problem,) = prepare.prepare_cards(on.root, on, requests, write=write)
+    assert (problem.kind, problem.more) == (ProblemKind.TYPE_REFUSED, "the driver says no")
 
 
 @pytest.mark.parametrize("count", ["1000", "999999", "-1"])
@@ -129,7 +129,9 @@ def test_count_that_no_card_has_is_none(machine, count):
     on = machine("a100-80-pair")
     block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
     on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
-    assert nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)[0].maximum is None
+    assert (
+        nvidia_smi.supported_types(on, list_gpus(on.root).gpus[0].address)[0].max_instances is None
+    )
 
 
 def test_remembered_count_that_no_card_has_is_forgotten(host):
@@ -137,7 +139,7 @@ def test_remembered_count_that_no_card_has_is_forgotten(host):
     path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"10de:26b9": [["nvidia-1", "A-1-1C", 999999999, 1, 1]]}')
-    assert gather(root).cards[0].told == ()
+    assert gather(root).cards[0].known_types == ()
 
 
 def test_blanks_without_end_are_read_in_no_time(machine):
@@ -160,7 +162,7 @@ def test_name_of_controls_is_shown_as_one_short_line(host):
 
 def test_name_without_end_makes_an_alias_that_nova_takes():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
-    assert len(json.loads(nova_conf.alias(assigned, plan.PciOptions()))["name"]) == 255
+    assert len(json.loads(nova_conf.alias(assigned, plan.VariantDriverOptions()))["name"]) == 255
 
 
 def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
@@ -169,20 +171,23 @@ def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
     function = root / "sys/bus/pci/devices/0000:3d:00.4"
     (function / "nvidia/current_vgpu_type").write_text("1152\n")
     (function / "device").unlink()
-    vendor_vfio.claim(root, [], "nvidia-1152")
+    vendor_vfio.record(root, [], "nvidia-1152")
     found = gather(root)
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
     wanted = plan.make_plan(requests, found.cards)
-    for options, is_held in ((plan.PciOptions(), True), (plan.PciOptions(True), False)):
-        held = compatibility.honour(wanted, found.cards, NovaVersion(31), options)
-        assert held.held is is_held
-        told = Problem(Kind.CARD_UNREADABLE, "0000:3d:00.0")
+    for options, is_held in (
+        (plan.VariantDriverOptions(), True),
+        (plan.VariantDriverOptions(True), False),
+    ):
+        held = compatibility.apply_release(wanted, found.cards, NovaVersion(31), options)
+        assert held.keeps_published is is_held
+        told = Problem(ProblemKind.CARD_UNREADABLE, "0000:3d:00.0")
         assert (told in held.problems) is is_held
 
 
 @pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
 def test_words_of_others_stay_one_short_line_of_the_log(said):
-    problem = Problem(Kind.INSTALL_FAILED, said)
+    problem = Problem(ProblemKind.INSTALL_FAILED, said)
     for text in (str(CommandError(("x",), said)), str(HostError(problem))):
         assert text.isprintable()
         assert len(text) <= 600
@@ -192,7 +197,7 @@ def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
     assert host_package.stamp(tmp_path / "a\0b") == ""
     with pytest.raises(HostError) as error:
         host_package.inspect(tmp_path / "a\0b", machine("t4-pair"))
-    assert error.value.problem.kind is Kind.RESOURCE_MISSING
+    assert error.value.problem.kind is ProblemKind.RESOURCE_MISSING
 
 
 def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
@@ -206,9 +211,9 @@ def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
 @pytest.mark.parametrize("wish", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
 def test_wish_that_was_damaged_is_told_by_the_boot_service(machine, wish):
     on = machine("t4-pair")
-    charm_state.save(on.root, charm_state.Memory(wish=wish))
+    charm_state.save(on.root, charm_state.CharmState(requested_mapping=wish))
     assert boot.main(on.root, on) == 1
-    assert [problem.kind for problem in boot.result(on.root)] == [Kind.MAPPING_INVALID]
+    assert [problem.kind for problem in boot.failures(on.root)] == [ProblemKind.MAPPING_INVALID]
 
 
 def test_flood_of_a_program_is_not_held_in_memory():
@@ -240,8 +245,8 @@ def test_apt_that_does_not_answer_is_told(machine):
     on = machine("t4-pair")
     on.fail("apt-cache", returncode=None)
     with pytest.raises(HostError) as error:
-        apt.ensure_known(on.root, on, "dkms")
-    assert error.value.problem.kind is Kind.INSTALL_FAILED
+        apt.ensure_available_installed(on.root, on, "dkms")
+    assert error.value.problem.kind is ProblemKind.INSTALL_FAILED
 
 
 @pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
@@ -271,11 +276,11 @@ def test_function_that_leads_back_to_its_card_is_named_once(host):
 
 
 def test_words_that_are_not_said_take_no_room_from_the_mend():
-    problem = Problem(Kind.MAPPING_SYNTAX, "9" * 150, "x" * 130, "9" * 400)
-    said = unit_status.sentence(problem, "nova-compute-nvidia-vgpu")[1]
+    problem = Problem(ProblemKind.MAPPING_SYNTAX, "9" * 150, "x" * 130, "9" * 400)
+    said = unit_status.format_problem(problem, "nova-compute-nvidia-vgpu")[1]
     assert said.endswith("; write {nvidia-35: ['0000:84:00.0']}")
 
 
 def test_version_without_end_leaves_room_for_the_mend():
-    problem = Problem(Kind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
-    assert unit_status.sentence(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")
+    problem = Problem(ProblemKind.OPEN_MODULE, "0000:84:00.0 or so", "9" * 30)
+    assert unit_status.format_problem(problem, "nova-compute-nvidia-vgpu")[1].endswith(", reboot")

@@ -8,7 +8,7 @@ import pytest
 
 import recorded
 from cards import virtual_functions
-from gpu.problems import HostError, Kind, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host import gpus
 from system.commands import CommandError, Result
 
@@ -54,7 +54,7 @@ def test_success_that_made_none_is_tried_again(a40):
 
 def test_success_that_never_makes_any_is_a_failure(a40):
     a40.deaf = 99
-    assert failure_of(a40) == Problem(Kind.VFS_FAILED, CARD, f"Enabling VFs on {CARD}")
+    assert failure_of(a40) == Problem(ProblemKind.VFS_FAILED, CARD, f"Enabling VFs on {CARD}")
     assert len(a40.did(COMMAND[0])) == 6
 
 
@@ -65,7 +65,7 @@ def test_a_client_that_holds_the_card_for_a_while_is_waited_for(a40):
 
 def test_a_client_that_never_lets_go_is_named(a40):
     a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
-    assert failure_of(a40) == Problem(Kind.VFS_FAILED, CARD, "Cannot obtain unbindLock")
+    assert failure_of(a40) == Problem(ProblemKind.VFS_FAILED, CARD, "Cannot obtain unbindLock")
 
 
 def test_a_silent_failure_tells_its_code(a40):
@@ -178,7 +178,7 @@ def test_functions_that_stay_are_a_failure(machine, output):
     host.fail("/usr/lib/nvidia/sriov-manage", output=f"{output}\n")
     with pytest.raises(HostError) as error:
         disable(host)
-    assert error.value.problem == Problem(Kind.VFS_FAILED, CARD, output)
+    assert error.value.problem == Problem(ProblemKind.VFS_FAILED, CARD, output)
     assert len(card_of(host).virtual_functions) == 32
 
 

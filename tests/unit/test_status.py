@@ -7,16 +7,16 @@ import re
 import pytest
 
 from driver.installation import DriverState
-from gpu.problems import HostError, Kind, Problem
-from host.facts import Facts, gather
-from nova_compute.compatibility import honour
+from gpu.problems import HostError, Problem, ProblemKind
+from host.facts import HostFacts, gather
+from nova_compute.compatibility import apply_release
 from nova_compute.release import NovaVersion
 from planning.mappings import parse, requests
 from planning.plan import Plan, make_plan
-from state.charm_state import Memory
+from state.charm_state import CharmState
 from status import unit_status
-from status.assessment import Situation
-from status.unit_status import Level, Status, evaluate, sentence
+from status.assessment import Assessment
+from status.unit_status import Level, Status, format_problem, unit_statuses
 
 APP = "nova-compute-nvidia-vgpu"
 PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
@@ -24,187 +24,199 @@ PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
 
 def situation(root, text="", *, problems=(), memory=None):
     facts = gather(root)
-    plan = honour(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
-    return Situation(facts, plan, (*problems, *plan.problems, *plan.remarks), memory or Memory())
+    plan = apply_release(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
+    return Assessment(
+        facts, plan, (*problems, *plan.problems, *plan.notes), memory or CharmState()
+    )
 
 
 def nothing(*problems, masked=False, memory=None):
-    facts = Facts((), DriverState(), NovaVersion(29), is_shipped=False, is_masked=masked)
-    return Situation(facts, Plan(), problems, memory or Memory())
+    facts = HostFacts(
+        (), DriverState(), NovaVersion(29), has_vgpu_daemon=False, is_paused_by_mask=masked
+    )
+    return Assessment(facts, Plan(), problems, memory or CharmState())
 
 
 SENTENCES = [
     (
-        Problem(Kind.FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),
+        Problem(ProblemKind.TOO_FEW_FUNCTIONS, "0000:41:00.0", "3", "A40-8Q"),
         "active",
         "0000:41:00.0 has 3 virtual functions, fewer than it holds of A40-8Q",
     ),
     (
-        Problem(Kind.MIG_BACKED_STILL, "0000:41:00.0", "A100-10C"),
+        Problem(ProblemKind.WAITING_TO_LEAVE_MIG, "0000:41:00.0", "A100-10C"),
         "waiting",
         "Waiting for 0000:41:00.0 to leave MIG mode for A100-10C: "
         "journalctl -u nova-compute-nvidia-vgpu",
     ),
     (
-        Problem(Kind.NO_MIG, "0000:3d:00.0", "L40S-1-6C"),
+        Problem(ProblemKind.NO_MIG, "0000:3d:00.0", "L40S-1-6C"),
         "blocked",
         "0000:3d:00.0 has no MIG, which L40S-1-6C needs; choose from the action list-vgpu-types",
     ),
     (
-        Problem(Kind.MIXED_SIZE_GUESTS, "0000:41:00.0", "A40-2Q and A40-8Q"),
+        Problem(ProblemKind.MIXED_SIZE_GUESTS, "0000:41:00.0", "A40-2Q and A40-8Q"),
         "waiting",
         "Waiting for the guests of 0000:41:00.0 to leave, so that it can mix A40-2Q and A40-8Q",
     ),
     (
-        Problem(Kind.MAPPING_SYNTAX, "line 1, column 2", "a tag"),
+        Problem(ProblemKind.MAPPING_SYNTAX, "line 1, column 2", "a tag"),
         "blocked",
         "vgpu-device-mappings: line 1, column 2: a tag; write {nvidia-35: ['0000:84:00.0']}",
     ),
     (
-        Problem(Kind.MAPPING_INVALID, "nvidia-35, device 2", "no device"),
+        Problem(ProblemKind.MAPPING_INVALID, "nvidia-35, device 2", "no device"),
         "blocked",
         "vgpu-device-mappings: nvidia-35, device 2: no device",
     ),
     (
-        Problem(Kind.DEVICE_TWICE, "0000:84:00.0", "nvidia-35", "nvidia-36"),
+        Problem(ProblemKind.DEVICE_MAPPED_TWICE, "0000:84:00.0", "nvidia-35", "nvidia-36"),
         "blocked",
         "vgpu-device-mappings: 0000:84:00.0 stands in nvidia-35 and nvidia-36; leave it in one",
     ),
     (
-        Problem(Kind.SAME_TYPE, "GRID T4-8Q", "nvidia-233"),
+        Problem(ProblemKind.TYPE_MAPPED_TWICE, "GRID T4-8Q", "nvidia-233"),
         "blocked",
         "vgpu-device-mappings: nvidia-233 stands twice, by id and by name; join the two",
     ),
     (
-        Problem(Kind.TYPE_NOT_OFFERED, "0000:84:00.0", "V100-8Q"),
+        Problem(ProblemKind.TYPE_NOT_OFFERED, "0000:84:00.0", "V100-8Q"),
         "blocked",
         "0000:84:00.0 does not offer V100-8Q; choose from the action list-vgpu-types",
     ),
     (
-        Problem(Kind.MIXED_SIZES, "0000:41:00.0", "nvidia-558 and nvidia-560"),
+        Problem(ProblemKind.MIXED_SIZES, "0000:41:00.0", "nvidia-558 and nvidia-560"),
         "blocked",
         "vgpu-device-mappings: 0000:41:00.0 cannot mix the sizes of nvidia-558 and nvidia-560; "
         "choose one",
     ),
     (
-        Problem(Kind.TYPES_UNKNOWN, "0000:84:00.0", "T4-8Q"),
+        Problem(ProblemKind.TYPES_UNKNOWN, "0000:84:00.0", "T4-8Q"),
         "waiting",
         "Waiting for 0000:84:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud",
     ),
-    (Problem(Kind.NOVA_MISSING), "waiting", "Waiting for nova-compute to install nova-common"),
     (
-        Problem(Kind.NOVA_TOO_OLD, "Nova 16.1.8"),
+        Problem(ProblemKind.NOVA_MISSING),
+        "waiting",
+        "Waiting for nova-compute to install nova-common",
+    ),
+    (
+        Problem(ProblemKind.NOVA_TOO_OLD, "Nova 16.1.8"),
         "blocked",
         "Nova 16.1.8 cannot offer vGPUs; upgrade to 17 (queens) or later",
     ),
     (
-        Problem(Kind.OPTION_UNSUPPORTED, "max-instances", "29", "25.2.1"),
+        Problem(ProblemKind.OPTION_UNSUPPORTED, "max-instances", "29", "25.2.1"),
         "blocked",
         "vgpu-device-mappings: max-instances needs Nova 29, here is 25.2.1; leave it out",
     ),
     (
-        Problem(Kind.OPTION_IGNORED, "resource-class", "29", "25.2.1"),
+        Problem(ProblemKind.OPTION_IGNORED, "resource-class", "29", "25.2.1"),
         "blocked",
         "vgpu-device-mappings: Nova 25.2.1 ignores resource-class of a single type (until 29); "
         "leave it out",
     ),
     (
-        Problem(Kind.MAX_INSTANCES_DROPS_CARD, "0000:84:00.0", "1", "2"),
+        Problem(ProblemKind.MAX_INSTANCES_DROPS_CARD, "0000:84:00.0", "1", "2"),
         "blocked",
         "max-instances 1: Nova counts whole cards and drops 0000:84:00.0; use a multiple of 2",
     ),
     (
-        Problem(Kind.FIRST_TYPE_ONLY, "Nova 17.0.13", "nvidia-35"),
+        Problem(ProblemKind.FIRST_TYPE_ONLY, "Nova 17.0.13", "nvidia-35"),
         "active",
         "Nova 17.0.13 uses nvidia-35 alone, on every GPU that has it",
     ),
     (
-        Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233"),
+        Problem(ProblemKind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233"),
         "active",
         "Nova 25.2.1 offers nvidia-233 on every GPU that has it, named or not",
     ),
     (
-        Problem(Kind.RESOURCE_MISSING),
+        Problem(ProblemKind.RESOURCE_MISSING),
         "blocked",
         "No host software: juju attach-resource nova-compute-nvidia-vgpu "
         "nvidia-vgpu-software=FILE.deb",
     ),
     (
-        Problem(Kind.RESOURCE_INVALID, "the file is no Debian package"),
+        Problem(ProblemKind.RESOURCE_INVALID, "the file is no Debian package"),
         "blocked",
         "nvidia-vgpu-software: the file is no Debian package; attach NVIDIA's vGPU host package",
     ),
     (
-        Problem(Kind.INSTALL_FAILED, "E: held broken packages"),
+        Problem(ProblemKind.INSTALL_FAILED, "E: held broken packages"),
         "blocked",
         "Host software not installed: E: held broken packages; mend, then run reboot-install",
     ),
-    (Problem(Kind.LOCKED), "waiting", "Waiting for another program to release dpkg's lock"),
     (
-        Problem(Kind.NOT_INSTALLED),
+        Problem(ProblemKind.DPKG_LOCKED),
+        "waiting",
+        "Waiting for another program to release dpkg's lock",
+    ),
+    (
+        Problem(ProblemKind.NOT_INSTALLED),
         "blocked",
         "The host software is not installed; run the action reboot-install",
     ),
     (
-        Problem(Kind.IN_USE, "570.172.07", "4b20d080"),
+        Problem(ProblemKind.UPGRADE_PENDING, "570.172.07", "4b20d080"),
         "active",
         "host software 570.172.07 waits for the guests",
     ),
     (
-        Problem(Kind.NOT_LOADED, "could not insert 'nvidia': Key was rejected by service"),
+        Problem(ProblemKind.NOT_LOADED, "could not insert 'nvidia': Key was rejected by service"),
         "blocked",
         "Driver not loaded: could not insert 'nvidia': Key was rejected by service; "
         "mend, then run reboot-install",
     ),
     (
-        Problem(Kind.NOUVEAU, "0000:84:00.0"),
+        Problem(ProblemKind.NOUVEAU, "0000:84:00.0"),
         "blocked",
         "Reboot needed: nouveau holds 0000:84:00.0; run reboot-install i-really-mean-it=true",
     ),
     (
-        Problem(Kind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07"),
+        Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07"),
         "blocked",
         "Reboot needed: driver 535.161.05 is loaded, 570.172.07 installed; "
         "run reboot-install i-really-mean-it=true",
     ),
     (
-        Problem(Kind.SERVICE_DOWN, "nvidia-vgpu-mgr"),
+        Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr"),
         "blocked",
         "nvidia-vgpu-mgr is not running; see journalctl -u nvidia-vgpu-mgr, "
         "then run reboot-install",
     ),
     (
-        Problem(Kind.STILL_RUNNING, "nvidia-vgpu-mgr"),
+        Problem(ProblemKind.STILL_RUNNING, "nvidia-vgpu-mgr"),
         "blocked",
         "nvidia-vgpu-mgr does not stop; see journalctl -u nvidia-vgpu-mgr, then pause again",
     ),
     (
-        Problem(Kind.RESTART_WAITS, "nvidia-vgpu-mgr"),
+        Problem(ProblemKind.RESTART_PENDING, "nvidia-vgpu-mgr"),
         "active",
         "restart of nvidia-vgpu-mgr waits for the guests",
     ),
     (
-        Problem(Kind.GUESTS, "4b20d080"),
+        Problem(ProblemKind.VGPUS_IN_USE, "4b20d080"),
         "blocked",
         "vGPU 4b20d080 is in use; stop or migrate its guest first",
     ),
     (
-        Problem(Kind.GUESTS_OR_FORCE, "4b20d080"),
+        Problem(ProblemKind.VGPUS_IN_USE_OR_FORCE, "4b20d080"),
         "blocked",
         "vGPU 4b20d080 is in use; stop or migrate its guest first, or go on with force=true",
     ),
     (
-        Problem(Kind.OUR_PAUSE),
+        Problem(ProblemKind.PAUSED),
         "maintenance",
         "Paused. Use 'resume' action to resume normal service.",
     ),
     (
-        Problem(Kind.PRINCIPAL_PAUSE),
+        Problem(ProblemKind.PAUSED_BY_PRINCIPAL),
         "maintenance",
         "Paused by nova-compute. Use its 'resume' action to resume normal service.",
     ),
     (
-        Problem(Kind.NOT_RELATED),
+        Problem(ProblemKind.NOT_RELATED),
         "blocked",
         "No relation to nova-compute: juju integrate nova-compute-nvidia-vgpu:nova-vgpu "
         "nova-compute:nova-vgpu",
@@ -216,13 +228,13 @@ SENTENCES = [
     ("problem", "level", "text"), SENTENCES, ids=[row[0].kind.value for row in SENTENCES]
 )
 def test_sentence_says_what_is_wrong_and_how_to_mend_it(problem, level, text):
-    assert sentence(problem, APP) == (Level(level), text)
+    assert format_problem(problem, APP) == (Level(level), text)
 
 
 @pytest.mark.parametrize("length", [0, 12, 60, 500])
-@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
+@pytest.mark.parametrize("kind", ProblemKind, ids=lambda kind: kind.value)
 def test_every_kind_has_a_sentence_that_juju_status_does_not_cut(kind, length):
-    _, text = sentence(Problem(kind, "s" * length, "d" * length, "m" * length), APP)
+    _, text = format_problem(Problem(kind, "s" * length, "d" * length, "m" * length), APP)
     assert 0 < len(text) < 120
     assert re.search(r"\{[a-z]*\}", text) is None
 
@@ -230,31 +242,31 @@ def test_every_kind_has_a_sentence_that_juju_status_does_not_cut(kind, length):
 @pytest.mark.parametrize(
     ("kind", "mend"),
     [
-        (Kind.TYPE_NOT_OFFERED, "; choose from the action list-vgpu-types"),
-        (Kind.RESOURCE_INVALID, "; attach NVIDIA's vGPU host package"),
-        (Kind.INSTALL_FAILED, "; mend, then run reboot-install"),
-        (Kind.NOT_LOADED, "; mend, then run reboot-install"),
-        (Kind.NOUVEAU, "; run reboot-install i-really-mean-it=true"),
-        (Kind.SERVICE_DOWN, ", then run reboot-install"),
-        (Kind.GUESTS_OR_FORCE, ", or go on with force=true"),
+        (ProblemKind.TYPE_NOT_OFFERED, "; choose from the action list-vgpu-types"),
+        (ProblemKind.RESOURCE_INVALID, "; attach NVIDIA's vGPU host package"),
+        (ProblemKind.INSTALL_FAILED, "; mend, then run reboot-install"),
+        (ProblemKind.NOT_LOADED, "; mend, then run reboot-install"),
+        (ProblemKind.NOUVEAU, "; run reboot-install i-really-mean-it=true"),
+        (ProblemKind.SERVICE_DOWN, ", then run reboot-install"),
+        (ProblemKind.VGPUS_IN_USE_OR_FORCE, ", or go on with force=true"),
     ],
     ids=lambda value: getattr(value, "value", ""),
 )
 def test_long_word_is_cut_so_that_the_mend_is_not(kind, mend):
-    _, text = sentence(Problem(kind, "x" * 200), APP)
+    _, text = format_problem(Problem(kind, "x" * 200), APP)
     assert "xxx..." in text
     assert text.endswith(mend)
 
 
 def test_braces_of_an_operator_are_not_filled_in():
-    _, text = sentence(Problem(Kind.MAPPING_INVALID, "{app}", "{more} {0}"), APP)
+    _, text = format_problem(Problem(ProblemKind.MAPPING_INVALID, "{app}", "{more} {0}"), APP)
     assert text == "vgpu-device-mappings: {app}: {more} {0}"
 
 
 def test_error_carries_its_problem_and_says_its_stable_name():
-    error = HostError(Problem(Kind.INSTALL_FAILED, "E: no space"))
+    error = HostError(Problem(ProblemKind.INSTALL_FAILED, "E: no space"))
     assert str(error) == "install-failed: E: no space"
-    assert error.problem.kind is Kind.INSTALL_FAILED
+    assert error.problem.kind is ProblemKind.INSTALL_FAILED
 
 
 # One line for a unit
@@ -287,7 +299,7 @@ def test_error_carries_its_problem_and_says_its_stable_name():
     ],
 )
 def test_unit_that_is_ready_says_what_it_offers(host, name, text, message):
-    assert evaluate(situation(host(name), text), APP) == (Status(Level.ACTIVE, message),)
+    assert unit_statuses(situation(host(name), text), APP) == (Status(Level.ACTIVE, message),)
 
 
 @pytest.mark.parametrize(
@@ -317,15 +329,15 @@ def test_unit_that_is_ready_says_what_it_offers(host, name, text, message):
     ids=["virtual functions off", "vendor VFIO", "no driver yet"],
 )
 def test_host_that_cannot_offer_what_is_asked(host, name, text, level, message):
-    assert evaluate(situation(host(name), text), APP)[0] == Status(level, message)
+    assert unit_statuses(situation(host(name), text), APP)[0] == Status(level, message)
 
 
 def test_gravest_comes_first():
-    found = evaluate(
+    found = unit_statuses(
         nothing(
-            Problem(Kind.LOCKED),
-            Problem(Kind.RESTART_WAITS, "nvidia-vgpu-mgr"),
-            Problem(Kind.NOT_INSTALLED),
+            Problem(ProblemKind.DPKG_LOCKED),
+            Problem(ProblemKind.RESTART_PENDING, "nvidia-vgpu-mgr"),
+            Problem(ProblemKind.NOT_INSTALLED),
         ),
         APP,
     )
@@ -337,7 +349,9 @@ def test_gravest_comes_first():
 
 
 def test_first_of_equally_grave_ones_stays_first():
-    found = evaluate(nothing(Problem(Kind.NOT_INSTALLED), Problem(Kind.RESOURCE_MISSING)), APP)
+    found = unit_statuses(
+        nothing(Problem(ProblemKind.NOT_INSTALLED), Problem(ProblemKind.RESOURCE_MISSING)), APP
+    )
     assert found[0].message == "The host software is not installed; run the action reboot-install"
 
 
@@ -355,16 +369,21 @@ def test_first_of_equally_grave_ones_stays_first():
     ids=["ours", "ours, without a service", "the principal's"],
 )
 def test_pause_comes_before_anything_else(masked, paused, message):
-    found = evaluate(
-        nothing(Problem(Kind.SERVICE_DOWN, "x"), masked=masked, memory=Memory(paused=paused)), APP
+    found = unit_statuses(
+        nothing(
+            Problem(ProblemKind.SERVICE_DOWN, "x"), masked=masked, memory=CharmState(paused=paused)
+        ),
+        APP,
     )
     assert found == (Status(Level.MAINTENANCE, message),)
 
 
 def test_ready_line_with_many_remarks_is_cut():
-    remarks = [Problem(Kind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233", f"0000:{bus}:00.0")
-               for bus in range(10, 20)]  # fmt: skip
-    message = evaluate(nothing(*remarks), APP)[-1].message
+    remarks = [
+        Problem(ProblemKind.TAKES_ALL_CARDS, "Nova 25.2.1", "nvidia-233", f"0000:{bus}:00.0")
+        for bus in range(10, 20)
+    ]
+    message = unit_statuses(nothing(*remarks), APP)[-1].message
     assert message.startswith("Unit is ready: no supported NVIDIA GPU found; Nova 25.2.1 offers")
     assert message.endswith("...")
     assert len(message) == 119

@@ -75,19 +75,19 @@ def test_all_that_is_known_of_a_type(cards):
         name="GRID T4-8Q",
         description="num_heads=4, frl_config=60, framebuffer=8192M, "
         "max_resolution=7680x4320, max_instance=2",
-        maximum=2,
-        available=2,
+        max_instances=2,
+        available_instances=2,
     )
 
 
 def test_free_instances_are_not_read_unless_asked_for(cards):
-    assert {known.available for known in cards("t4-pair")[0].types} == {None}
+    assert {known.available_instances for known in cards("t4-pair")[0].types} == {None}
 
 
 def test_free_instances_of_all_virtual_functions_add_up_to_what_the_card_holds(cards):
     (card,) = cards("a40-mdev", count=True)
-    assert card.find_type("NVIDIA A40-1Q").available == 32
-    assert card.find_type("NVIDIA A40-2Q").available == 24
+    assert card.find_type("NVIDIA A40-1Q").available_instances == 32
+    assert card.find_type("NVIDIA A40-2Q").available_instances == 24
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_count_that_is_no_number_is_no_free_instance(host, text):
     (path / "available_instances").unlink()
     if text is not None:
         (path / "available_instances").write_text(text, encoding="utf-8")
-    assert inspect(root, count=True).find_type("nvidia-233").available == 0
+    assert inspect(root, count=True).find_type("nvidia-233").available_instances == 0
 
 
 def test_type_without_a_name_is_called_by_its_id(host):
@@ -127,7 +127,7 @@ def test_mediated_devices_are_the_vgpus_in_use(host):
         recorded.add_mdev(root, "0000:84:00.0", "nvidia-233", uuid)
     card = inspect(root, count=True)
     assert card.in_use == UUIDS
-    assert card.find_type("nvidia-233").available == 0
+    assert card.find_type("nvidia-233").available_instances == 0
     assert inspect(root, 1).in_use == ()
 
 
@@ -187,9 +187,9 @@ def test_word_of_an_operator_means_a_type_or_none(cards, wanted, type_id):
 
 def test_last_word_of_a_long_name_is_enough():
     known = VgpuType("nvidia-1540", "NVIDIA RTX Pro 6000 Blackwell DC-48Q")
-    assert known.is_called("DC-48Q")
-    assert known.is_called("RTX Pro 6000 Blackwell DC-48Q")
-    assert not known.is_called("6000 Blackwell DC-48Q")
+    assert known.matches("DC-48Q")
+    assert known.matches("RTX Pro 6000 Blackwell DC-48Q")
+    assert not known.matches("6000 Blackwell DC-48Q")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_framebuffer_is_what_the_driver_states_or_what_the_name_counts(
 def test_maximum_of_a_type_is_unknown_if_the_driver_does_not_say(cards):
     (card,) = cards("l40s-vendor-vfio", count=True)
     known = card.find_type("L40S-2Q")
-    assert (known.maximum, known.available) == (None, None)
+    assert (known.max_instances, known.available_instances) == (None, None)
 
 
 def test_columns_may_stand_the_other_way_round(host):
@@ -243,7 +243,7 @@ def test_type_folders_named_after_another_driver_are_read(host):
     card = inspect(root, count=True)
     for word in ("A40-24Q", "nvidia-565", "vfio-pci-565"):
         assert card.find_type(word).id == "vfio-pci-565"
-    assert card.find_type("A40-24Q").available == 2
+    assert card.find_type("A40-24Q").available_instances == 2
 
 
 def test_attributes_that_fail_without_a_vgpu_are_never_read(host, monkeypatch):

@@ -31,7 +31,7 @@ class Unit:
         self.root = machine.root
         patch.setattr(NovaComputeNvidiaVgpuCharm, "root", machine.root)
         patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
-        patch.setattr(daemon, "SETTLE", 0)  # a simulated daemon gives up at once
+        patch.setattr(daemon, "START_CHECK_DELAY", 0)  # a simulated daemon gives up at once
         patch.setattr(sysfs, "write", machine.driver.write)
         self._relation = testing.SubordinateRelation("nova-vgpu")
         # Charmhub's own revision of the resource is an empty file.

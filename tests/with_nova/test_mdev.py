@@ -14,7 +14,7 @@ A100_FUNCTIONS = [f"0000:41:{number // 8:02x}.{number % 8}" for number in range(
 
 @pytest.fixture
 def _max_instances(nova):
-    if not nova.has_max_instances:
+    if not nova.supports_max_instances:
         pytest.skip("Nova 29 brought max_instances")
 
 

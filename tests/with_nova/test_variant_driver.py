@@ -18,7 +18,7 @@ DEVICES = [(function, "nvidia-1154", "no") for function in FUNCTIONS]
 
 @pytest.fixture(autouse=True)
 def _variant_driver(nova):
-    if not nova.has_variant_driver:
+    if not nova.supports_variant_driver:
         pytest.skip("Nova 31 brought the kernel variant driver")
 
 
