@@ -21,6 +21,10 @@ HOSTS = Path(__file__).with_name("hosts")
 
 SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
 UNITS = ("nvidia-vgpu-mgr", "nvidia-vgpud")
+# For mediated devices of guests.
+UUIDS = tuple(f"6f6d5a5e-1111-4000-8000-{number:012d}" for number in range(1, 9))
+
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 @lru_cache(maxsize=None)
@@ -47,6 +51,19 @@ def without_functions(name: str) -> dict[str, Any]:
 def without_its_functions(card: dict[str, Any]) -> dict[str, Any]:
     """Return a card whose virtual functions are not enabled."""
     return {**card, "sriov": {**card["sriov"], "enabled": 0}} if "sriov" in card else card
+
+
+def card_pair(name: str, other: str | None = None, *, enabled: bool = True) -> list[Any]:
+    """Return the functions of a host's only card, and of that of another host beside it.
+
+    Args:
+        name: the host.
+        other: the other host; without it there are two cards of one model.
+        enabled: whether the second card has its virtual functions.
+    """
+    (first,), (second,) = (host(each)["functions"] for each in (name, other or name))
+    second = {**second, "address": "0000:c1:00.0"}
+    return [first, second if enabled else without_its_functions(second)]
 
 
 def without_driver(name: str) -> dict[str, Any]:
@@ -164,17 +181,33 @@ def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
     (bus / uuid).symlink_to(os.path.relpath(folder, bus))
 
 
-def define_guest(root: Path, name: str, *uuids: str) -> Path:
-    """Define a guest of libvirt with mediated devices."""
-    devices = "".join(
+def define_guest(root: Path, name: str, *devices: str) -> Path:
+    """Define a guest of libvirt with mediated devices, by UUID, or with PCI functions."""
+    elements = "".join(
+        _pci_device(device) if _PCI_ADDRESS.fullmatch(device) else _mediated_device(device)
+        for device in devices
+    )
+    path = root / f"etc/libvirt/qemu/{name}.xml"
+    _write(path, f"<domain type='kvm'>\n  <devices>\n{elements}  </devices>\n</domain>\n")
+    return path
+
+
+def _mediated_device(uuid: str) -> str:
+    return (
         "    <hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>\n"
         f"      <source>\n        <address uuid='{uuid}'/>\n      </source>\n"
         "    </hostdev>\n"
-        for uuid in uuids
     )
-    path = root / f"etc/libvirt/qemu/{name}.xml"
-    _write(path, f"<domain type='kvm'>\n  <devices>\n{devices}  </devices>\n</domain>\n")
-    return path
+
+
+def _pci_device(address: str) -> str:
+    domain, bus, slot, function = re.split(r"[:.]", address)
+    return (
+        "    <hostdev mode='subsystem' type='pci' managed='no'>\n"
+        f"      <source>\n        <address domain='0x{domain}' bus='0x{bus}' "
+        f"slot='0x{slot}' function='0x{function}'/>\n      </source>\n"
+        "    </hostdev>\n"
+    )
 
 
 def remove_mdev(root: Path, uuid: str) -> None:

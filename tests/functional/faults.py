@@ -130,7 +130,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[object]:
 
     yield begin
     for row in (each.row for each in begun if each.row.says):  # without words its test has failed
-        request.node.user_properties.append((request.module.__name__, tuple(row)))
+        request.node.user_properties.append((request.path.stem, tuple(row)))
         if not request.config.getoption("--write-faults"):
             assert str(row) in _documented(), f"docs/faults.md lacks, see `make faults`: {row}"
 

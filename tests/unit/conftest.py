@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the unit tests share: recorded hosts as trees, as cards, as machines."""
+"""Fixtures of the unit tests: recorded hosts as trees, as cards, as machines, with a unit."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from unit import Unit
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulated daemon gives up at once, and no driver needs time."""
+    """Skip all delays: a simulated daemon fails immediately, and a simulated driver is ready."""
     monkeypatch.setattr(daemon, "START_CHECK_DELAY", 0)
-    monkeypatch.setattr(prepare.time, "sleep", lambda _: None)  # everywhere: it is the module's
+    monkeypatch.setattr(prepare.time, "sleep", lambda _: None)  # one module: everywhere
 
 
 @pytest.fixture
@@ -70,13 +70,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ma
 
 
 @pytest.fixture
-def unit(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Unit]:
-    """Put a unit on a recorded host."""
+def deploy(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Unit]:
+    """Deploy a unit on a recorded host."""
 
-    def on(host: Any, **changes: Any) -> Unit:
+    def deploy_unit(host: Any, **changes: Any) -> Unit:
         simulated = machine(host, **changes)
         monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "root", simulated.root)
         monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(simulated))
         return Unit(simulated, testing.Context(NovaComputeNvidiaVgpuCharm))
 
-    return on
+    return deploy_unit

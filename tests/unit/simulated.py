@@ -19,6 +19,10 @@ from typing import Any
 import boot
 import nvidia
 import recorded
+from cards import prepare
+from gpu.problems import Problem
+from host.facts import HostFacts, gather
+from planning import mappings
 from system.commands import CommandError, Result
 
 DAEMON, REGISTRAR = recorded.UNITS
@@ -138,6 +142,40 @@ class Machine:
             path = self.root / program
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o755)
+
+    @property
+    def facts(self) -> HostFacts:
+        """The facts that the charm reads on this host now."""
+        return gather(self.root)
+
+    def assigned_types(self, card: int = 0) -> dict[str, str]:
+        """Return the types that the charm assigned to the virtual functions of a card."""
+        pairs = self.facts.cards[card].assigned_types
+        return {str(function): type_id for function, type_id in pairs}
+
+    def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
+        """Create a mediated device through the driver, as Nova does for a guest."""
+        types = self.root / "sys/bus/pci/devices" / parent / "mdev_supported_types"
+        self.driver.write(types / type_id / "create", uuid)
+
+    def remove_mdev(self, uuid: str) -> None:
+        """Remove a mediated device, as the end of a guest does."""
+        recorded.remove_mdev(self.root, uuid)
+
+    def define_guest(self, *devices: str, name: str = "instance-00000001") -> Path:
+        """Define a guest of libvirt, running or not.
+
+        Args:
+            devices: PCI addresses of virtual functions, UUIDs of mediated devices.
+            name: the guest; its earlier definition is replaced.
+        """
+        return recorded.define_guest(self.root, name, *devices)
+
+    def prepare_cards(self, mapping: str, **options: Any) -> tuple[Problem, ...]:
+        """Prepare the cards for a mapping, as a boot does; return what fails."""
+        requests = mappings.requests(mappings.parse(mapping))
+        options = {"sleep": lambda _: None, **options}
+        return prepare.prepare_cards(self.root, self, requests, **options)
 
     def make_deb(
         self,

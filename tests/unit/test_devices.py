@@ -10,10 +10,8 @@ import os
 import pytest
 
 import recorded
-from cards import prepare
 from gpu.problems import Problem, ProblemKind
 from host.facts import gather
-from planning import mappings
 from system import sysfs
 
 CARD = "0000:3d:00.0"
@@ -23,19 +21,6 @@ CARD = "0000:3d:00.0"
 def l40s(machine, monkeypatch):
     """A host with an L40S under the vendor-specific VFIO framework."""
     return machine("l40s-vendor-vfio")
-
-
-def ensure(host, text, write=None, **limits):
-    requests = mappings.requests(mappings.parse(text))
-    return prepare.prepare_cards(
-        host.root, host, requests, sleep=lambda _: None, write=write, **limits
-    )
-
-
-def carried(host):
-    return [
-        (str(function), found) for function, found in gather(host.root).cards[0].assigned_types
-    ]
 
 
 def functions(first, number):
@@ -52,31 +37,35 @@ def hold_open(host, function):
 
 
 def test_a_type_is_set_on_as_many_functions_as_the_card_holds(l40s):
-    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}") == ()
-    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 6)]
+    assert l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
+    assert list(l40s.assigned_types().items()) == [
+        (function, "nvidia-1152") for function in functions(4, 6)
+    ]
 
 
 def test_max_instances_is_the_limit(l40s):
-    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
-    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 2)]
+    l40s.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
+    assert list(l40s.assigned_types().items()) == [
+        (function, "nvidia-1152") for function in functions(4, 2)
+    ]
 
 
 def test_single_functions_are_taken_as_named(l40s):
-    ensure(l40s, "{nvidia-1152: ['3d:00.6', '3d:01.0']}")
-    assert [function for function, _ in carried(l40s)] == ["0000:3d:00.6", "0000:3d:01.0"]
+    l40s.prepare_cards("{nvidia-1152: ['3d:00.6', '3d:01.0']}")
+    assert list(l40s.assigned_types()) == ["0000:3d:00.6", "0000:3d:01.0"]
 
 
 def test_what_is_set_is_not_set_again(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
 
     def write(path, text):
         raise AssertionError(f"{path} {text}")
 
-    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}", write) == ()
+    assert l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}", write=write) == ()
 
 
 def test_a_full_card_lists_nothing_and_its_types_stay_known(l40s):
-    ensure(l40s, "{L40S-48Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
     (card,) = gather(l40s.root).cards
     assert card.creatable == frozenset()
     assert card.find_type("L40S-8Q").id == "nvidia-1152"
@@ -84,32 +73,23 @@ def test_a_full_card_lists_nothing_and_its_types_stay_known(l40s):
 
 
 def test_another_type_takes_its_place_where_no_guest_has_it(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    assert ensure(l40s, "{L40S-24Q: ['10de:26b9']}") == ()
-    assert carried(l40s) == [(function, "nvidia-1155") for function in functions(4, 2)]
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
+    assert l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}") == ()
+    assert list(l40s.assigned_types().items()) == [
+        (function, "nvidia-1155") for function in functions(4, 2)
+    ]
 
 
 def test_a_type_that_a_guest_has_stays(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     hold_open(l40s, "0000:3d:00.5")
-    problems = ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
-    assert carried(l40s) == [(function, "nvidia-1152") for function in functions(4, 6)]
+    problems = l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}")
+    assert list(l40s.assigned_types().items()) == [
+        (function, "nvidia-1152") for function in functions(4, 6)
+    ]
     assert problems == (
         Problem(ProblemKind.TYPE_REFUSED, CARD, "nvidia-1155", "no room on the card"),
     )
-
-
-def define(host, name, *addresses):
-    """Define a guest with PCI functions, running or not."""
-    devices = "".join(
-        "<hostdev mode='subsystem' type='pci' managed='no'><source>"
-        f"<address domain='0x0000' bus='0x{address[5:7]}' slot='0x{address[8:10]}' "
-        f"function='0x{address[11:]}'/></source></hostdev>\n"
-        for address in addresses
-    )
-    path = host.root / f"etc/libvirt/qemu/{name}.xml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<domain>{devices}</domain>")
 
 
 def in_use(host):
@@ -117,15 +97,15 @@ def in_use(host):
 
 
 def test_a_type_that_we_set_is_no_guest(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     assert in_use(l40s) == ()
     hold_open(l40s, "0000:3d:00.5")
-    define(l40s, "instance-00000001", "0000:3d:00.7")
+    l40s.define_guest("0000:3d:00.7")
     assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.7")
 
 
 def test_functions_of_one_group_are_all_the_guest_s(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     hold_open(l40s, "0000:3d:00.5")
     devices = l40s.root / "sys/bus/pci/devices"
     link = devices / "0000:3d:00.6/iommu_group"
@@ -141,85 +121,84 @@ def test_a_type_that_somebody_else_set_is_taken_for_a_guest_s(l40s):
 
 @pytest.mark.parametrize("text", ["", "[]", "[1]", "{"])
 def test_a_record_of_another_shape_is_no_crash(l40s, text):
-    ensure(l40s, "{L40S-48Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu/carried.json").write_text(text)
     assert in_use(l40s) == ("0000:3d:00.4",)
 
 
 def test_a_guest_that_is_off_keeps_its_type_too(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    define(l40s, "instance-00000001", "0000:3d:00.5")
-    ensure(l40s, "{L40S-24Q: ['10de:26b9']}")
-    assert dict(carried(l40s))["0000:3d:00.5"] == "nvidia-1152"
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
+    l40s.define_guest("0000:3d:00.5")
+    l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}")
+    assert l40s.assigned_types()["0000:3d:00.5"] == "nvidia-1152"
 
 
 def test_functions_that_guests_are_defined_with_come_first_after_a_boot(l40s):
-    define(l40s, "instance-00000001", "0000:3d:01.1")
-    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
-    assert carried(l40s) == [("0000:3d:01.1", "nvidia-1152")]
+    l40s.define_guest("0000:3d:01.1")
+    l40s.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    assert l40s.assigned_types() == {"0000:3d:01.1": "nvidia-1152"}
 
 
 def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
-    (card,) = recorded.host("l40s-vendor-vfio")["functions"]
-    host = machine("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
+    host = machine("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
     for _ in range(2):
-        assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
+        assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
         assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 2]
-    assert ensure(host, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}") == ()
+    assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}") == ()
     assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 0]
 
 
 def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
-    problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    problems = l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     assert ProblemKind.DISK_WRITE_FAILED in {problem.kind for problem in problems}
-    assert len(carried(l40s)) == 6
+    assert len(l40s.assigned_types()) == 6
 
 
 def test_more_than_the_limit_is_taken_off_where_no_guest_has_it(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     path = l40s.root / "sys/bus/pci/devices/0000:3d:01.1"
     (path / "vfio-dev/vfio5").mkdir(parents=True)
     descriptors = l40s.root / "proc/4711/fd"
     descriptors.mkdir(parents=True)
     (descriptors / "7").symlink_to("/dev/vfio/devices/vfio5")
-    ensure(l40s, "{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
-    assert [function for function, _ in carried(l40s)] == ["0000:3d:01.1"]
+    l40s.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
+    assert list(l40s.assigned_types()) == ["0000:3d:01.1"]
 
 
 def test_a_refused_type_is_told_and_the_function_stays_free(l40s):
     def write(path, text):
         raise OSError(errno.EIO, "Input/output error")
 
-    assert ensure(l40s, "{L40S-8Q: ['10de:26b9']}", write) == (
+    assert l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}", write=write) == (
         Problem(ProblemKind.TYPE_REFUSED, "0000:3d:00.4", "nvidia-1152", "the driver says no"),
     )
-    assert carried(l40s) == []
+    assert l40s.assigned_types() == {}
 
 
 def test_a_write_that_is_taken_and_forgotten_is_found_out(l40s):
-    problems = ensure(l40s, "{L40S-8Q: ['10de:26b9']}", lambda path, text: None)
+    problems = l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}", write=lambda path, text: None)
     assert [problem.kind for problem in problems] == [ProblemKind.TYPE_REFUSED]
 
 
 def test_cards_that_are_not_named_keep_what_they_carry(l40s):
-    ensure(l40s, "{L40S-8Q: ['10de:26b9']}")
-    before = carried(l40s)
-    assert ensure(l40s, "{L40S-24Q: ['0000:99:00.0']}") == ()
-    assert carried(l40s) == before
+    l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
+    before = l40s.assigned_types()
+    assert l40s.prepare_cards("{L40S-24Q: ['0000:99:00.0']}") == ()
+    assert l40s.assigned_types() == before
 
 
 @pytest.mark.parametrize("nova", ["3:30.1.0-0ubuntu1", None], ids=["too-old", "not-there"])
 def test_no_type_is_set_that_nova_could_not_be_told_of(machine, nova):
     host = machine("l40s-vendor-vfio", nova=nova)
-    assert ensure(host, "{L40S-8Q: ['10de:26b9']}") == ()
-    assert carried(host) == []
+    assert host.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
+    assert host.assigned_types() == {}
 
 
 def test_after_a_boot_functions_and_types_come_back(machine, monkeypatch):
     host = machine(recorded.without_functions("l40s-vendor-vfio"))
-    assert ensure(host, "{L40S-8Q: ['10de:26b9']}") == ()
-    assert len(carried(host)) == 6
+    assert host.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
+    assert len(host.assigned_types()) == 6
 
 
 def test_an_attribute_is_written_in_one_go(tmp_path):
@@ -241,7 +220,7 @@ def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeyp
     host = machine(data)
     clock = iter(range(0, 10_000, 150))
     monkeypatch.setattr("cards.prepare.time.monotonic", lambda: next(clock))
-    problems = ensure(host, "{A16-4Q: ['10de:25b6']}", budget=360)
+    problems = host.prepare_cards("{A16-4Q: ['10de:25b6']}", budget=360)
     late = [str(card.gpu.address) for card in gather(host.root).cards][2:]
     assert problems == tuple(
         Problem(ProblemKind.VFS_FAILED, address, "no time left in this run") for address in late

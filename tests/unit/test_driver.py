@@ -18,7 +18,7 @@ KERNEL = "5.15.0-173-generic"
 HEADERS = f"linux-headers-{KERNEL}"
 EXTRA = f"linux-modules-extra-{KERNEL}"
 CONF = "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
-UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+UUID = recorded.UUIDS[0]
 OLD, NEW = "nvidia-vgpu-ubuntu-535", "nvidia-vgpu-ubuntu-570"
 
 

@@ -33,13 +33,13 @@ def t4_pair(**changes):
 
 
 @pytest.fixture
-def silent_t4(unit):
+def silent_t4(deploy):
     """A host whose driver is loaded, and whose cards nevertheless offer nothing."""
-    return unit("t4-pair", functions=t4_pair(types=None))
+    return deploy("t4-pair", functions=t4_pair(types=None))
 
 
-def load(on, module):
-    path = on.machine.root / "proc/driver/nvidia/version"
+def load(unit, module):
+    path = unit.machine.root / "proc/driver/nvidia/version"
     path.parent.mkdir(parents=True)
     path.write_text(module)
 
@@ -59,31 +59,31 @@ def test_closed_module_is_not_blamed(silent_t4):
     )
 
 
-def test_t4_that_a_server_shows_with_sriov_offers_its_vgpus_itself(unit):
-    on = unit("t4-pair", functions=t4_pair(sriov=SRIOV))
-    on.configure("{T4-8Q: ['84:00.0'], T4-4Q: ['d8:00.0']}")
-    assert on.sections["mdev_nvidia-233"] == [["device_addresses", "0000:84:00.0"]]
-    assert on.sections["mdev_nvidia-232"] == [["device_addresses", "0000:d8:00.0"]]
-    assert on.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 2 vGPU types")
-    assert not on.machine.did("sriov-manage")
+def test_t4_that_a_server_shows_with_sriov_offers_its_vgpus_itself(deploy):
+    unit = deploy("t4-pair", functions=t4_pair(sriov=SRIOV))
+    unit.configure("{T4-8Q: ['84:00.0'], T4-4Q: ['d8:00.0']}")
+    assert unit.sections["mdev_nvidia-233"] == [["device_addresses", "0000:84:00.0"]]
+    assert unit.sections["mdev_nvidia-232"] == [["device_addresses", "0000:d8:00.0"]]
+    assert unit.status == testing.ActiveStatus("Unit is ready: 2 NVIDIA GPUs, 2 vGPU types")
+    assert not unit.machine.did("sriov-manage")
 
 
-def test_silent_t4_that_a_server_shows_with_sriov_is_not_said_to_lack_functions(unit):
-    on = unit("t4-pair", functions=t4_pair(types=None, sriov=SRIOV))
-    load(on, OPEN)
-    on.configure("{T4-8Q: ['0000:84:00.0']}")
-    assert on.status == testing.BlockedStatus(NEEDS_CLOSED)
-    on.machine.commands.clear()
-    on.hook("update_status")
-    assert not on.machine.did("systemctl restart")
+def test_silent_t4_that_a_server_shows_with_sriov_is_not_said_to_lack_functions(deploy):
+    unit = deploy("t4-pair", functions=t4_pair(types=None, sriov=SRIOV))
+    load(unit, OPEN)
+    unit.configure("{T4-8Q: ['0000:84:00.0']}")
+    assert unit.status == testing.BlockedStatus(NEEDS_CLOSED)
+    unit.machine.commands.clear()
+    unit.hook("update_status")
+    assert not unit.machine.did("systemctl restart")
 
 
 @pytest.mark.parametrize("name", ["A40-8C", "A40-1-6C"])
-def test_compute_types_come_with_another_package(unit, name):
+def test_compute_types_come_with_another_package(deploy, name):
     (card,) = recorded.host("a40-mdev")["functions"]
-    on = unit("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi tells what there is
-    on.configure(f"{{{name}: ['10de:2235']}}")
-    assert on.status == testing.BlockedStatus(
+    unit = deploy("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi tells what there is
+    unit.configure(f"{{{name}: ['10de:2235']}}")
+    assert unit.status == testing.BlockedStatus(
         f"0000:41:00.0 lacks {name}: such types come with NVIDIA's package "
         "nvidia-vgpu-ubuntu-aie; attach it"
     )
@@ -94,47 +94,47 @@ def test_compute_types_come_with_another_package(unit, name):
     [("a100-80-pair", "A100D-6C"), ("a10-vendor-vfio", "A10-5C"), ("a40-mdev", "A40-5Q")],
     ids=["right package", "other compute types are there", "no compute type"],
 )
-def test_type_that_no_package_brings_is_just_not_offered(unit, host, wanted):
-    on = unit(host)
-    card = on.machine.host["functions"][0]["address"]
-    on.configure(f"{{{wanted}: ['{card}']}}")
-    assert on.status == testing.BlockedStatus(
+def test_type_that_no_package_brings_is_just_not_offered(deploy, host, wanted):
+    unit = deploy(host)
+    card = unit.machine.host["functions"][0]["address"]
+    unit.configure(f"{{{wanted}: ['{card}']}}")
+    assert unit.status == testing.BlockedStatus(
         f"{card} does not offer {wanted}; choose from the action list-vgpu-types"
     )
 
 
-def test_secure_boot_that_refuses_the_module_is_named(unit, tmp_path):
-    on = unit(recorded.without_driver("t4-pair"))
-    on.machine.fail(
+def test_secure_boot_that_refuses_the_module_is_named(deploy, tmp_path):
+    unit = deploy(recorded.without_driver("t4-pair"))
+    unit.machine.fail(
         "modprobe nvidia",
         output="modprobe: ERROR: could not insert 'nvidia': Key was rejected by service\n",
     )
-    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
-    assert on.status == testing.BlockedStatus(
+    unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert unit.status == testing.BlockedStatus(
         "Secure Boot refuses the driver: "
         "mokutil --import /var/lib/shim-signed/mok/MOK.der, then reboot"
     )
 
 
-def notes(on):
-    lines = on.action("show-plan")["output"].splitlines()
+def notes(unit):
+    lines = unit.action("show-plan")["output"].splitlines()
     titles = [line for line in lines if line in ("in the way:", "to know:")]
     noted = lines[lines.index(titles[0]) + 1 :] if titles else []
     return [line[4:] for line in noted if line.startswith("  - ")]
 
 
-def test_plan_says_of_each_silent_card_why(unit):
-    on = unit("a100-sriov-off")
-    assert notes(on) == [
+def test_plan_says_of_each_silent_card_why(deploy):
+    unit = deploy("a100-sriov-off")
+    assert notes(unit) == [
         "0000:41:00.0 has its virtual functions off; the mapping that names it enables them"
     ]
 
 
-def test_plan_says_that_a_card_is_given_away_whole(unit):
+def test_plan_says_that_a_card_is_given_away_whole(deploy):
     data = recorded.host("mixed")
     cards = [{**card, "driver": "vfio-pci"} for card in data["functions"][:1]]
-    on = unit("mixed", functions=[*cards, *data["functions"][1:]])
-    assert notes(on) == ["0000:3b:00.0 is held by the driver vfio-pci; unbind it to offer vGPUs"]
+    unit = deploy("mixed", functions=[*cards, *data["functions"][1:]])
+    assert notes(unit) == ["0000:3b:00.0 is held by the driver vfio-pci; unbind it to offer vGPUs"]
 
 
 def test_plan_says_that_the_module_is_the_open_one_or_that_nobody_knows(silent_t4):
@@ -143,12 +143,12 @@ def test_plan_says_that_the_module_is_the_open_one_or_that_nobody_knows(silent_t
     assert notes(silent_t4)[0] == NEEDS_CLOSED
 
 
-def test_what_a_driver_says_is_one_printable_line(unit, tmp_path):
+def test_what_a_driver_says_is_one_printable_line(deploy, tmp_path):
     """A NUL would end the hook that hands it to one of Juju's tools."""
-    on = unit(recorded.without_driver("t4-pair"))
-    on.machine.fail("modprobe nvidia", output="modprobe: ERROR: no\x00 \x1b[31mdriver\n")
-    on.attach(on.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
-    assert on.status == testing.BlockedStatus(
+    unit = deploy(recorded.without_driver("t4-pair"))
+    unit.machine.fail("modprobe nvidia", output="modprobe: ERROR: no\x00 \x1b[31mdriver\n")
+    unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    assert unit.status == testing.BlockedStatus(
         "Driver not loaded: no? ?[31mdriver; mend, then run reboot-install"
     )
 
@@ -156,35 +156,35 @@ def test_what_a_driver_says_is_one_printable_line(unit, tmp_path):
 # What only nvidia-smi tells
 
 
-def test_types_without_gpu_instances_are_listed(unit):
-    on = unit("a100-80-pair")
-    lines = on.action("list-vgpu-types")["output"].splitlines()
+def test_types_without_gpu_instances_are_listed(deploy):
+    unit = deploy("a100-80-pair")
+    lines = unit.action("list-vgpu-types")["output"].splitlines()
     assert (
         "nvidia-699, 0000:31:00.0, GRID A100D-1-10C, framebuffer=10240M, max_instance=7" in lines
     )
-    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
-    (row,) = [each for each in rows if each["id"] == "nvidia-699" and "31" in each["address"]]
+    rows = json.loads(unit.action("list-vgpu-types", format="json")["output"])
+    (row,) = [row for row in rows if row["id"] == "nvidia-699" and "31" in row["address"]]
     assert (row["mig_backed"], row["free"], row["maximum"]) == (True, 0, 7)
 
 
-def free_of(on):
+def free_of(unit):
     """Return free and maximum vGPUs by the name of their type."""
-    rows = json.loads(on.action("list-vgpu-types", format="json")["output"])
+    rows = json.loads(unit.action("list-vgpu-types", format="json")["output"])
     return {row["name"]: (row["free"], row["maximum"]) for row in rows}
 
 
-def test_functions_that_carry_a_type_idly_are_free(unit):
-    on = unit("l40s-vendor-vfio")
-    on.configure("{L40S-8Q: ['10de:26b9']}")
-    free = free_of(on)
+def test_functions_that_carry_a_type_idly_are_free(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    unit.configure("{L40S-8Q: ['10de:26b9']}")
+    free = free_of(unit)
     assert free["NVIDIA L40S-8Q"] == (6, 6)
     assert free["NVIDIA L40S-24Q"] == (0, 2)
 
 
-def test_functions_that_can_still_become_a_type_are_free(unit):
-    on = unit("l40s-vendor-vfio")
-    on.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
-    free = free_of(on)
+def test_functions_that_can_still_become_a_type_are_free(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    unit.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
+    free = free_of(unit)
     assert free["NVIDIA L40S-8Q"] == (6, 6)
     assert free["NVIDIA L40S-8A"] == (4, 6)
     assert free["NVIDIA L40S-24Q"] == (0, 2)
@@ -192,28 +192,30 @@ def test_functions_that_can_still_become_a_type_are_free(unit):
 
 @pytest.mark.parametrize(("host", "number"), [("a100-80-pair", 14), ("l40s-vendor-vfio", 23)])
 @pytest.mark.parametrize("returncode", [9, None], ids=["failed", "missing"])
-def test_driver_that_does_not_answer_costs_only_its_part(unit, host, number, returncode):
-    on = unit(host)
-    on.machine.fail("nvidia-smi", returncode=returncode)
-    assert len(on.action("list-vgpu-types")["output"].splitlines()) == number
+def test_driver_that_does_not_answer_costs_only_its_part(deploy, host, number, returncode):
+    unit = deploy(host)
+    unit.machine.fail("nvidia-smi", returncode=returncode)
+    assert len(unit.action("list-vgpu-types")["output"].splitlines()) == number
 
 
 # What libvirt and QEMU allow
 
 
-def with_versions(on, libvirt, qemu):
-    rows = [(name, version, "installed") for name, (version, _) in on.machine.packages().items()]
+def with_versions(unit, libvirt, qemu):
+    rows = [(name, version, "installed") for name, (version, _) in unit.machine.packages().items()]
     rows = [row for row in rows if row[0] not in ("adduser", "zstd")]
     rows += [("libvirt0", libvirt, "installed"), ("qemu-system-x86", qemu, "installed")]
-    recorded.write_dpkg_status(on.machine.root, rows)
+    recorded.write_dpkg_status(unit.machine.root, rows)
 
 
-def test_live_migration_is_offered_where_asked_for_and_possible(unit):
-    on = unit("l40s-vendor-vfio")
-    with_versions(on, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7")
-    on.change(config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"})
-    on.hook("config_changed")
-    assert on.sections["pci"] == [
+def test_live_migration_is_offered_where_asked_for_and_possible(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    with_versions(unit, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7")
+    unit.change(
+        config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}
+    )
+    unit.hook("config_changed")
+    assert unit.sections["pci"] == [
         [
             "device_spec",
             '{"address": "0000:3d:00.4", "managed": "no", "live_migratable": "yes"}',
@@ -224,7 +226,7 @@ def test_live_migration_is_offered_where_asked_for_and_possible(unit):
             '"product_id": "26b9", "live_migratable": "yes"}',
         ],
     ]
-    assert on.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+    assert unit.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
 
 
 @pytest.mark.parametrize(
@@ -235,13 +237,15 @@ def test_live_migration_is_offered_where_asked_for_and_possible(unit):
         ("unknown", "1:8.2.2+ds-0ubuntu1", "none and 8.2.2"),
     ],
 )
-def test_live_migration_that_is_not_possible_is_not_promised(unit, libvirt, qemu, shown):
-    on = unit("l40s-vendor-vfio")
-    with_versions(on, libvirt, qemu)
-    on.change(config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"})
-    on.hook("config_changed")
-    assert "live_migratable" not in on.databag["subordinate_configuration"]
-    assert on.status == testing.ActiveStatus(
+def test_live_migration_that_is_not_possible_is_not_promised(deploy, libvirt, qemu, shown):
+    unit = deploy("l40s-vendor-vfio")
+    with_versions(unit, libvirt, qemu)
+    unit.change(
+        config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}
+    )
+    unit.hook("config_changed")
+    assert "live_migratable" not in unit.databag["subordinate_configuration"]
+    assert unit.status == testing.ActiveStatus(
         "Unit is ready: 1 NVIDIA GPU, 1 vGPU type; live-migratable needs libvirt 10.0 and "
         f"QEMU 8.2.2, here {shown}"
     )
@@ -257,18 +261,18 @@ def test_live_migration_that_is_not_possible_is_not_promised(unit, libvirt, qemu
     ],
 )
 def test_mdevctl_is_installed_where_libvirt_keeps_devices_through_it(
-    unit, host, libvirt, is_installed
+    deploy, host, libvirt, is_installed
 ):
-    on = unit(host)
-    with_versions(on, libvirt, "1:6.2+dfsg-2ubuntu6")
-    on.machine.archive.add("mdevctl")
+    unit = deploy(host)
+    with_versions(unit, libvirt, "1:6.2+dfsg-2ubuntu6")
+    unit.machine.archive.add("mdevctl")
     for _ in range(2):
-        on.hook("start")
-    assert len(on.machine.did("apt-get install mdevctl")) == int(is_installed)
+        unit.hook("start")
+    assert len(unit.machine.did("apt-get install mdevctl")) == int(is_installed)
 
 
-def test_archive_without_mdevctl_holds_up_nothing(unit):
-    on = unit("a40-mdev")
-    with_versions(on, "8.0.0-1ubuntu7", "1:6.2+dfsg-2ubuntu6")
-    on.hook("start")
-    assert on.status.name == "active"
+def test_archive_without_mdevctl_holds_up_nothing(deploy):
+    unit = deploy("a40-mdev")
+    with_versions(unit, "8.0.0-1ubuntu7", "1:6.2+dfsg-2ubuntu6")
+    unit.hook("start")
+    assert unit.status.name == "active"

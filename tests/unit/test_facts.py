@@ -27,7 +27,7 @@ HOSTS = [
     ("t4-pair", 2, 2, "nvidia-vgpu-ubuntu-535", "535.161.05", (25, 2, 1)),
     ("v100-pair", 2, 2, "nvidia-vgpu-ubuntu-510", "510.47.03", (21, 2, 4)),
 ]
-UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+UUID = recorded.UUIDS[0]
 
 
 def test_every_recorded_host_has_its_row():

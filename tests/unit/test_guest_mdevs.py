@@ -18,7 +18,7 @@ from state import charm_state as memories
 from state.charm_state import CharmState
 
 CARD = "0000:84:00.0"
-FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1, 2))
+FIRST, SECOND = recorded.UUIDS[:2]
 RECORD = "var/lib/nova-compute-nvidia-vgpu/mdevs.json"
 
 
@@ -26,8 +26,8 @@ RECORD = "var/lib/nova-compute-nvidia-vgpu/mdevs.json"
 def t4(machine, monkeypatch):
     """A host with two T4, one guest on the first, and the guest's device recorded."""
     host = machine("t4-pair")
-    recorded.add_mdev(host.root, CARD, "nvidia-233", FIRST)
-    recorded.define_guest(host.root, "instance-00000001", FIRST)
+    host.create_mdev(CARD, "nvidia-233", FIRST)
+    host.define_guest(FIRST)
     guest_mdevs.record_guest_mdevs(host.root, gather(host.root).cards)
     return host
 
@@ -64,7 +64,7 @@ def test_what_is_there_is_left_alone(t4):
 
 
 def test_leftovers_that_no_guest_names_do_not_come_back(t4):
-    recorded.add_mdev(t4.root, CARD, "nvidia-233", SECOND)
+    t4.create_mdev(CARD, "nvidia-233", SECOND)
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
@@ -79,7 +79,7 @@ def test_a_guest_that_is_gone_is_forgotten(t4):
 
 
 def test_a_guest_that_is_off_is_not_forgotten(t4):
-    recorded.remove_mdev(t4.root, FIRST)
+    t4.remove_mdev(FIRST)
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
@@ -112,8 +112,8 @@ def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
 
 def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
     """Nova 29 wrote to sysfs, so that libvirt knows of no device that it could start."""
-    recorded.add_mdev(t4.root, "0000:d8:00.0", "nvidia-233", SECOND)
-    recorded.define_guest(t4.root, "instance-00000002", SECOND)
+    t4.create_mdev("0000:d8:00.0", "nvidia-233", SECOND)
+    t4.define_guest(SECOND, name="instance-00000002")
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     rows = [("nova-common", "3:30.0.0-0ubuntu1"), ("libvirt0", "10.6.0-1ubuntu3")]
     recorded.write_dpkg_status(
@@ -128,7 +128,7 @@ def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
 
 def test_a_card_that_has_no_room_is_told_and_no_other_is_taken(t4):
     t4.reboot()
-    recorded.add_mdev(t4.root, CARD, "nvidia-232", SECOND)
+    t4.create_mdev(CARD, "nvidia-232", SECOND)
     memories.save(t4.root, CharmState())
     assert boot.main(t4.root, t4) == 1
     assert boot.failures(t4.root) == (Problem(ProblemKind.MDEV_LOST, FIRST, "nvidia-233", CARD),)
@@ -140,8 +140,8 @@ def test_the_record_is_nobody_else_s(t4):
 
 
 def test_it_is_written_at_shutdown_too(t4):
-    recorded.add_mdev(t4.root, "0000:d8:00.0", "nvidia-233", SECOND)
-    recorded.define_guest(t4.root, "instance-00000002", SECOND)
+    t4.create_mdev("0000:d8:00.0", "nvidia-233", SECOND)
+    t4.define_guest(SECOND, name="instance-00000002")
     assert boot.record(t4.root) == 0
     boot_now(t4)
     assert set(present(t4)) == {(FIRST,), (SECOND,)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 
 import recorded
-from cards import prepare
 from gpu.card import CardMode
 from gpu.problems import Problem, ProblemKind
 from host.facts import gather
@@ -19,10 +18,6 @@ CARD = "0000:41:00.0"
 MIG = "{A100-1-5C: ['10de:20f1']}"
 TIME_SLICED = "{A100-20C: ['10de:20f1']}"
 SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
-
-
-def ensure(host, text):
-    return prepare.prepare_cards(host.root, host, requests(text), sleep=lambda _: None)
 
 
 def requests(text):
@@ -51,7 +46,7 @@ def instances(host):
 def test_mode_then_functions_then_instances_is_the_order_that_works(machine):
     """New virtual functions bind the driver anew, which wipes GPU instances."""
     host = machine("a100-sriov-off")
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     create = "nvidia-smi mig -cgi 19 -C"
     assert steps(host) == ["nvidia-smi -mig 1", "sriov-manage -e", *[create] * 7]
     assert offered(host, MIG) == {"nvidia-474": 7}
@@ -59,9 +54,9 @@ def test_mode_then_functions_then_instances_is_the_order_that_works(machine):
 
 def test_what_is_parted_is_left_alone(machine):
     host = machine("a100-sriov-off")
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     host.commands.clear()
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     assert steps(host) == []
 
 
@@ -69,7 +64,7 @@ def test_functions_go_before_the_mode_changes(machine):
     """The driver refuses to change MIG mode while the card has virtual functions."""
     host = machine(recorded.host("a100-80-pair"))
     text = "{A100D-3-40C: ['0000:31:00.0']}"
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     card = host.driver.card("0000:31:00.0")
     assert (card["mig"]["instances"], card["sriov"]["enabled"]) == ([9, 9], 20)
     verbs = [argv[1] for argv in host.commands if "sriov-manage" in argv[0]]
@@ -80,25 +75,25 @@ def test_functions_go_before_the_mode_changes(machine):
 def test_max_instances_makes_no_more_gpu_instances(machine):
     host = machine("a100-sriov-off")
     text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     assert instances(host) == [19] * 3
     assert offered(host, text) == {"nvidia-474": 3}
 
 
 def test_more_of_one_profile_leaves_those_that_are_there(machine):
     host = machine("a100-sriov-off")
-    ensure(host, "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}")
+    host.prepare_cards("{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}")
     host.commands.clear()
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     assert instances(host) == [19] * 7
     assert steps(host) == ["nvidia-smi mig -cgi 19 -C"] * 4
 
 
 def test_another_profile_takes_the_place_of_the_first(machine):
     host = machine("a100-sriov-off")
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     text = "{A100-2-10C: ['10de:20f1']}"
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     assert instances(host) == [14] * 3
     assert offered(host, text) == {"nvidia-475": 3}
 
@@ -110,16 +105,16 @@ def test_two_profiles_on_one_card_larger_instances_first(machine):
         f"{{A100-1-5C: {{devices: ['{functions[0]}', '{functions[1]}'], max-instances: 2}},"
         f" A100-3-20C: {{devices: ['{functions[2]}'], max-instances: 1}}}}"
     )
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     assert instances(host) == [9, 19, 19]
 
 
 def test_after_a_boot_the_instances_come_back(machine):
     host = machine("a100-sriov-off")
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     host.reboot()
     host.commands.clear()
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     assert instances(host) == [19] * 7
     assert "nvidia-smi -mig 1" not in steps(host)  # which Ampere keeps
 
@@ -129,7 +124,7 @@ def test_mode_that_a_boot_takes_comes_back(machine):
     host = machine(recorded.without_functions("h200"))
     text = "{H200X-1-18C: ['10de:2335']}"
     for _ in range(2):
-        assert ensure(host, text) == ()
+        assert host.prepare_cards(text) == ()
         card = gather(host.root).cards[0]
         assert [type_id for _, type_id in card.assigned_types] == ["nvidia-1414"] * 7
         host.reboot()
@@ -138,7 +133,7 @@ def test_mode_that_a_boot_takes_comes_back(machine):
 def test_several_vgpus_share_one_instance_where_the_driver_says_so(machine):
     host = machine(recorded.without_functions("rtx-pro-6000"))
     text = "{DC-1-2Q: {devices: ['10de:2bb5'], max-instances: 30}}"
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     assert host.driver.card("0001:c8:00.0")["mig"]["instances"] == [19] * 3
     carried = gather(host.root).cards[0].assigned_types
     assert (len(carried), {type_id for _, type_id in carried}) == (30, {"nvidia-1546"})
@@ -146,9 +141,9 @@ def test_several_vgpus_share_one_instance_where_the_driver_says_so(machine):
 
 def test_time_sliced_type_switches_mig_off_again(machine):
     host = machine("a100-sriov-off")
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     host.commands.clear()
-    assert ensure(host, TIME_SLICED) == ()
+    assert host.prepare_cards(TIME_SLICED) == ()
     assert steps(host) == ["sriov-manage -d", "nvidia-smi -mig 0", "sriov-manage -e"]
     assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
 
@@ -157,14 +152,14 @@ def test_mig_mode_that_somebody_left_on_is_switched_off_for_time_sliced_types(ma
     host = machine("a100-sriov-off")
     host.driver.nvidia_smi("-i", CARD, "-mig", "1")
     host.driver.sriov_manage("-e", CARD)
-    assert ensure(host, TIME_SLICED) == ()
+    assert host.prepare_cards(TIME_SLICED) == ()
     assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
 
 
 def test_types_of_a_vendor_vfio_card_are_cleared_before_its_mode_changes(machine):
     host = machine("rtx-pro-6000")
-    assert ensure(host, "{DC-48Q: ['10de:2bb5']}") == ()
-    assert ensure(host, "{DC-1-24Q: ['10de:2bb5']}") == ()
+    assert host.prepare_cards("{DC-48Q: ['10de:2bb5']}") == ()
+    assert host.prepare_cards("{DC-1-24Q: ['10de:2bb5']}") == ()
     carried = gather(host.root).cards[0].assigned_types
     assert [type_id for _, type_id in carried] == ["nvidia-1561"] * 4
 
@@ -172,23 +167,23 @@ def test_types_of_a_vendor_vfio_card_are_cleared_before_its_mode_changes(machine
 def test_change_that_waits_for_a_reset_resets_the_card(machine):
     host = machine("a100-sriov-off")
     host.driver.needs_reset = True
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     assert steps(host)[:3] == ["nvidia-smi -mig 1", "nvidia-smi --gpu-reset", "sriov-manage -e"]
 
 
 def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
     host = machine("a100-sriov-off")
     host.driver.needs_reset = host.driver.is_busy = True
-    assert ensure(host, MIG) == (Problem(ProblemKind.MIG_PENDING, CARD),)
+    assert host.prepare_cards(MIG) == (Problem(ProblemKind.MIG_PENDING, CARD),)
     host.reboot()
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     assert instances(host) == [19] * 7
 
 
 def test_change_that_the_driver_refuses_is_said(machine):
     host = machine("a100-sriov-off")
     host.fail("nvidia-smi -mig", stdout="Unable to enable MIG Mode\n", returncode=3)
-    assert ensure(host, MIG) == (
+    assert host.prepare_cards(MIG) == (
         Problem(ProblemKind.MIG_FAILED, CARD, "Unable to enable MIG Mode"),
     )
 
@@ -200,7 +195,7 @@ def test_driver_that_tells_no_profiles_parts_nothing(machine):
         returncode=0,
         stdout="vGPU Type ID : 0x1da\nName : GRID A100-1-5C\nMax Instances : 7\n",
     )
-    assert ensure(host, MIG) == (
+    assert host.prepare_cards(MIG) == (
         Problem(ProblemKind.MIG_FAILED, CARD, "its types tell no profile"),
     )
     assert instances(host) == []
@@ -208,13 +203,13 @@ def test_driver_that_tells_no_profiles_parts_nothing(machine):
 
 def test_card_without_mig_says_so(machine):
     host = machine("l40s-vendor-vfio")
-    (problem,) = ensure(host, "{L40S-1-6C: ['10de:26b9']}")
+    (problem,) = host.prepare_cards("{L40S-1-6C: ['10de:26b9']}")
     assert problem == Problem(ProblemKind.NO_MIG, "0000:3d:00.0", "L40S-1-6C")
 
 
 def test_type_that_the_driver_does_not_know_is_not_offered(machine):
     host = machine("a100-sriov-off")
-    assert ensure(host, "{A100-9-99C: ['10de:20f1']}") == (
+    assert host.prepare_cards("{A100-9-99C: ['10de:20f1']}") == (
         Problem(ProblemKind.TYPE_NOT_OFFERED, CARD, "A100-9-99C"),
     )
 
@@ -222,31 +217,35 @@ def test_type_that_the_driver_does_not_know_is_not_offered(machine):
 def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
     host = machine("a100-sriov-off")
     text = "{A100-7-40C: ['0000:41:00.4'], A100-1-5C: ['0000:41:00.5']}"
-    assert ensure(host, text)[0] == Problem(ProblemKind.MIG_FAILED, CARD, "Insufficient Resources")
+    assert host.prepare_cards(text)[0] == Problem(
+        ProblemKind.MIG_FAILED, CARD, "Insufficient Resources"
+    )
 
 
 def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
     host = machine("a100-sriov-off")
     host.fail("nvidia-smi", output="NVIDIA-SMI has failed\n", returncode=9)
-    assert ensure(host, TIME_SLICED) == ()
+    assert host.prepare_cards(TIME_SLICED) == ()
     assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
-    assert ensure(host, MIG)[0] == Problem(ProblemKind.MIG_FAILED, CARD, "NVIDIA-SMI has failed")
+    assert host.prepare_cards(MIG)[0] == Problem(
+        ProblemKind.MIG_FAILED, CARD, "NVIDIA-SMI has failed"
+    )
 
 
 def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(machine):
     host = machine(recorded.without_functions("a40-mdev"))
-    assert ensure(host, SIZES) == ()
+    assert host.prepare_cards(SIZES) == ()
     assert steps(host) == ["sriov-manage -e", "nvidia-smi vgpu -shm 1"]
     assert gather(host.root).cards[0].mode == CardMode(mixed_size=True, types_queried=True)
     assert offered(host, SIZES) == {"nvidia-558": 1, "nvidia-560": 1}
-    ensure(host, "{A40-2Q: ['10de:2235']}")
+    host.prepare_cards("{A40-2Q: ['10de:2235']}")
     assert gather(host.root).cards[0].mode == CardMode(types_queried=True)
 
 
 def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
     host = machine("a100-80-pair")
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
-    assert ensure(host, text) == ()
+    assert host.prepare_cards(text) == ()
     known = CardMode((), None, types_queried=True)
     assert driver_cache.load_modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
     plan = make_plan(requests(text), gather(host.root).cards)
@@ -256,7 +255,7 @@ def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
 def test_mixed_size_mode_that_is_refused_is_said(machine):
     host = machine("a40-mdev")
     host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
-    assert ensure(host, SIZES) == (
+    assert host.prepare_cards(SIZES) == (
         Problem(ProblemKind.MIXED_SIZE_FAILED, CARD, "In use by another client"),
     )
 
@@ -273,10 +272,10 @@ def test_record_of_another_shape_is_as_none(host, text):
 def test_instances_go_before_mig_mode_is_switched_off(machine):
     """The driver refuses to destroy those in which there are compute instances."""
     host = machine("a100-sriov-off")
-    ensure(host, MIG)
+    host.prepare_cards(MIG)
     host.driver.keeps_instances = True
     host.commands.clear()
-    assert ensure(host, TIME_SLICED) == ()
+    assert host.prepare_cards(TIME_SLICED) == ()
     assert steps(host)[:4] == [
         "sriov-manage -d",
         "nvidia-smi mig -dci",
@@ -289,6 +288,6 @@ def test_types_of_new_gpu_instances_are_waited_for(machine):
     """nvidia-vgpud registers what is there when it runs."""
     host = machine("a100-sriov-off")
     host.driver.registers_late = True
-    assert ensure(host, MIG) == ()
+    assert host.prepare_cards(MIG) == ()
     assert host.did("systemctl restart") == [("systemctl", "restart", "nvidia-vgpud")]
     assert offered(host, MIG) == {"nvidia-474": 7}

@@ -10,7 +10,8 @@ import json
 import pytest
 from ops import testing
 
-import recorded
+from recorded import UUIDS
+from unit import PAUSED
 
 NOUVEAU = "blacklist nouveau\noptions nouveau modeset=0\n"
 OURS = "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
@@ -21,22 +22,21 @@ LEFT = (
     "etc/systemd/system/systemd-mdev-workaround.service",
 )
 UNSET = "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings"
-PAUSED = testing.MaintenanceStatus("Paused. Use 'resume' action to resume normal service.")
 
 
 @pytest.fixture
-def refreshed(unit):
+def refreshed(deploy):
     """A host on which the predecessor was at work."""
-    on = unit("t4-pair")
+    unit = deploy("t4-pair")
     for name in (*LEFT, THEIRS):
-        path = on.machine.root / name
+        path = unit.machine.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(NOUVEAU if name == THEIRS else "#!/bin/sh\n")
-    return on
+    return unit
 
 
-def has(on, name):
-    return (on.machine.root / name).exists()
+def has(unit, name):
+    return (unit.machine.root / name).exists()
 
 
 @pytest.mark.parametrize("hook", ["upgrade_charm", "install"])
@@ -132,10 +132,9 @@ def test_data_that_it_published_stays_until_ours_is_known_to_be_good(refreshed):
 
 
 def test_guests_devices_that_it_kept_are_kept_by_us(refreshed):
-    uuid = "6f6d5a5e-1111-4000-8000-000000000001"
-    recorded.add_mdev(refreshed.machine.root, "0000:84:00.0", "nvidia-233", uuid)
-    recorded.define_guest(refreshed.machine.root, "instance-00000001", uuid)
+    refreshed.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])
+    refreshed.machine.define_guest(UUIDS[0])
     refreshed.change(config={"vgpu-device-mappings": "{nvidia-233: ['0000:84:00.0']}"})
     refreshed.hook("upgrade_charm")
     refreshed.machine.reboot()
-    assert (refreshed.machine.root / "sys/bus/mdev/devices" / uuid).exists()
+    assert (refreshed.machine.root / "sys/bus/mdev/devices" / UUIDS[0]).exists()

@@ -17,7 +17,7 @@ from state.charm_state import CharmState
 from status.assessment import Assessment
 
 APP = "nova-compute-nvidia-vgpu"
-UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+UUID = recorded.UUIDS[0]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gpu.problems import HostError, Problem, ProblemKind
 from host.facts import gather
 from state.charm_state import CharmState
 
-UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
+UUID = recorded.UUIDS[0]
 NEW = "nvidia-vgpu-ubuntu-570"
 
 
@@ -101,11 +101,11 @@ def test_host_without_a_card_gets_the_package_and_nothing_is_loaded(start):
 
 def test_upgrade_waits_for_the_guests(start):
     host = start("t4-pair")
-    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     host.attach()
     assert host.event() == [Problem(ProblemKind.UPGRADE_PENDING, "570.172.07", UUID)]
     assert host.machine.did("apt-get") == []
-    recorded.remove_mdev(host.machine.root, UUID)
+    host.machine.remove_mdev(UUID)
     assert host.event() == [Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")]
     host.machine.reboot()
     assert host.event() == []
@@ -113,7 +113,7 @@ def test_upgrade_waits_for_the_guests(start):
 
 def test_force_goes_on_although_a_vgpu_is_in_use(start):
     host = start("t4-pair")
-    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     host.attach()
     assert host.event(force=True) == [
         Problem(ProblemKind.OTHER_VERSION_LOADED, "535.161.05", "570.172.07")
@@ -276,7 +276,7 @@ def test_install_is_announced_where_it_will_happen(start, version, in_use, force
     host = start("t4-pair")
     host.attach(version=version)
     if in_use:
-        recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+        host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     _, resource = software.inspect_resource(host.machine, host.memory)
     assert software.will_install(gather(host.machine.root), resource, force=force) is is_long
 
@@ -310,7 +310,7 @@ def test_restart_is_answered_once(start):
 def test_restart_waits_for_the_guests(start):
     host = start("t4-pair")
     host.memory = CharmState(restart_pending=True)
-    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     assert answer(host) == host.memory
     assert host.machine.commands == []
 
@@ -319,7 +319,7 @@ def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
     host = start("t4-pair")
     host.memory = CharmState(restart_pending=True)
     facts = gather(host.machine.root)
-    recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     answered = software.handle_restart_trigger(host.machine.root, host.machine, facts, host.memory)
     assert answered == host.memory
     assert host.machine.commands == []
@@ -373,7 +373,7 @@ def test_host_software_is_not_touched_in_a_pause_or_under_guests(
 ):
     host = start("t4-pair")
     if in_use:
-        recorded.add_mdev(host.machine.root, "0000:84:00.0", "nvidia-233", UUID)
+        host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     facts = gather(host.machine.root)._replace(is_paused_by_mask=masked)
     assert software.why_refused(facts, memory, force=force) == problem
 

@@ -234,11 +234,13 @@ def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
 
 
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
-def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(unit, monkeypatch, action):
-    on = unit("t4-pair")
+def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(
+    deploy, monkeypatch, action
+):
+    unit = deploy("t4-pair")
     monkeypatch.setattr(output, "_LIMIT", 100)
     with pytest.raises(testing.ActionFailed, match="larger than Juju takes"):
-        on.action(action, format="json")
+        unit.action(action, format="json")
 
 
 def test_apt_that_does_not_answer_is_told(machine):
@@ -250,12 +252,12 @@ def test_apt_that_does_not_answer_is_told(machine):
 
 
 @pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
-def test_program_that_does_not_answer_to_a_question_costs_no_event(unit, command):
-    on = unit(recorded.without_driver("t4-pair"))
-    on.machine.fail(command, returncode=None)
-    on.attach(on.machine.make_deb(on.machine.root / "x.deb"))
-    on.action("pause")
-    assert on.status.name == "maintenance"
+def test_program_that_does_not_answer_to_a_question_costs_no_event(deploy, command):
+    unit = deploy(recorded.without_driver("t4-pair"))
+    unit.machine.fail(command, returncode=None)
+    unit.attach(unit.machine.make_deb(unit.machine.root / "x.deb"))
+    unit.action("pause")
+    assert unit.status.name == "maintenance"
 
 
 def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):

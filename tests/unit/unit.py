@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A unit of the charm, for tests: Juju's part is played by ops' own testing framework."""
+"""A unit of the charm for tests: ops' own testing framework takes the place of Juju."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from typing import Any
 
 from ops import testing
 from simulated import Machine
+
+T4_MAPPING = "{T4-8Q: ['10de:1eb8']}"
+PAUSED = testing.MaintenanceStatus("Paused. Use 'resume' action to resume normal service.")
+PAUSED_BY_PRINCIPAL = testing.MaintenanceStatus(
+    "Paused by nova-compute. Use its 'resume' action to resume normal service."
+)
+
+
+def ready(message: str) -> testing.ActiveStatus:
+    return testing.ActiveStatus(f"Unit is ready: {message}")
 
 
 class Unit:
@@ -33,10 +43,20 @@ class Unit:
         self.change(config={"vgpu-device-mappings": text})
         self.hook("config_changed")
 
-    def attach(self, path: Path) -> None:
+    def set_resource(self, path: Path) -> None:
+        """Attach a resource whose hook has not run yet."""
         resource = testing.Resource(name="nvidia-vgpu-software", path=path)
         self.change(resources={resource})
+
+    def attach(self, path: Path) -> None:
+        self.set_resource(path)
         self.hook("upgrade_charm")
+
+    def start_guest(self, parent: str, type_id: str, uuid: str) -> None:
+        """Start a guest that has one mediated device."""
+        self.machine.create_mdev(parent, type_id, uuid)
+        self.machine.define_guest(uuid, name=f"instance-{uuid[-8:]}")
+        self.hook("update_status")
 
     def hook(self, name: str) -> None:
         self.state = self.context.run(getattr(self.context.on, name)(), self.state)
@@ -67,3 +87,25 @@ class Unit:
     def sections(self) -> dict[str, Any]:
         text = self.databag["subordinate_configuration"]
         return dict(json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"])
+
+    def device_specs(self) -> list[str]:
+        """Return the addresses of the published device_spec options."""
+        pairs = self.sections["pci"]
+        return [json.loads(value)["address"] for name, value in pairs if name == "device_spec"]
+
+    def device_addresses(self, type_id: str) -> list[str]:
+        """Return the addresses that are published for a type of mediated devices."""
+        return list(dict(self.sections[f"mdev_{type_id}"])["device_addresses"].split(","))
+
+    def assigned_types(self, card: int = 0) -> dict[str, str]:
+        """Return the types that the charm assigned to the virtual functions of a card."""
+        return self.machine.assigned_types(card)
+
+    def assert_converged(self) -> None:
+        """Check that further hooks restart no daemon and publish the same bytes."""
+        before = self.databag
+        self.machine.commands.clear()
+        for _ in range(2):
+            self.hook("update_status")
+        assert self.databag == before
+        assert self.machine.did("systemctl restart") == []

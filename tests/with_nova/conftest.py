@@ -67,19 +67,19 @@ def nova(pytestconfig: pytest.Config) -> NovaVersion:
 
 
 @pytest.fixture
-def unit(
+def deploy(
     nova: NovaVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Unit]:
-    """Put a unit of the charm on a recorded host that has this release, and configure it."""
+    """Deploy a unit of the charm on a recorded host that has this release, and configure it."""
     from deployed import Unit
 
-    def deploy(host: str | dict[str, Any], mapping: str, **options: Any) -> Unit:
+    def deploy_unit(host: str | dict[str, Any], mapping: str, **options: Any) -> Unit:
         data = recorded.host(host) if isinstance(host, str) else host
         deployed = Unit(tmp_path, {**data, "nova": f"3:{nova}-0ubuntu1"}, monkeypatch)
         deployed.configure(mapping, **options)
         return deployed
 
-    return deploy
+    return deploy_unit
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ def inventories(resource: str, total: int, *addresses: str) -> dict[str, dict[st
     return {name: {resource: total} for name in names}
 
 
-def test_cards_by_their_pci_id_offer_what_they_hold_and_no_more(unit, start):
-    cloud = start(unit("t4-pair", "{T4-8Q: ['10de:1eb8']}"))
+def test_cards_by_their_pci_id_offer_what_they_hold_and_no_more(deploy, start):
+    cloud = start(deploy("t4-pair", "{T4-8Q: ['10de:1eb8']}"))
     assert cloud.inventories() == inventories("VGPU", 2, T4, OTHER_T4)
     assert cloud.boot(4, **VGPU) == [
         (T4, "nvidia-233", "no"),
@@ -38,13 +38,13 @@ def test_cards_by_their_pci_id_offer_what_they_hold_and_no_more(unit, start):
     assert cloud.inventories() == inventories("VGPU", 2, T4, OTHER_T4)
 
 
-def test_two_types_keep_to_their_cards_and_classes(unit, start):
+def test_two_types_keep_to_their_cards_and_classes(deploy, start):
     """Nova knows addresses in lower case only."""
     mapping = """
     T4-16Q: ['84:00.0']
     T4-4Q: {devices: ['0000:D8:00.0'], resource-class: CUSTOM_T4_4Q}
     """
-    cloud = start(unit("t4-pair", mapping))
+    cloud = start(deploy("t4-pair", mapping))
     assert cloud.inventories() == {
         **inventories("VGPU", 1, T4),
         **inventories("CUSTOM_T4_4Q", 4, OTHER_T4),
@@ -54,9 +54,9 @@ def test_two_types_keep_to_their_cards_and_classes(unit, start):
     assert cloud.boot(**{"resources:CUSTOM_T4_4Q": "1"}) == [(OTHER_T4, "nvidia-232", "no")]
 
 
-def test_a_card_that_is_not_named_is_left_alone(unit, start, nova):
+def test_a_card_that_is_not_named_is_left_alone(deploy, start, nova):
     """Before 29 a single type takes every card, and the status says so."""
-    deployed = unit("t4-pair", "{nvidia-233: ['0000:84:00.0', '0000:99:00.0']}")
+    deployed = deploy("t4-pair", "{nvidia-233: ['0000:84:00.0', '0000:99:00.0']}")
     taken = [T4] if nova.major >= 29 else [T4, OTHER_T4]
     assert start(deployed).inventories() == inventories("VGPU", 2, *taken)
     remark = ""
@@ -66,18 +66,18 @@ def test_a_card_that_is_not_named_is_left_alone(unit, start, nova):
 
 
 @pytest.mark.usefixtures("_max_instances")
-def test_max_instances_of_one_card_leaves_the_other_out(unit, start):
+def test_max_instances_of_one_card_leaves_the_other_out(deploy, start):
     mapping = "{T4-8Q: {devices: ['10de:1eb8'], max-instances: 2}}"
-    cloud = start(unit("t4-pair", mapping))
+    cloud = start(deploy("t4-pair", mapping))
     assert cloud.inventories() == inventories("VGPU", 2, T4)
     assert cloud.boot(2, **VGPU) == [(T4, "nvidia-233", "no"), (T4, "nvidia-233", "no")]
     assert cloud.refuse(**VGPU).startswith(NO_ROOM)
 
 
 @pytest.mark.usefixtures("_max_instances")
-def test_functions_that_the_charm_enabled_hold_one_each(unit, start):
+def test_functions_that_the_charm_enabled_hold_one_each(deploy, start):
     mapping = "{A100-20C: {devices: ['10de:20f1'], max-instances: 2}}"
-    cloud = start(unit("a100-sriov-off", mapping))
+    cloud = start(deploy("a100-sriov-off", mapping))
     assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:2])
     devices = [(function, "nvidia-472", "no") for function in A100_FUNCTIONS[:2]]
     assert cloud.boot(2, **VGPU) == devices
@@ -87,8 +87,8 @@ def test_functions_that_the_charm_enabled_hold_one_each(unit, start):
 
 
 @pytest.mark.usefixtures("_max_instances")
-def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(unit, start):
-    cloud = start(unit("a100-sriov-off", "{A100-20C: ['10de:20f1']}"))
+def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(deploy, start):
+    cloud = start(deploy("a100-sriov-off", "{A100-20C: ['10de:20f1']}"))
     assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:2])
     devices = [(function, "nvidia-472", "no") for function in A100_FUNCTIONS[:2]]
     assert cloud.boot(2, **VGPU) == devices
@@ -96,20 +96,20 @@ def test_a_card_with_more_functions_than_vgpus_offers_what_it_holds(unit, start)
 
 
 @pytest.mark.usefixtures("_max_instances")
-def test_a_mig_backed_type_by_name_is_offered_once_for_each_gpu_instance(unit, start):
-    cloud = start(unit("a100-sriov-off", "{A100-1-5C: ['10de:20f1']}"))
+def test_a_mig_backed_type_by_name_is_offered_once_for_each_gpu_instance(deploy, start):
+    cloud = start(deploy("a100-sriov-off", "{A100-1-5C: ['10de:20f1']}"))
     assert cloud.inventories() == inventories("VGPU", 1, *A100_FUNCTIONS[:7])
     assert {device.type_id for device in cloud.boot(7, **VGPU)} == {"nvidia-474"}
     assert cloud.refuse(**VGPU).startswith(NO_ROOM)
 
 
-def test_a_mixed_host_offers_each_card_in_its_own_way(unit, start):
+def test_a_mixed_host_offers_each_card_in_its_own_way(deploy, start):
     mapping = """
     T4-16Q: ['10de:1eb8']
     A40-24Q: ['41:00.4', '41:00.6']
     V100-16Q: ['c1:00.0']
     """
-    cloud = start(unit("mixed", mapping))
+    cloud = start(deploy("mixed", mapping))
     devices = [
         ("0000:3b:00.0", "nvidia-234", "no"),
         ("0000:41:00.4", "nvidia-565", "no"),
@@ -120,8 +120,8 @@ def test_a_mixed_host_offers_each_card_in_its_own_way(unit, start):
     assert cloud.boot(4, **VGPU) == devices
 
 
-def test_what_was_withdrawn_is_no_longer_offered(unit, start):
-    deployed = unit("t4-pair", "{T4-8Q: ['10de:1eb8']}")
+def test_what_was_withdrawn_is_no_longer_offered(deploy, start):
+    deployed = deploy("t4-pair", "{T4-8Q: ['10de:1eb8']}")
     deployed.configure("")
     cloud = start(deployed)
     assert cloud.inventories() == {}

@@ -23,13 +23,13 @@ def _variant_driver(nova):
 
 
 @pytest.fixture
-def l40s(unit):
+def l40s(deploy):
     """Put a unit on a host with an L40S, just after a boot: it has 32 functions, none enabled."""
 
-    def deploy(mapping: str, **options: bool):
-        return unit(recorded.without_functions("l40s-vendor-vfio"), mapping, **options)
+    def deploy_unit(mapping: str, **options: bool):
+        return deploy(recorded.without_functions("l40s-vendor-vfio"), mapping, **options)
 
-    return deploy
+    return deploy_unit
 
 
 def test_servers_get_the_functions_that_carry_the_type_and_no_others(l40s, start):
@@ -57,11 +57,11 @@ def test_placement_has_as_many_as_max_instances_in_a_class_of_ones_own(l40s, sta
     assert cloud.refuse(**VGPU).startswith(NO_ROOM)
 
 
-def test_mdev_and_variant_driver_serve_one_server(unit, start):
+def test_mdev_and_variant_driver_serve_one_server(deploy, start):
     t4, l40s = recorded.host("t4-pair"), recorded.without_functions("l40s-vendor-vfio")
     host = {**l40s, "functions": [*t4["functions"], *l40s["functions"]]}
     mapping = "{T4-16Q: ['84:00.0'], L40S-16Q: ['10de:26b9']}"
-    cloud = start(unit(host, mapping, **PLACEMENT), pci_in_placement=True)
+    cloud = start(deploy(host, mapping, **PLACEMENT), pci_in_placement=True)
     assert cloud.inventories() == {
         "pci_0000_84_00_0": {"VGPU": 1},
         PROVIDER: {"CUSTOM_L40S_16Q": 3},

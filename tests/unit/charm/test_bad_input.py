@@ -1,0 +1,66 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Input, sysfs and disks that are not as expected: no hook fails."""
+
+from __future__ import annotations
+
+import pytest
+from ops import testing
+
+from unit import T4_MAPPING
+
+
+@pytest.mark.parametrize("value", ['{nvidia-35: ["\\UFFFFFFFF"]}', "%YAML 1." + "9" * 5000])
+def test_invalid_yaml_is_not_a_hook_error(deploy, value):
+    unit = deploy("t4-pair")
+    unit.configure(value)
+    assert unit.status == testing.BlockedStatus(
+        "vgpu-device-mappings: the value: a character that YAML does not allow; "
+        "write {nvidia-35: ['0000:84:00.0']}"
+    )
+
+
+def test_broken_link_affects_one_virtual_function(deploy):
+    unit = deploy("a40-mdev")
+    link = unit.machine.root / "sys/bus/pci/devices/0000:41:00.0/virtfn7"
+    link.unlink()
+    link.write_text("")
+    unit.configure("{A40-1Q: ['10de:2235']}")
+    assert len(unit.device_addresses("nvidia-557")) == 31
+
+
+def test_card_with_an_unreadable_class_keeps_published_data(deploy):
+    unit = deploy("t4-pair")
+    unit.configure(T4_MAPPING)
+    before = unit.databag
+    attribute = unit.machine.root / "sys/bus/pci/devices/0000:d8:00.0/class"
+    attribute.unlink()
+    attribute.mkdir()
+    unit.hook("config_changed")
+    assert unit.databag == before
+    assert unit.status == testing.BlockedStatus(
+        "0000:d8:00.0 cannot be read, its mapping is kept; see dmesg, then reboot the host"
+    )
+
+
+def test_card_without_readable_types_is_not_a_hook_error(deploy):
+    unit = deploy("t4-pair")
+    folder = unit.machine.root / "sys/bus/pci/devices/0000:d8:00.0/mdev_supported_types"
+    folder.rename(folder.with_name("gone"))
+    folder.mkdir()
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    unit.configure(T4_MAPPING)
+    assert unit.status == testing.WaitingStatus(
+        "Waiting for 0000:d8:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
+    )
+
+
+def test_full_disk_is_not_a_hook_error(deploy):
+    unit = deploy("t4-pair")
+    folder = unit.machine.root / "var/lib/nova-compute-nvidia-vgpu"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("not a folder")
+    unit.configure(T4_MAPPING)
+    assert unit.status.message.startswith("Cannot write ")
+    assert unit.status.message.endswith("; make room on the disk")
+    assert "mdev_nvidia-233" in unit.sections
