@@ -1,9 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A host's programs, simulated: what they change is changed in a recorded host's tree.
+"""Simulated programs of a host: their changes are made in the tree of a recorded host.
 
-How apt, dpkg and systemd answer, and what a failure of theirs leaves behind, was seen on a real
-host.
+The answers of apt, dpkg and systemd, and the state after their failures, match a real host.
 """
 
 from __future__ import annotations
@@ -41,26 +40,25 @@ class _Failure:
 
 
 class Machine:
-    """Starts no program, and does to a host's tree what the program would do.
+    """Runs no program, but changes the tree of a host as the program would.
 
-    It is called as `commands.run` is, and fails as that does. A program that nobody has thought
-    of, or a verb of a known one, is an AssertionError.
+    It has the signature and the errors of `commands.run`. A program or verb that is not simulated
+    is an AssertionError.
 
     Args:
         root: the host's tree, as `recorded.build` wrote it.
-        host: the data that it was built from; with it the cards take up the driver that is
-            loaded, and the host can be rebooted.
+        host: the data that the tree was built from; it is needed to load a driver and to reboot.
 
     Attributes:
-        driver: NVIDIA's driver, which `sysfs.write` is to reach.
-        commands: all that was started, in its order, each as a tuple of words.
-        architecture: what dpkg says it is.
-        archive: what apt-get can install by name.
-        mirror: what `apt-get update` adds to the archive.
-        control_groups: where the tree shows the processes of the units.
-        stubborn: the units that do not stop.
-        dying: the units that start and give up at once.
-        deaf: how often sriov-manage ends with 0 and does nothing.
+        driver: the simulated NVIDIA driver, which replaces `sysfs.write`.
+        commands: the commands that ran, in order, each as a tuple of arguments.
+        architecture: the architecture that dpkg reports.
+        archive: the packages that apt-get can install by name.
+        mirror: the packages that `apt-get update` adds to the archive.
+        control_groups: the folder of the tree that lists the processes of the units.
+        unstoppable: the units that do not stop.
+        failing: the units that start and exit immediately.
+        sriov_no_ops: how often sriov-manage exits with 0 and changes nothing.
         has_stub: whether the kernel has pci-pf-stub.
     """
 
@@ -74,9 +72,9 @@ class Machine:
         self.archive = {self.headers, f"linux-modules-extra-{kernel}", "dkms", "pciutils"}
         self.mirror: set[str] = set()
         self.control_groups = "sys/fs/cgroup"
-        self.stubborn: set[str] = set()
-        self.dying: set[str] = set()
-        self.deaf = 0
+        self.unstoppable: set[str] = set()
+        self.failing: set[str] = set()
+        self.sriov_no_ops = 0
         self.has_stub = True
         self._failures: list[_Failure] = []
         self._built_here: set[str] = set()  # packages whose module DKMS builds
@@ -89,7 +87,7 @@ class Machine:
 
     @property
     def host(self) -> dict[str, Any]:
-        """The data of the host as it has become."""
+        """The present data of the host."""
         return self.driver.host
 
     @host.setter
@@ -119,21 +117,21 @@ class Machine:
         """Let a command fail and change nothing.
 
         Args:
-            command: its words in their order, `apt-get install`; others may stand between.
+            command: its arguments in order, `apt-get install`; others may be between them.
             output: what it writes to standard error.
             stdout: what it writes to standard output.
-            returncode: its exit code; None, and the program is missing.
-            times: how often it fails; None is until `mend`.
+            returncode: its exit code; None means that the program is missing.
+            times: how often it fails; None means until `repair`.
         """
         result = None if returncode is None else Result(returncode, stdout, output)
         self._failures.append(_Failure(command.split(), result, times))
 
-    def mend(self, command: str) -> None:
+    def repair(self, command: str) -> None:
         """Let a command work again."""
         self._failures = [found for found in self._failures if found.words != command.split()]
 
     def did(self, command: str) -> list[tuple[str, ...]]:
-        """Return those of the commands that have these words in this order."""
+        """Return the commands that have these arguments in this order."""
         return [argv for argv in self.commands if _has_words(argv, command.split())]
 
     def provide(self, *programs: str) -> None:
@@ -189,7 +187,7 @@ class Machine:
         postinst_fails: bool = False,
         truncated: bool = False,
     ) -> Path:
-        """Write a package that `dpkg-deb` and `apt-get` here can read, and return its path."""
+        """Write a package for the simulated `dpkg-deb` and `apt-get`, and return its path."""
         fields = {
             "Package": name,
             "Version": version,
@@ -212,7 +210,7 @@ class Machine:
         self._show_processes(unit)
 
     def packages(self) -> dict[str, tuple[str, str]]:
-        """Return version and state of what dpkg knows."""
+        """Return the version and the state of the packages in the status of dpkg."""
         text = (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8")
         stanza = re.compile(
             r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:.*\n)*?Version: (.*)$", re.M
@@ -220,10 +218,10 @@ class Machine:
         return {name: (version, state) for name, state, version in stanza.findall(text)}
 
     def reboot(self, *, starts: bool = True) -> None:
-        """Boot the host anew: the cards get the driver that is installed, or nouveau.
+        """Reboot the host: the cards get the installed driver, or nouveau.
 
         Args:
-            starts: whether the boot service, if it is there, is started.
+            starts: whether the boot service, if it is installed, is started.
         """
         package = self._driver_package()
         self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
@@ -348,7 +346,7 @@ class Machine:
 
     def _install_name(self, name: str, argv: tuple[str, ...]) -> Result:
         if self.packages().get(name) == ("1.0", "half-installed") and "--reinstall" not in argv:
-            return _OK  # apt takes it for installed
+            return _OK  # apt counts it as installed
         if name not in self.archive:
             return Result(100, "", f"E: Unable to locate package {name}\n")
         self._write_packages({**self.packages(), name: ("1.0", "installed")})
@@ -413,7 +411,7 @@ class Machine:
         return _OK
 
     def _write_packages(self, packages: dict[str, tuple[str, str]]) -> None:
-        always = ("adduser", "zstd")  # these are written in any case
+        always = ("adduser", "zstd")  # recorded.write_dpkg_status adds these
         rows = [(name, *found) for name, found in packages.items() if name not in always]
         recorded.write_dpkg_status(self.root, rows)
 
@@ -427,17 +425,17 @@ class Machine:
 
     def _sriov_manage(self, argv: tuple[str, ...]) -> Result:
         verb, address = argv[1:]
-        if self.deaf:  # some releases end with 0 although nothing came of it
-            self.deaf -= 1
+        if self.sriov_no_ops:  # some releases exit with 0 without any effect
+            self.sriov_no_ops -= 1
             return Result(0, f"Enabling VFs on {address}\n", "")
-        code, said = self.driver.sriov_manage(verb, address)
-        return Result(code, said, "")
+        code, text = self.driver.sriov_manage(verb, address)
+        return Result(code, text, "")
 
     def _nvidia_smi(self, argv: tuple[str, ...]) -> Result | None:
         if not self._is_loaded:
             return Result(9, "NVIDIA-SMI has failed\n", "")
-        code, said = self.driver.nvidia_smi(*argv[1:])
-        return Result(code, said, "")
+        code, text = self.driver.nvidia_smi(*argv[1:])
+        return Result(code, text, "")
 
     # modprobe, update-initramfs, dracut
 
@@ -519,7 +517,7 @@ class Machine:
         return _OK
 
     def _stop(self, unit: str) -> Result:
-        if unit not in self.stubborn:
+        if unit not in self.unstoppable:
             self.crash(unit)
         return _OK
 
@@ -553,7 +551,7 @@ class Machine:
         return _OK
 
     def _run_unit(self, unit: str) -> None:
-        if unit not in self.dying:
+        if unit not in self.failing:
             self._running.add(unit)
         self._show_processes(unit)
 
@@ -575,7 +573,7 @@ class Machine:
         return (self.root / "sys/module/nvidia/version").read_text(encoding="ascii").strip()
 
     def _rebuild_sys(self, driver: str | None) -> None:
-        """Show the cards as they are with another driver on them, or with none."""
+        """Write sysfs again, with another driver on the cards or with none."""
         functions = [
             {**found, "driver": driver} if found.get("types") else found
             for found in self.host["functions"]

@@ -229,7 +229,9 @@ def test_lock_that_is_released_holds_nothing_up(machine, monkeypatch):
     locked = "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n"
     simulated.fail("dpkg", output=locked, returncode=2)
     slept: list[float] = []
-    monkeypatch.setattr("time.sleep", lambda pause: slept.append(pause) or simulated.mend("dpkg"))
+    monkeypatch.setattr(
+        "time.sleep", lambda pause: slept.append(pause) or simulated.repair("dpkg")
+    )
     apt.configure(simulated)
     assert slept == [2]
     assert len(simulated.commands) == 2

@@ -204,7 +204,7 @@ def test_a_unit_that_systemd_has_not_read_is_told_again(a40):
     a40.fail("systemctl daemon-reload")
     with pytest.raises(HostError):
         boot.ensure_unit(a40.root, a40, CHARM)
-    a40.mend("systemctl daemon-reload")
+    a40.repair("systemctl daemon-reload")
     assert boot.ensure_unit(a40.root, a40, CHARM) is True
     assert boot.ensure_unit(a40.root, a40, CHARM) is False
 

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""vGPU types on virtual functions, under a driver that answers as NVIDIA's does."""
+"""Assignment of vGPU types to virtual functions, with the simulated driver."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def functions(first, number):
     return [f"0000:3d:{first // 8:02x}.{first % 8}" for first in range(first, first + number)]
 
 
-def hold_open(host, function):
-    """Let a guest hold the VFIO device of a function."""
+def open_vfio(host, function):
+    """Let a guest open the VFIO device of a function."""
     path = host.root / "sys/bus/pci/devices" / function
     (path / "iommu_group").symlink_to("../../../../kernel/iommu_groups/77")
     descriptors = host.root / "proc/4711/fd"
@@ -36,26 +36,26 @@ def hold_open(host, function):
     (descriptors / "23").symlink_to("/dev/vfio/77")
 
 
-def test_a_type_is_set_on_as_many_functions_as_the_card_holds(l40s):
+def test_type_is_assigned_up_to_the_capacity_of_the_card(l40s):
     assert l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
     assert list(l40s.assigned_types().items()) == [
         (function, "nvidia-1152") for function in functions(4, 6)
     ]
 
 
-def test_max_instances_is_the_limit(l40s):
+def test_max_instances_limits_assigned_functions(l40s):
     l40s.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
     assert list(l40s.assigned_types().items()) == [
         (function, "nvidia-1152") for function in functions(4, 2)
     ]
 
 
-def test_single_functions_are_taken_as_named(l40s):
+def test_mapped_functions_get_the_type(l40s):
     l40s.prepare_cards("{nvidia-1152: ['3d:00.6', '3d:01.0']}")
     assert list(l40s.assigned_types()) == ["0000:3d:00.6", "0000:3d:01.0"]
 
 
-def test_what_is_set_is_not_set_again(l40s):
+def test_assigned_types_are_not_written_again(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
 
     def write(path, text):
@@ -64,7 +64,7 @@ def test_what_is_set_is_not_set_again(l40s):
     assert l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}", write=write) == ()
 
 
-def test_a_full_card_lists_nothing_and_its_types_stay_known(l40s):
+def test_types_of_a_full_card_stay_known(l40s):
     l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
     (card,) = gather(l40s.root).cards
     assert card.creatable == frozenset()
@@ -72,7 +72,7 @@ def test_a_full_card_lists_nothing_and_its_types_stay_known(l40s):
     assert len(card.types) == 23
 
 
-def test_another_type_takes_its_place_where_no_guest_has_it(l40s):
+def test_unused_type_is_replaced(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     assert l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}") == ()
     assert list(l40s.assigned_types().items()) == [
@@ -80,9 +80,9 @@ def test_another_type_takes_its_place_where_no_guest_has_it(l40s):
     ]
 
 
-def test_a_type_that_a_guest_has_stays(l40s):
+def test_type_of_a_running_guest_is_kept(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
-    hold_open(l40s, "0000:3d:00.5")
+    open_vfio(l40s, "0000:3d:00.5")
     problems = l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}")
     assert list(l40s.assigned_types().items()) == [
         (function, "nvidia-1152") for function in functions(4, 6)
@@ -96,50 +96,50 @@ def in_use(host):
     return gather(host.root).in_use
 
 
-def test_a_type_that_we_set_is_no_guest(l40s):
+def test_type_assigned_by_the_charm_is_not_in_use(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     assert in_use(l40s) == ()
-    hold_open(l40s, "0000:3d:00.5")
+    open_vfio(l40s, "0000:3d:00.5")
     l40s.define_guest("0000:3d:00.7")
     assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.7")
 
 
-def test_functions_of_one_group_are_all_the_guest_s(l40s):
+def test_all_functions_of_an_iommu_group_are_in_use(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
-    hold_open(l40s, "0000:3d:00.5")
+    open_vfio(l40s, "0000:3d:00.5")
     devices = l40s.root / "sys/bus/pci/devices"
     link = devices / "0000:3d:00.6/iommu_group"
     link.symlink_to(os.readlink(devices / "0000:3d:00.5/iommu_group"))
     assert in_use(l40s) == ("0000:3d:00.5", "0000:3d:00.6")
 
 
-def test_a_type_that_somebody_else_set_is_taken_for_a_guest_s(l40s):
+def test_type_assigned_by_somebody_else_is_in_use(l40s):
     path = l40s.root / "sys/bus/pci/devices/0000:3d:00.6/nvidia/current_vgpu_type"
     path.write_text("1152\n")
     assert in_use(l40s) == ("0000:3d:00.6",)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[1]", "{"])
-def test_a_record_of_another_shape_is_no_crash(l40s, text):
+def test_invalid_record_of_assigned_types_is_ignored(l40s, text):
     l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
     (l40s.root / "var/lib/nova-compute-nvidia-vgpu/carried.json").write_text(text)
     assert in_use(l40s) == ("0000:3d:00.4",)
 
 
-def test_a_guest_that_is_off_keeps_its_type_too(l40s):
+def test_type_of_a_stopped_guest_is_kept(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     l40s.define_guest("0000:3d:00.5")
     l40s.prepare_cards("{L40S-24Q: ['10de:26b9']}")
     assert l40s.assigned_types()["0000:3d:00.5"] == "nvidia-1152"
 
 
-def test_functions_that_guests_are_defined_with_come_first_after_a_boot(l40s):
+def test_functions_of_defined_guests_come_first_after_a_boot(l40s):
     l40s.define_guest("0000:3d:01.1")
     l40s.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 1}}")
     assert l40s.assigned_types() == {"0000:3d:01.1": "nvidia-1152"}
 
 
-def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
+def test_max_instances_is_split_across_cards(machine, monkeypatch):
     host = machine("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
     for _ in range(2):
         assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
@@ -148,14 +148,14 @@ def test_max_instances_is_shared_out_among_the_cards(machine, monkeypatch):
     assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 0]
 
 
-def test_a_disk_that_is_full_keeps_no_type_from_being_set(l40s):
-    (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("in the way")
+def test_full_disk_does_not_prevent_assignment(l40s):
+    (l40s.root / "var/lib/nova-compute-nvidia-vgpu").write_text("not a folder")
     problems = l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     assert ProblemKind.DISK_WRITE_FAILED in {problem.kind for problem in problems}
     assert len(l40s.assigned_types()) == 6
 
 
-def test_more_than_the_limit_is_taken_off_where_no_guest_has_it(l40s):
+def test_unused_types_beyond_the_limit_are_removed(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     path = l40s.root / "sys/bus/pci/devices/0000:3d:01.1"
     (path / "vfio-dev/vfio5").mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_more_than_the_limit_is_taken_off_where_no_guest_has_it(l40s):
     assert list(l40s.assigned_types()) == ["0000:3d:01.1"]
 
 
-def test_a_refused_type_is_told_and_the_function_stays_free(l40s):
+def test_refused_type_is_reported_and_the_function_stays_free(l40s):
     def write(path, text):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -176,12 +176,12 @@ def test_a_refused_type_is_told_and_the_function_stays_free(l40s):
     assert l40s.assigned_types() == {}
 
 
-def test_a_write_that_is_taken_and_forgotten_is_found_out(l40s):
+def test_write_without_effect_is_detected(l40s):
     problems = l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}", write=lambda path, text: None)
     assert [problem.kind for problem in problems] == [ProblemKind.TYPE_REFUSED]
 
 
-def test_cards_that_are_not_named_keep_what_they_carry(l40s):
+def test_unmapped_cards_keep_their_types(l40s):
     l40s.prepare_cards("{L40S-8Q: ['10de:26b9']}")
     before = l40s.assigned_types()
     assert l40s.prepare_cards("{L40S-24Q: ['0000:99:00.0']}") == ()
@@ -189,33 +189,33 @@ def test_cards_that_are_not_named_keep_what_they_carry(l40s):
 
 
 @pytest.mark.parametrize("nova", ["3:30.1.0-0ubuntu1", None], ids=["too-old", "not-there"])
-def test_no_type_is_set_that_nova_could_not_be_told_of(machine, nova):
+def test_no_type_is_assigned_without_support_in_nova(machine, nova):
     host = machine("l40s-vendor-vfio", nova=nova)
     assert host.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
     assert host.assigned_types() == {}
 
 
-def test_after_a_boot_functions_and_types_come_back(machine, monkeypatch):
+def test_functions_and_types_are_restored_after_a_boot(machine, monkeypatch):
     host = machine(recorded.without_functions("l40s-vendor-vfio"))
     assert host.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
     assert len(host.assigned_types()) == 6
 
 
-def test_an_attribute_is_written_in_one_go(tmp_path):
+def test_attribute_is_written(tmp_path):
     path = tmp_path / "current_vgpu_type"
     path.write_text("")
     sysfs.write(path, "1152")
     assert path.read_text() == "1152"
 
 
-def test_an_attribute_that_is_not_there_is_an_error(tmp_path):
+def test_missing_attribute_is_an_error(tmp_path):
     with pytest.raises(OSError):
         sysfs.write(tmp_path / "missing", "0")
     assert os.listdir(tmp_path) == []
 
 
-def test_cards_that_take_minutes_leave_the_rest_to_the_next_run(machine, monkeypatch):
-    """systemd would kill a run of more than ten minutes, and nobody would read why."""
+def test_slow_cards_leave_the_rest_to_the_next_run(machine, monkeypatch):
+    """systemd kills a run of more than ten minutes, and the status would not show why."""
     data = recorded.without_functions("a16-board")
     host = machine(data)
     clock = iter(range(0, 10_000, 150))

@@ -321,7 +321,7 @@ def test_new_kernel_without_headers_in_the_archive_says_that_the_module_is_missi
 def test_daemon_that_gives_up_is_a_problem_though_the_driver_is_loaded(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
-    simulated.dying.add("nvidia-vgpu-mgr")
+    simulated.failing.add("nvidia-vgpu-mgr")
     assert problem_of(load, simulated) == Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr")
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Why a card offers nothing, or not what is asked for: found on the host, said with the mend."""
+"""Causes that the host shows for a card without the requested types, and their fixes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NEEDS_CLOSED = (
 )
 
 
-# As some servers show a T4; its vGPUs have no use for it.
+# Some servers show this capability on a T4; its vGPUs do not use it.
 SRIOV = {"total": 16, "enabled": 0, "offset": 4, "framework": "card"}
 
 
 def t4_pair(**changes):
-    """Return the functions of a host with two T4, those changed."""
+    """Return the functions of a host with two T4s, with the cards changed."""
     return [
         {**card, **changes} if card.get("types") else card
         for card in recorded.host("t4-pair")["functions"]
@@ -33,8 +33,8 @@ def t4_pair(**changes):
 
 
 @pytest.fixture
-def silent_t4(deploy):
-    """A host whose driver is loaded, and whose cards nevertheless offer nothing."""
+def t4_without_types(deploy):
+    """A host whose driver is loaded, but whose cards report no types."""
     return deploy("t4-pair", functions=t4_pair(types=None))
 
 
@@ -45,21 +45,21 @@ def load(unit, module):
 
 
 @pytest.mark.parametrize("text", ["{T4-8Q: ['0000:84:00.0']}", "{nvidia-233: ['0000:84:00.0']}"])
-def test_open_module_offers_nothing_on_turing(silent_t4, text):
-    load(silent_t4, OPEN)
-    silent_t4.configure(text)
-    assert silent_t4.status == testing.BlockedStatus(NEEDS_CLOSED)
+def test_open_module_offers_nothing_on_turing(t4_without_types, text):
+    load(t4_without_types, OPEN)
+    t4_without_types.configure(text)
+    assert t4_without_types.status == testing.BlockedStatus(NEEDS_CLOSED)
 
 
-def test_closed_module_is_not_blamed(silent_t4):
-    load(silent_t4, CLOSED)
-    silent_t4.configure("{T4-8Q: ['0000:84:00.0']}")
-    assert silent_t4.status == testing.WaitingStatus(
+def test_closed_module_is_not_reported_as_the_cause(t4_without_types):
+    load(t4_without_types, CLOSED)
+    t4_without_types.configure("{T4-8Q: ['0000:84:00.0']}")
+    assert t4_without_types.status == testing.WaitingStatus(
         "Waiting for 0000:84:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
     )
 
 
-def test_t4_that_a_server_shows_with_sriov_offers_its_vgpus_itself(deploy):
+def test_t4_with_sriov_capability_offers_vgpus_on_the_card(deploy):
     unit = deploy("t4-pair", functions=t4_pair(sriov=SRIOV))
     unit.configure("{T4-8Q: ['84:00.0'], T4-4Q: ['d8:00.0']}")
     assert unit.sections["mdev_nvidia-233"] == [["device_addresses", "0000:84:00.0"]]
@@ -68,7 +68,7 @@ def test_t4_that_a_server_shows_with_sriov_offers_its_vgpus_itself(deploy):
     assert not unit.machine.did("sriov-manage")
 
 
-def test_silent_t4_that_a_server_shows_with_sriov_is_not_said_to_lack_functions(deploy):
+def test_t4_with_sriov_capability_is_not_reported_to_lack_functions(deploy):
     unit = deploy("t4-pair", functions=t4_pair(types=None, sriov=SRIOV))
     load(unit, OPEN)
     unit.configure("{T4-8Q: ['0000:84:00.0']}")
@@ -81,7 +81,7 @@ def test_silent_t4_that_a_server_shows_with_sriov_is_not_said_to_lack_functions(
 @pytest.mark.parametrize("name", ["A40-8C", "A40-1-6C"])
 def test_compute_types_come_with_another_package(deploy, name):
     (card,) = recorded.host("a40-mdev")["functions"]
-    unit = deploy("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi tells what there is
+    unit = deploy("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi lists the types
     unit.configure(f"{{{name}: ['10de:2235']}}")
     assert unit.status == testing.BlockedStatus(
         f"0000:41:00.0 lacks {name}: such types come with NVIDIA's package "
@@ -92,9 +92,9 @@ def test_compute_types_come_with_another_package(deploy, name):
 @pytest.mark.parametrize(
     ("host", "wanted"),
     [("a100-80-pair", "A100D-6C"), ("a10-vendor-vfio", "A10-5C"), ("a40-mdev", "A40-5Q")],
-    ids=["right package", "other compute types are there", "no compute type"],
+    ids=["compute-package", "other-compute-types", "graphics-type"],
 )
-def test_type_that_no_package_brings_is_just_not_offered(deploy, host, wanted):
+def test_type_in_no_package_is_reported_as_not_offered(deploy, host, wanted):
     unit = deploy(host)
     card = unit.machine.host["functions"][0]["address"]
     unit.configure(f"{{{wanted}: ['{card}']}}")
@@ -103,7 +103,7 @@ def test_type_that_no_package_brings_is_just_not_offered(deploy, host, wanted):
     )
 
 
-def test_secure_boot_that_refuses_the_module_is_named(deploy, tmp_path):
+def test_secure_boot_is_reported_as_the_cause(deploy, tmp_path):
     unit = deploy(recorded.without_driver("t4-pair"))
     unit.machine.fail(
         "modprobe nvidia",
@@ -123,28 +123,30 @@ def notes(unit):
     return [line[4:] for line in noted if line.startswith("  - ")]
 
 
-def test_plan_says_of_each_silent_card_why(deploy):
+def test_plan_explains_why_a_card_reports_no_types(deploy):
     unit = deploy("a100-sriov-off")
     assert notes(unit) == [
         "0000:41:00.0 has its virtual functions off; the mapping that names it enables them"
     ]
 
 
-def test_plan_says_that_a_card_is_given_away_whole(deploy):
+def test_plan_shows_a_card_passed_through_to_a_guest(deploy):
     data = recorded.host("mixed")
     cards = [{**card, "driver": "vfio-pci"} for card in data["functions"][:1]]
     unit = deploy("mixed", functions=[*cards, *data["functions"][1:]])
     assert notes(unit) == ["0000:3b:00.0 is held by the driver vfio-pci; unbind it to offer vGPUs"]
 
 
-def test_plan_says_that_the_module_is_the_open_one_or_that_nobody_knows(silent_t4):
-    assert notes(silent_t4)[0] == ("0000:84:00.0 tells no types; see journalctl -u nvidia-vgpud")
-    load(silent_t4, OPEN)
-    assert notes(silent_t4)[0] == NEEDS_CLOSED
+def test_plan_names_the_open_module_or_no_cause(t4_without_types):
+    assert notes(t4_without_types)[0] == (
+        "0000:84:00.0 tells no types; see journalctl -u nvidia-vgpud"
+    )
+    load(t4_without_types, OPEN)
+    assert notes(t4_without_types)[0] == NEEDS_CLOSED
 
 
-def test_what_a_driver_says_is_one_printable_line(deploy, tmp_path):
-    """A NUL would end the hook that hands it to one of Juju's tools."""
+def test_driver_output_is_shown_as_one_printable_line(deploy, tmp_path):
+    """A hook fails if it passes a NUL to one of Juju's tools."""
     unit = deploy(recorded.without_driver("t4-pair"))
     unit.machine.fail("modprobe nvidia", output="modprobe: ERROR: no\x00 \x1b[31mdriver\n")
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
@@ -153,7 +155,7 @@ def test_what_a_driver_says_is_one_printable_line(deploy, tmp_path):
     )
 
 
-# What only nvidia-smi tells
+# Types that only nvidia-smi lists
 
 
 def test_types_without_gpu_instances_are_listed(deploy):
@@ -168,12 +170,12 @@ def test_types_without_gpu_instances_are_listed(deploy):
 
 
 def free_of(unit):
-    """Return free and maximum vGPUs by the name of their type."""
+    """Return the free and the maximum number of vGPUs of each type name."""
     rows = json.loads(unit.action("list-vgpu-types", format="json")["output"])
     return {row["name"]: (row["free"], row["maximum"]) for row in rows}
 
 
-def test_functions_that_carry_a_type_idly_are_free(deploy):
+def test_idle_functions_with_a_type_are_free(deploy):
     unit = deploy("l40s-vendor-vfio")
     unit.configure("{L40S-8Q: ['10de:26b9']}")
     free = free_of(unit)
@@ -181,7 +183,7 @@ def test_functions_that_carry_a_type_idly_are_free(deploy):
     assert free["NVIDIA L40S-24Q"] == (0, 2)
 
 
-def test_functions_that_can_still_become_a_type_are_free(deploy):
+def test_functions_that_can_change_to_a_type_are_free(deploy):
     unit = deploy("l40s-vendor-vfio")
     unit.configure("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 2}}")
     free = free_of(unit)
@@ -192,13 +194,13 @@ def test_functions_that_can_still_become_a_type_are_free(deploy):
 
 @pytest.mark.parametrize(("host", "number"), [("a100-80-pair", 14), ("l40s-vendor-vfio", 23)])
 @pytest.mark.parametrize("returncode", [9, None], ids=["failed", "missing"])
-def test_driver_that_does_not_answer_costs_only_its_part(deploy, host, number, returncode):
+def test_failing_nvidia_smi_does_not_hide_other_types(deploy, host, number, returncode):
     unit = deploy(host)
     unit.machine.fail("nvidia-smi", returncode=returncode)
     assert len(unit.action("list-vgpu-types")["output"].splitlines()) == number
 
 
-# What libvirt and QEMU allow
+# Versions of libvirt and QEMU
 
 
 def with_versions(unit, libvirt, qemu):
@@ -208,7 +210,7 @@ def with_versions(unit, libvirt, qemu):
     recorded.write_dpkg_status(unit.machine.root, rows)
 
 
-def test_live_migration_is_offered_where_asked_for_and_possible(deploy):
+def test_live_migration_is_offered_if_requested_and_supported(deploy):
     unit = deploy("l40s-vendor-vfio")
     with_versions(unit, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7")
     unit.change(
@@ -237,7 +239,7 @@ def test_live_migration_is_offered_where_asked_for_and_possible(deploy):
         ("unknown", "1:8.2.2+ds-0ubuntu1", "none and 8.2.2"),
     ],
 )
-def test_live_migration_that_is_not_possible_is_not_promised(deploy, libvirt, qemu, shown):
+def test_unsupported_live_migration_is_not_offered(deploy, libvirt, qemu, shown):
     unit = deploy("l40s-vendor-vfio")
     with_versions(unit, libvirt, qemu)
     unit.change(
@@ -260,9 +262,7 @@ def test_live_migration_that_is_not_possible_is_not_promised(deploy, libvirt, qe
         ("no-gpu", "8.0.0-1ubuntu7", False),
     ],
 )
-def test_mdevctl_is_installed_where_libvirt_keeps_devices_through_it(
-    deploy, host, libvirt, is_installed
-):
+def test_mdevctl_is_installed_if_libvirt_uses_it(deploy, host, libvirt, is_installed):
     unit = deploy(host)
     with_versions(unit, libvirt, "1:6.2+dfsg-2ubuntu6")
     unit.machine.archive.add("mdevctl")
@@ -271,7 +271,7 @@ def test_mdevctl_is_installed_where_libvirt_keeps_devices_through_it(
     assert len(unit.machine.did("apt-get install mdevctl")) == int(is_installed)
 
 
-def test_archive_without_mdevctl_holds_up_nothing(deploy):
+def test_archive_without_mdevctl_is_not_an_error(deploy):
     unit = deploy("a40-mdev")
     with_versions(unit, "8.0.0-1ubuntu7", "1:6.2+dfsg-2ubuntu6")
     unit.hook("start")

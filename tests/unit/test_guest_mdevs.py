@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Guests' own mediated devices: noted while they are there, back after a boot."""
+"""Mediated devices of guests: recorded while they exist, recreated after a boot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORD = "var/lib/nova-compute-nvidia-vgpu/mdevs.json"
 
 @pytest.fixture
 def t4(machine, monkeypatch):
-    """A host with two T4, one guest on the first, and the guest's device recorded."""
+    """A host with two T4s and one guest on the first, whose device is recorded."""
     host = machine("t4-pair")
     host.create_mdev(CARD, "nvidia-233", FIRST)
     host.define_guest(FIRST)
@@ -37,40 +37,40 @@ def present(host):
 
 
 def define_to_mdevctl(host, uuid, card=CARD):
-    """Define a device as libvirt does for Nova 30."""
+    """Define a device in mdevctl, as libvirt does for Nova 30."""
     path = host.root / "etc/mdevctl.d" / card / uuid
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('{"mdev_type": "nvidia-233", "start": "auto"}')
 
 
 def boot_now(host, **remembered):
-    """Boot, which takes all devices, and run the service."""
+    """Boot, which loses all devices, and run the boot service."""
     host.reboot()
     memories.save(host.root, CharmState(**remembered))
     return boot.main(host.root, host)
 
 
-def test_a_guest_s_device_is_back_on_its_card_with_its_type(t4):
+def test_device_of_a_guest_is_recreated_on_its_card_with_its_type(t4):
     assert boot_now(t4) == 0
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
     assert str(gather(t4.root).cards[0].gpu.address) == CARD
     assert gather(t4.root).cards[0].in_use == (FIRST,)
 
 
-def test_what_is_there_is_left_alone(t4):
+def test_existing_devices_are_left_unchanged(t4):
     assert boot_now(t4) == 0
     assert boot.main(t4.root, t4) == 0
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
-def test_leftovers_that_no_guest_names_do_not_come_back(t4):
+def test_devices_without_a_guest_are_not_recreated(t4):
     t4.create_mdev(CARD, "nvidia-233", SECOND)
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
-def test_a_guest_that_is_gone_is_forgotten(t4):
+def test_device_of_a_deleted_guest_is_not_recreated(t4):
     (t4.root / "etc/libvirt/qemu/instance-00000001.xml").unlink()
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     assert json.loads((t4.root / RECORD).read_text()) == []
@@ -78,7 +78,7 @@ def test_a_guest_that_is_gone_is_forgotten(t4):
     assert present(t4) == {}
 
 
-def test_a_guest_that_is_off_is_not_forgotten(t4):
+def test_device_of_a_stopped_guest_is_recreated(t4):
     t4.remove_mdev(FIRST)
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
     boot_now(t4)
@@ -95,7 +95,7 @@ def test_a_guest_that_is_off_is_not_forgotten(t4):
         ("3:29.2.0-0ubuntu1", "10.0.0-2ubuntu8", False),
     ],
 )
-def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
+def test_nothing_is_recreated_if_nova_does_it(t4, nova, libvirt, is_kept):
     recorded.write_dpkg_status(
         t4.root,
         [
@@ -110,8 +110,8 @@ def test_it_is_silent_where_nova_does_it(t4, nova, libvirt, is_kept):
     assert present(t4) == ({} if is_kept else {(FIRST,): ("nvidia-233",)})
 
 
-def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
-    """Nova 29 wrote to sysfs, so that libvirt knows of no device that it could start."""
+def test_devices_created_before_the_upgrade_to_nova_30_are_recreated(t4):
+    """Nova 29 wrote to sysfs, so libvirt has no definition from which to start the device."""
     t4.create_mdev("0000:d8:00.0", "nvidia-233", SECOND)
     t4.define_guest(SECOND, name="instance-00000002")
     guest_mdevs.record_guest_mdevs(t4.root, gather(t4.root).cards)
@@ -126,20 +126,20 @@ def test_what_nova_made_before_its_upgrade_to_30_comes_back_all_the_same(t4):
     assert present(t4) == {(FIRST,): ("nvidia-233",)}
 
 
-def test_a_card_that_has_no_room_is_told_and_no_other_is_taken(t4):
+def test_card_without_room_is_reported_and_no_other_card_is_used(t4):
     t4.reboot()
     t4.create_mdev(CARD, "nvidia-232", SECOND)
     memories.save(t4.root, CharmState())
     assert boot.main(t4.root, t4) == 1
     assert boot.failures(t4.root) == (Problem(ProblemKind.MDEV_LOST, FIRST, "nvidia-233", CARD),)
-    assert present(t4) == {(SECOND,): ("nvidia-232", "nvidia-233")}  # one is there, one is owed
+    assert present(t4) == {(SECOND,): ("nvidia-232", "nvidia-233")}  # one exists, one is lost
 
 
-def test_the_record_is_nobody_else_s(t4):
+def test_record_is_readable_by_root_only(t4):
     assert stat.S_IMODE((t4.root / RECORD).stat().st_mode) == 0o600
 
 
-def test_it_is_written_at_shutdown_too(t4):
+def test_record_is_written_at_shutdown(t4):
     t4.create_mdev("0000:d8:00.0", "nvidia-233", SECOND)
     t4.define_guest(SECOND, name="instance-00000002")
     assert boot.record(t4.root) == 0
@@ -147,13 +147,13 @@ def test_it_is_written_at_shutdown_too(t4):
     assert set(present(t4)) == {(FIRST,), (SECOND,)}
 
 
-def test_a_record_that_cannot_be_written_is_no_crash(t4):
+def test_failure_to_write_the_record_is_reported(t4):
     (t4.root / RECORD).unlink()
     (t4.root / RECORD).mkdir()
     assert boot.record(t4.root) == 1
 
 
-def test_a_host_without_guests_gets_no_record(machine):
+def test_host_without_guests_gets_no_record(machine):
     host = machine("t4-pair")
     guest_mdevs.record_guest_mdevs(host.root, gather(host.root).cards)
     assert not (host.root / RECORD).exists()
@@ -171,7 +171,7 @@ def test_a_host_without_guests_gets_no_record(machine):
         f'[["{FIRST}\\n", "0000:84:00.0", "nvidia-233"]]',
     ],
 )
-def test_a_record_of_another_shape_is_never_written_to_sysfs(t4, text):
+def test_invalid_record_is_never_written_to_sysfs(t4, text):
     (t4.root / RECORD).write_text(text)
     assert boot_now(t4) == 0
     assert present(t4) == {}

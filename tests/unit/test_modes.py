@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cards parted into GPU instances, or for types of different sizes, at boot and on changes."""
+"""Partitioning into GPU instances and mixed-size mode, at boot and on changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def offered(host, text):
 
 
 def steps(host):
-    """What was done to the cards, in its order; what only reads is left out."""
+    """Return the commands that changed the cards, in order."""
     reads = {"--query-gpu=mig.mode.current,mig.mode.pending", "-s", "-lgi", "-q"}
     return [
         " ".join(word for word in argv if word not in ("-i", CARD)).rsplit("/", 1)[-1]
@@ -43,8 +43,8 @@ def instances(host):
     return host.driver.card(CARD)["mig"].get("instances", [])
 
 
-def test_mode_then_functions_then_instances_is_the_order_that_works(machine):
-    """New virtual functions bind the driver anew, which wipes GPU instances."""
+def test_mode_is_set_before_functions_and_functions_before_instances(machine):
+    """New virtual functions bind the driver again, which removes GPU instances."""
     host = machine("a100-sriov-off")
     assert host.prepare_cards(MIG) == ()
     create = "nvidia-smi mig -cgi 19 -C"
@@ -52,7 +52,7 @@ def test_mode_then_functions_then_instances_is_the_order_that_works(machine):
     assert offered(host, MIG) == {"nvidia-474": 7}
 
 
-def test_what_is_parted_is_left_alone(machine):
+def test_partitioned_card_is_left_unchanged(machine):
     host = machine("a100-sriov-off")
     host.prepare_cards(MIG)
     host.commands.clear()
@@ -60,7 +60,7 @@ def test_what_is_parted_is_left_alone(machine):
     assert steps(host) == []
 
 
-def test_functions_go_before_the_mode_changes(machine):
+def test_functions_are_disabled_before_the_mode_changes(machine):
     """The driver refuses to change MIG mode while the card has virtual functions."""
     host = machine(recorded.host("a100-80-pair"))
     text = "{A100D-3-40C: ['0000:31:00.0']}"
@@ -72,7 +72,7 @@ def test_functions_go_before_the_mode_changes(machine):
     assert "instances" not in host.driver.card("0000:b1:00.0")["mig"]
 
 
-def test_max_instances_makes_no_more_gpu_instances(machine):
+def test_max_instances_limits_gpu_instances(machine):
     host = machine("a100-sriov-off")
     text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
     assert host.prepare_cards(text) == ()
@@ -80,7 +80,7 @@ def test_max_instances_makes_no_more_gpu_instances(machine):
     assert offered(host, text) == {"nvidia-474": 3}
 
 
-def test_more_of_one_profile_leaves_those_that_are_there(machine):
+def test_more_instances_of_one_profile_keep_existing_ones(machine):
     host = machine("a100-sriov-off")
     host.prepare_cards("{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}")
     host.commands.clear()
@@ -89,7 +89,7 @@ def test_more_of_one_profile_leaves_those_that_are_there(machine):
     assert steps(host) == ["nvidia-smi mig -cgi 19 -C"] * 4
 
 
-def test_another_profile_takes_the_place_of_the_first(machine):
+def test_other_profile_replaces_the_first(machine):
     host = machine("a100-sriov-off")
     host.prepare_cards(MIG)
     text = "{A100-2-10C: ['10de:20f1']}"
@@ -98,7 +98,7 @@ def test_another_profile_takes_the_place_of_the_first(machine):
     assert offered(host, text) == {"nvidia-475": 3}
 
 
-def test_two_profiles_on_one_card_larger_instances_first(machine):
+def test_larger_instances_are_created_first(machine):
     host = machine("a100-sriov-off")
     functions = [f"41:00.{number}" for number in (4, 5, 6, 7)]
     text = (
@@ -109,37 +109,36 @@ def test_two_profiles_on_one_card_larger_instances_first(machine):
     assert instances(host) == [9, 19, 19]
 
 
-def test_after_a_boot_the_instances_come_back(machine):
+def test_instances_are_created_again_after_a_boot(machine):
     host = machine("a100-sriov-off")
     host.prepare_cards(MIG)
     host.reboot()
     host.commands.clear()
     assert host.prepare_cards(MIG) == ()
     assert instances(host) == [19] * 7
-    assert "nvidia-smi -mig 1" not in steps(host)  # which Ampere keeps
+    assert "nvidia-smi -mig 1" not in steps(host)  # Ampere keeps the mode
 
 
-def test_mode_that_a_boot_takes_comes_back(machine):
+def test_mode_lost_at_boot_is_set_again(machine):
     """Hopper and later lose MIG mode at each boot."""
     host = machine(recorded.without_functions("h200"))
     text = "{H200X-1-18C: ['10de:2335']}"
     for _ in range(2):
         assert host.prepare_cards(text) == ()
-        card = gather(host.root).cards[0]
-        assert [type_id for _, type_id in card.assigned_types] == ["nvidia-1414"] * 7
+        assert list(host.assigned_types().values()) == ["nvidia-1414"] * 7
         host.reboot()
 
 
-def test_several_vgpus_share_one_instance_where_the_driver_says_so(machine):
+def test_several_vgpus_share_one_instance_if_supported(machine):
     host = machine(recorded.without_functions("rtx-pro-6000"))
     text = "{DC-1-2Q: {devices: ['10de:2bb5'], max-instances: 30}}"
     assert host.prepare_cards(text) == ()
     assert host.driver.card("0001:c8:00.0")["mig"]["instances"] == [19] * 3
-    carried = gather(host.root).cards[0].assigned_types
-    assert (len(carried), {type_id for _, type_id in carried}) == (30, {"nvidia-1546"})
+    assigned = host.assigned_types()
+    assert (len(assigned), set(assigned.values())) == (30, {"nvidia-1546"})
 
 
-def test_time_sliced_type_switches_mig_off_again(machine):
+def test_time_sliced_type_switches_mig_mode_off(machine):
     host = machine("a100-sriov-off")
     host.prepare_cards(MIG)
     host.commands.clear()
@@ -148,7 +147,7 @@ def test_time_sliced_type_switches_mig_off_again(machine):
     assert offered(host, TIME_SLICED) == {"nvidia-472": 2}
 
 
-def test_mig_mode_that_somebody_left_on_is_switched_off_for_time_sliced_types(machine):
+def test_mig_mode_set_by_somebody_else_is_switched_off_for_time_sliced_types(machine):
     host = machine("a100-sriov-off")
     host.driver.nvidia_smi("-i", CARD, "-mig", "1")
     host.driver.sriov_manage("-e", CARD)
@@ -160,18 +159,17 @@ def test_types_of_a_vendor_vfio_card_are_cleared_before_its_mode_changes(machine
     host = machine("rtx-pro-6000")
     assert host.prepare_cards("{DC-48Q: ['10de:2bb5']}") == ()
     assert host.prepare_cards("{DC-1-24Q: ['10de:2bb5']}") == ()
-    carried = gather(host.root).cards[0].assigned_types
-    assert [type_id for _, type_id in carried] == ["nvidia-1561"] * 4
+    assert list(host.assigned_types().values()) == ["nvidia-1561"] * 4
 
 
-def test_change_that_waits_for_a_reset_resets_the_card(machine):
+def test_pending_mode_change_resets_the_card(machine):
     host = machine("a100-sriov-off")
     host.driver.needs_reset = True
     assert host.prepare_cards(MIG) == ()
     assert steps(host)[:3] == ["nvidia-smi -mig 1", "nvidia-smi --gpu-reset", "sriov-manage -e"]
 
 
-def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
+def test_mode_change_prevented_by_a_client_needs_a_reboot(machine):
     host = machine("a100-sriov-off")
     host.driver.needs_reset = host.driver.is_busy = True
     assert host.prepare_cards(MIG) == (Problem(ProblemKind.MIG_PENDING, CARD),)
@@ -180,7 +178,7 @@ def test_change_that_a_client_of_the_card_holds_up_needs_a_reboot(machine):
     assert instances(host) == [19] * 7
 
 
-def test_change_that_the_driver_refuses_is_said(machine):
+def test_refused_mode_change_is_reported(machine):
     host = machine("a100-sriov-off")
     host.fail("nvidia-smi -mig", stdout="Unable to enable MIG Mode\n", returncode=3)
     assert host.prepare_cards(MIG) == (
@@ -188,7 +186,7 @@ def test_change_that_the_driver_refuses_is_said(machine):
     )
 
 
-def test_driver_that_tells_no_profiles_parts_nothing(machine):
+def test_card_is_not_partitioned_without_profiles(machine):
     host = machine("a100-sriov-off")
     host.fail(
         "nvidia-smi vgpu -s",
@@ -201,20 +199,20 @@ def test_driver_that_tells_no_profiles_parts_nothing(machine):
     assert instances(host) == []
 
 
-def test_card_without_mig_says_so(machine):
+def test_card_without_mig_is_reported(machine):
     host = machine("l40s-vendor-vfio")
     (problem,) = host.prepare_cards("{L40S-1-6C: ['10de:26b9']}")
     assert problem == Problem(ProblemKind.NO_MIG, "0000:3d:00.0", "L40S-1-6C")
 
 
-def test_type_that_the_driver_does_not_know_is_not_offered(machine):
+def test_type_unknown_to_the_driver_is_not_offered(machine):
     host = machine("a100-sriov-off")
     assert host.prepare_cards("{A100-9-99C: ['10de:20f1']}") == (
         Problem(ProblemKind.TYPE_NOT_OFFERED, CARD, "A100-9-99C"),
     )
 
 
-def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
+def test_instance_without_room_is_reported_with_the_driver_message(machine):
     host = machine("a100-sriov-off")
     text = "{A100-7-40C: ['0000:41:00.4'], A100-1-5C: ['0000:41:00.5']}"
     assert host.prepare_cards(text)[0] == Problem(
@@ -222,7 +220,7 @@ def test_instance_that_does_not_fit_is_said_in_the_driver_s_words(machine):
     )
 
 
-def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
+def test_failing_nvidia_smi_does_not_prevent_time_sliced_types(machine):
     host = machine("a100-sriov-off")
     host.fail("nvidia-smi", output="NVIDIA-SMI has failed\n", returncode=9)
     assert host.prepare_cards(TIME_SLICED) == ()
@@ -232,7 +230,7 @@ def test_driver_that_does_not_answer_holds_up_no_time_sliced_type(machine):
     )
 
 
-def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(machine):
+def test_mixed_size_mode_is_set_after_functions_are_enabled(machine):
     host = machine(recorded.without_functions("a40-mdev"))
     assert host.prepare_cards(SIZES) == ()
     assert steps(host) == ["sriov-manage -e", "nvidia-smi vgpu -shm 1"]
@@ -242,7 +240,7 @@ def test_mixed_size_mode_comes_after_the_functions_and_before_the_first_vgpu(mac
     assert gather(host.root).cards[0].mode == CardMode(types_queried=True)
 
 
-def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
+def test_card_without_mixed_size_mode_is_recorded(machine):
     host = machine("a100-80-pair")
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
     assert host.prepare_cards(text) == ()
@@ -252,7 +250,7 @@ def test_card_that_knows_no_mixed_size_mode_is_remembered_as_such(machine):
     assert [problem.kind for problem in plan.problems] == [ProblemKind.MIXED_SIZES]
 
 
-def test_mixed_size_mode_that_is_refused_is_said(machine):
+def test_refused_mixed_size_mode_is_reported(machine):
     host = machine("a40-mdev")
     host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
     assert host.prepare_cards(SIZES) == (
@@ -261,7 +259,7 @@ def test_mixed_size_mode_that_is_refused_is_said(machine):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": []}', '{"0000:41:00.0": [1]}'])
-def test_record_of_another_shape_is_as_none(host, text):
+def test_invalid_record_of_modes_is_ignored(host, text):
     root = host("a40-mdev")
     path = root / "run/nova-compute-nvidia-vgpu/modes.json"
     path.parent.mkdir(parents=True)
@@ -269,8 +267,8 @@ def test_record_of_another_shape_is_as_none(host, text):
     assert driver_cache.load_modes(root) == {}
 
 
-def test_instances_go_before_mig_mode_is_switched_off(machine):
-    """The driver refuses to destroy those in which there are compute instances."""
+def test_instances_are_destroyed_before_mig_mode_is_switched_off(machine):
+    """The driver refuses to destroy GPU instances that contain compute instances."""
     host = machine("a100-sriov-off")
     host.prepare_cards(MIG)
     host.driver.keeps_instances = True
@@ -284,8 +282,8 @@ def test_instances_go_before_mig_mode_is_switched_off(machine):
     ]
 
 
-def test_types_of_new_gpu_instances_are_waited_for(machine):
-    """nvidia-vgpud registers what is there when it runs."""
+def test_types_of_new_gpu_instances_are_awaited(machine):
+    """nvidia-vgpud registers only the types that exist when it runs."""
     host = machine("a100-sriov-off")
     host.driver.registers_late = True
     assert host.prepare_cards(MIG) == ()

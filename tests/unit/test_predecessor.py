@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A refresh from the charm that had this name before: its files, its pause, its published data."""
+"""A refresh from the legacy charm of this name: its files, pause and published data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSET = "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings"
 
 @pytest.fixture
 def refreshed(deploy):
-    """A host on which the predecessor was at work."""
+    """A host that the legacy charm configured."""
     unit = deploy("t4-pair")
     for name in (*LEFT, THEIRS):
         path = unit.machine.root / name
@@ -40,34 +40,34 @@ def has(unit, name):
 
 
 @pytest.mark.parametrize("hook", ["upgrade_charm", "install"])
-def test_its_boot_service_and_scripts_make_way_for_ours(refreshed, hook):
+def test_legacy_boot_service_and_scripts_are_replaced(refreshed, hook):
     refreshed.hook(hook)
     assert [name for name in LEFT if has(refreshed, name)] == []
     assert refreshed.machine.did("systemctl disable systemd-mdev-workaround.service")
     assert has(refreshed, "etc/systemd/system/nova-compute-nvidia-vgpu.service")
 
 
-def test_nouveau_stays_away_in_our_file(refreshed):
+def test_nouveau_stays_blacklisted(refreshed):
     refreshed.hook("upgrade_charm")
     assert not has(refreshed, THEIRS)
     assert NOUVEAU in (refreshed.machine.root / OURS).read_text()
     assert refreshed.machine.did("update-initramfs") == []
 
 
-def test_file_against_nouveau_that_somebody_changed_is_theirs(refreshed):
+def test_changed_blacklist_file_is_kept(refreshed):
     (refreshed.machine.root / THEIRS).write_text(NOUVEAU + "options nvidia NVreg_X=1\n")
     refreshed.hook("upgrade_charm")
     assert has(refreshed, THEIRS)
     assert not has(refreshed, OURS)
 
 
-def test_disk_that_takes_no_file_of_ours_keeps_theirs(refreshed):
+def test_legacy_blacklist_file_is_kept_if_the_new_one_cannot_be_written(refreshed):
     (refreshed.machine.root / OURS).mkdir()
     refreshed.hook("upgrade_charm")
     assert has(refreshed, THEIRS)
 
 
-def test_scripts_in_a_folder_go_as_well(refreshed):
+def test_legacy_scripts_in_a_folder_are_removed(refreshed):
     (refreshed.machine.root / LEFT[1]).unlink()
     (refreshed.machine.root / LEFT[1]).mkdir()
     (refreshed.machine.root / LEFT[1] / "remediate.py").touch()
@@ -75,7 +75,7 @@ def test_scripts_in_a_folder_go_as_well(refreshed):
     assert not has(refreshed, LEFT[1])
 
 
-def test_systemctl_that_fails_holds_up_nothing(refreshed):
+def test_failing_systemctl_does_not_prevent_the_refresh(refreshed):
     refreshed.machine.fail("systemctl disable", returncode=None)
     refreshed.hook("upgrade_charm")
     assert [name for name in LEFT if has(refreshed, name)] == []
@@ -91,7 +91,7 @@ def stored(content):
     ("is_paused", "status"),
     [(True, PAUSED), (False, testing.ActiveStatus(UNSET))],
 )
-def test_its_pause_holds(refreshed, is_paused, status):
+def test_legacy_pause_is_kept(refreshed, is_paused, status):
     content = {"is_started": True, "is_paused": is_paused, "series_upgrade": False}
     refreshed.change(stored_states={stored(content)})
     if is_paused:
@@ -100,7 +100,7 @@ def test_its_pause_holds(refreshed, is_paused, status):
     assert refreshed.status == status
 
 
-def test_its_pause_does_not_come_back_with_a_refresh_after_resume(refreshed):
+def test_legacy_pause_does_not_return_after_resume(refreshed):
     refreshed.change(stored_states={stored({"is_paused": True})})
     refreshed.hook("upgrade_charm")
     refreshed.action("resume")
@@ -108,7 +108,7 @@ def test_its_pause_does_not_come_back_with_a_refresh_after_resume(refreshed):
     assert refreshed.status.name == "active"
 
 
-def test_data_that_it_published_stays_until_ours_is_known_to_be_good(refreshed):
+def test_legacy_data_stays_published_until_a_mapping_is_valid(refreshed):
     theirs = {
         "nova": {
             "/etc/nova/nova.conf": {
@@ -131,7 +131,7 @@ def test_data_that_it_published_stays_until_ours_is_known_to_be_good(refreshed):
     assert refreshed.status.name == "active"
 
 
-def test_guests_devices_that_it_kept_are_kept_by_us(refreshed):
+def test_mediated_devices_of_guests_are_recorded(refreshed):
     refreshed.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])
     refreshed.machine.define_guest(UUIDS[0])
     refreshed.change(config={"vgpu-device-mappings": "{nvidia-233: ['0000:84:00.0']}"})

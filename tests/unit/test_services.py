@@ -51,7 +51,7 @@ def test_pause_stops_disables_and_masks_as_the_principal_does(machine):
 
 def test_daemon_that_does_not_stop_is_not_masked(machine):
     simulated = machine("t4-pair")
-    simulated.stubborn.add(DAEMON)
+    simulated.unstoppable.add(DAEMON)
     with pytest.raises(HostError) as error:
         daemon.pause(simulated)
     assert error.value.problem == Problem(ProblemKind.STILL_RUNNING, DAEMON)
@@ -106,7 +106,7 @@ def test_oneshot_that_ended_is_not_watched(machine):
 
 def test_daemon_that_gives_up_at_once_is_down(machine):
     simulated = machine("t4-pair")
-    simulated.dying.add(DAEMON)
+    simulated.failing.add(DAEMON)
     with pytest.raises(HostError) as error:
         daemon.start(simulated.root, simulated)
     assert error.value.problem == Problem(ProblemKind.SERVICE_DOWN, DAEMON)

@@ -84,9 +84,9 @@ def test_daemon_that_went_down_is_started_again(start):
 def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
     host = start("t4-pair")
     host.machine.crash("nvidia-vgpu-mgr")
-    host.machine.dying.add("nvidia-vgpu-mgr")
+    host.machine.failing.add("nvidia-vgpu-mgr")
     assert host.event() == [Problem(ProblemKind.SERVICE_DOWN, "nvidia-vgpu-mgr")]
-    host.machine.dying.clear()
+    host.machine.failing.clear()
     assert host.event() == []
 
 
@@ -126,7 +126,7 @@ def test_failure_is_told_and_tried_again_at_the_next_event(start):
     host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
     assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
     assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
-    host.machine.mend("apt-get install")
+    host.machine.repair("apt-get install")
     assert host.event() == []
     assert host.memory.install_failure == ()
 

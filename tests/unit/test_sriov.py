@@ -48,12 +48,12 @@ def test_they_are_enabled_once(a40):
 
 
 def test_success_that_made_none_is_tried_again(a40):
-    a40.deaf = 2
+    a40.sriov_no_ops = 2
     assert enable(a40) == (True, [5.0, 5.0])
 
 
 def test_success_that_never_makes_any_is_a_failure(a40):
-    a40.deaf = 99
+    a40.sriov_no_ops = 99
     assert failure_of(a40) == Problem(ProblemKind.VFS_FAILED, CARD, f"Enabling VFs on {CARD}")
     assert len(a40.did(COMMAND[0])) == 6
 
@@ -96,19 +96,19 @@ def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
 
 
 def test_a_kernel_without_pci_pf_stub_is_named(a40):
-    a40.deaf = 99
+    a40.sriov_no_ops = 99
     a40.has_stub = False
     assert failure_of(a40).detail == "no module pci-pf-stub; install linux-modules-extra"
 
 
 def test_a_missing_modprobe_accuses_nobody(a40):
-    a40.deaf = 99
+    a40.sriov_no_ops = 99
     a40.fail("modprobe", returncode=None)
     assert failure_of(a40).detail == f"Enabling VFs on {CARD}"
 
 
 def test_a_loaded_stub_is_not_asked_for(a40):
-    a40.deaf = 99
+    a40.sriov_no_ops = 99
     (a40.root / "sys/bus/pci/drivers/pci-pf-stub").mkdir()
     failure_of(a40)
     assert a40.did("modprobe") == []
@@ -149,7 +149,7 @@ def test_a_sriov_manage_that_hangs_or_cannot_start_is_a_failure(a40):
 def test_a_card_that_is_off_the_bus_is_a_failure(a40):
     card = card_of(a40)
     (a40.root / "sys/bus/pci/devices" / CARD).unlink()
-    a40.deaf = 99
+    a40.sriov_no_ops = 99
     with pytest.raises(HostError):
         virtual_functions.enable_virtual_functions(a40.root, a40, card, lambda _: None)
 

@@ -52,7 +52,7 @@ def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(
             "see journalctl -u nova-compute-nvidia-vgpu"
         )
         assert unit.databag == before
-    unit.machine.mend("/usr/lib/nvidia/sriov-manage")
+    unit.machine.repair("/usr/lib/nvidia/sriov-manage")
     unit.hook("update_status")
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
@@ -66,7 +66,7 @@ def test_functions_lost_at_boot_keep_their_mapping_published(deploy, monkeypatch
     unit.machine.reboot()
     unit.hook("start")
     assert unit.databag == before
-    unit.machine.mend("/usr/lib/nvidia/sriov-manage")
+    unit.machine.repair("/usr/lib/nvidia/sriov-manage")
     unit.hook("update_status")
     assert unit.databag == before
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")

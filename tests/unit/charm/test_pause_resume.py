@@ -52,7 +52,7 @@ def test_cards_are_not_changed_while_paused(deploy):
 
 def test_pause_fails_if_the_daemon_does_not_stop(deploy):
     unit = deploy("t4-pair")
-    unit.machine.stubborn.add("nvidia-vgpu-mgr")
+    unit.machine.unstoppable.add("nvidia-vgpu-mgr")
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("pause")
     assert failure.value.message == (
@@ -96,7 +96,7 @@ def test_resume_fails_if_systemd_fails(deploy):
 def test_resume_fails_if_the_daemon_does_not_start(deploy):
     unit = deploy("t4-pair")
     unit.action("pause")
-    unit.machine.dying.add("nvidia-vgpu-mgr")
+    unit.machine.failing.add("nvidia-vgpu-mgr")
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("resume")
     assert failure.value.message.startswith("nvidia-vgpu-mgr is not running")
@@ -107,7 +107,7 @@ def test_interrupted_pause_can_be_resumed(deploy):
     unit.machine.fail("systemctl disable", returncode=None)
     with pytest.raises(testing.ActionFailed):
         unit.action("pause")
-    unit.machine.mend("systemctl disable")
+    unit.machine.repair("systemctl disable")
     unit.action("resume")
     assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
 

@@ -63,7 +63,7 @@ def test_failed_installation_is_shown_until_it_succeeds(deploy, tmp_path):
     assert unit.status == testing.BlockedStatus(message)
     unit.relation_hook("changed")
     assert unit.status == testing.BlockedStatus(message)
-    unit.machine.mend("apt-get install")
+    unit.machine.repair("apt-get install")
     unit.hook("update_status")
     assert "nvidia-vgpu-ubuntu-570" in unit.machine.packages()
 

@@ -210,7 +210,7 @@ def test_card_whose_functions_failed_at_boot_is_kept_for_its_guests(deploy):
     unit.start_guest("0000:31:00.4", "nvidia-696", UUIDS[1])
     unit.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
     unit.machine.reboot()
-    unit.machine.mend("/usr/lib/nvidia/sriov-manage")
+    unit.machine.repair("/usr/lib/nvidia/sriov-manage")
     unit.configure("{A100D-1-10C: ['31:00.0']}")
     assert unit.machine.driver.card(A100D)["mig"].get("enabled", False) is False
     assert unit.machine.facts.cards[0].in_use == (UUIDS[1],)

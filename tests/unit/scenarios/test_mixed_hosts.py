@@ -65,7 +65,7 @@ def test_card_whose_functions_fail_does_not_affect_others(deploy):
         "see journalctl -u nova-compute-nvidia-vgpu"
     )
     assert {address[:7] for address in unit.device_specs()} == {"0000:c1"}
-    unit.machine.mend("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0")
+    unit.machine.repair("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0")
     unit.hook("update_status")
     assert unit.status.name == "active"
 

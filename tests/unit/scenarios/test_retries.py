@@ -31,7 +31,7 @@ def test_recovered_driver_is_queried_again(deploy):
     unit.machine.fail("nvidia-smi", returncode=9)
     unit.configure("{A100-20C: ['10de:20f1']}")
     assert unit.status.name != "active"
-    unit.machine.mend("nvidia-smi")
+    unit.machine.repair("nvidia-smi")
     unit.hook("update_status")
     assert unit.status.name == "active"
 
@@ -50,7 +50,7 @@ def test_card_that_reported_no_mig_is_queried_again_on_request(deploy):
     unit.machine.fail(MIG_QUERY, stdout="[N/A], [N/A]\n", returncode=0)
     unit.configure("{A100D-1-10C: ['31:00.0']}")
     assert unit.status.message.startswith("0000:31:00.0 has no MIG")
-    unit.machine.mend(MIG_QUERY)
+    unit.machine.repair(MIG_QUERY)
     unit.action("reboot-install")
     assert len(unit.device_addresses("nvidia-699")) == 7
 
@@ -76,7 +76,7 @@ def test_mode_refused_by_another_card_is_not_retried_at_every_event(deploy, monk
     assert unit.machine.did("nvidia-smi -i 0000:b1:00.0 -mig 1")
     assert unit.databag == before
     unit.assert_converged()
-    unit.machine.mend("nvidia-smi -i 0000:b1:00.0 -mig 1")
+    unit.machine.repair("nvidia-smi -i 0000:b1:00.0 -mig 1")
     unit.action("reboot-install")
     assert len(unit.device_addresses("nvidia-699")) == 14
 
