@@ -18,7 +18,7 @@ CARD = "0000:3d:00.0"
 
 
 @pytest.fixture
-def l40s(machine, monkeypatch):
+def l40s(machine):
     """A host with an L40S under the vendor-specific VFIO framework."""
     return machine("l40s-vendor-vfio")
 
@@ -139,7 +139,7 @@ def test_functions_of_defined_guests_come_first_after_a_boot(l40s):
     assert l40s.assigned_types() == {"0000:3d:01.1": "nvidia-1152"}
 
 
-def test_max_instances_is_split_across_cards(machine, monkeypatch):
+def test_max_instances_is_split_across_cards(machine):
     host = machine("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
     for _ in range(2):
         assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
@@ -195,7 +195,7 @@ def test_no_type_is_assigned_without_support_in_nova(machine, nova):
     assert host.assigned_types() == {}
 
 
-def test_functions_and_types_are_restored_after_a_boot(machine, monkeypatch):
+def test_functions_and_types_are_restored_after_a_boot(machine):
     host = machine(recorded.without_functions("l40s-vendor-vfio"))
     assert host.prepare_cards("{L40S-8Q: ['10de:26b9']}") == ()
     assert len(host.assigned_types()) == 6

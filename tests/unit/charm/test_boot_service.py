@@ -36,10 +36,7 @@ def test_unmapped_cards_get_no_virtual_functions(deploy):
     assert unit.machine.did("/usr/lib/nvidia/sriov-manage") == []
 
 
-def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(
-    deploy, monkeypatch
-):
-    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
+def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(deploy):
     unit = deploy(recorded.without_functions("a40-mdev"))
     unit.configure("{A40-8Q: ['10de:2235']}")
     before = unit.databag
@@ -57,8 +54,7 @@ def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
 
-def test_functions_lost_at_boot_keep_their_mapping_published(deploy, monkeypatch):
-    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
+def test_functions_lost_at_boot_keep_their_mapping_published(deploy):
     unit = deploy("a40-mdev")
     unit.configure("{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}")
     before = unit.databag
@@ -81,13 +77,12 @@ def test_failure_to_enable_the_boot_service_is_shown(deploy):
     )
 
 
-def test_card_without_a_driver_is_bound_again(deploy, monkeypatch):
+def test_card_without_a_driver_is_bound_again(deploy):
     data = recorded.without_functions("a40-mdev")
     unit = deploy({**data, "functions": [{**card, "driver": None} for card in data["functions"]]})
     bind = unit.machine.root / "sys/bus/pci/drivers/nvidia/bind"
     bind.parent.mkdir(parents=True)
     bind.touch()
-    monkeypatch.setattr("cards.virtual_functions._PAUSE", 0)
     unit.machine.fail("/usr/lib/nvidia/sriov-manage", output="x\n")
     unit.configure("{nvidia-562: ['0000:41:00.0']}")
     assert bind.read_text() == "0000:41:00.0\n"
