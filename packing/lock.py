@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write requirements/python*.txt: what the charm ships for each Python, exact and with hashes.
+"""Write requirements/python*.txt: what the charm ships for each Python, pinned and with hashes.
 
-requirements.txt names what the charm itself imports; uv finds what that needs on each Python,
-which pip can only do for the Python that it runs on. One file is taken of each package, and that
-makes the lock: a wheel of pure Python, so that what is shipped serves every processor. Run it with
-`make lock`.
+requirements.txt lists what the charm itself imports. uv resolves its dependencies for each Python;
+pip can do that only for the Python that it runs on. The lock names one file of each package: a
+pure-Python wheel, which serves every processor. Run this with `make lock`.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ except ImportError:  # before Python 3.11
 
 REPOSITORY = Path(__file__).parents[1]
 LOCKS = REPOSITORY / "requirements"
-# Published as compiled wheels only, whose compiled part can be left out; `dependencies` does that.
-# Any processor's wheel has the same Python files.
+# Published only as compiled wheels. The compiled part is optional, and `dependencies` removes it.
+# The wheels for all processors have the same Python files.
 COMPILED = {"pyyaml"}
 HEADING = "# What the charm ships for Python {python}; written by `make lock`.\n"
 
@@ -35,8 +34,8 @@ def main(uv: str) -> int:
     for python in pythons():
         command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml"]
         command += ["--python-version", python, str(REPOSITORY / "requirements.txt")]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        packages = tomllib.loads(found.stdout)["packages"]
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        packages = tomllib.loads(result.stdout)["packages"]
         lines = [
             f"{package['name']}=={package['version']} --hash=sha256:{digest(package, python)}\n"
             for package in packages
@@ -48,13 +47,13 @@ def main(uv: str) -> int:
 
 
 def pythons() -> list[str]:
-    """Return the Pythons of the bases, oldest first."""
+    """Return the Python versions of the bases, oldest first."""
     rows = (REPOSITORY / "packing/bases").read_text(encoding="utf-8").splitlines()
     return list(dict.fromkeys(row.split()[1] for row in rows))
 
 
 def digest(package: dict[str, Any], python: str) -> str:
-    """Return the hash of the one file of a package that is to be used."""
+    """Return the hash of the package's file to use."""
     endings = ["-none-any.whl"]
     if package["name"] in COMPILED:
         tag = f"cp{python.replace('.', '')}"

@@ -1,11 +1,12 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pack the charm with charmcraft, for bases that this machine is not, the same bytes each time.
+"""Pack the charm reproducibly with charmcraft, for any base.
 
-Run it with `make pack`. Each platform of charmcraft.yaml is packed in a copy of its own of the
-files that git knows: charmcraft does not see that what it has built before was for another base,
-and would ship that. It takes the base from os-release, so it is shown another one. The charm has
-the files that charmcraft packed, in an archive whose order, times and modes are always the same.
+Run this with `make pack`. It packs each platform of charmcraft.yaml in a separate copy of the
+files that git tracks: charmcraft does not notice that an earlier build was for another base, and
+would ship that build. charmcraft takes the base from os-release, so this program gives it a file
+for the base. The charm contains the files that charmcraft packed, in an archive with fixed order,
+times and modes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import yaml
 import interpreters
 
 REPOSITORY = Path(__file__).parents[1]
-WORK = REPOSITORY / "build/pack"
+BUILD = REPOSITORY / "build/pack"
 CHARMS = REPOSITORY / "build/charms"
 LIMIT = 2_000_000  # bytes
 _OS_RELEASE = 'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="{base}"\n'
@@ -38,15 +39,15 @@ _RUNS = 9
 
 
 def main() -> int:
-    """Pack what the arguments name and report it; return the exit code."""
+    """Pack the platforms that the arguments name and print a report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=CHARMS, help="folder for the charms")
-    parser.add_argument("platforms", nargs="*", help="all of charmcraft.yaml, if none is named")
+    parser.add_argument("platforms", nargs="*", help="default: all of charmcraft.yaml")
     arguments = parser.parse_args()
     charmcraft = yaml.safe_load((REPOSITORY / "charmcraft.yaml").read_text(encoding="utf-8"))
     platforms = arguments.platforms or list(charmcraft["platforms"])
     arguments.output.mkdir(parents=True, exist_ok=True)
-    WORK.mkdir(parents=True, exist_ok=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         charms = list(pool.map(lambda platform: pack(platform, arguments.output), platforms))
     report(charms)
@@ -57,10 +58,10 @@ def pack(platform: str, output: Path) -> Path:
     """Pack one platform and return the charm.
 
     Raises:
-        SystemExit: charmcraft failed, or what it packed is not for that platform.
+        SystemExit: charmcraft failed, or the charm is not for that platform.
     """
     base = platform.split("@")[1].split(":")[0]
-    with tempfile.TemporaryDirectory(dir=WORK) as folder:
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         tree, home = Path(folder) / "tree", Path(folder) / "home"
         copy_sources(tree)
         home.mkdir(mode=0o700)
@@ -83,16 +84,16 @@ def pack(platform: str, output: Path) -> Path:
             text=True,
             check=False,
         )
-        found = list(tree.glob("*.charm"))
-        if result.returncode != 0 or len(found) != 1:
+        packed = list(tree.glob("*.charm"))
+        if result.returncode != 0 or len(packed) != 1:
             raise SystemExit(f"{platform}: charmcraft failed\n{result.stdout}")
-        charm = repack(found[0], output / found[0].name, commit_time())
+        charm = repack(packed[0], output / packed[0].name, commit_time())
     check(charm, platform)
     return charm
 
 
 def copy_sources(tree: Path) -> None:
-    """Copy the files that git knows, and those that it would add, with the version they make."""
+    """Copy the files that git tracks or would add, and write the file `version`."""
     listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         source = REPOSITORY / name
@@ -103,12 +104,12 @@ def copy_sources(tree: Path) -> None:
 
 
 def version() -> str:
-    """Return the charm's version: the last tag, the commits since, and whether there is more."""
+    """Return the charm's version: last tag, commits since, and whether the tree is modified."""
     return _git("describe", "--always", "--dirty").strip()
 
 
 def commit_time() -> int:
-    """Return the time that stands for all times in a charm, in seconds of the epoch."""
+    """Return the time to use for all times in a charm, in seconds since the epoch."""
     return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct"))
 
 
@@ -119,7 +120,7 @@ def _git(*arguments: str) -> str:
 
 
 def repack(source: Path, target: Path, seconds: int) -> Path:
-    """Write a charm's files into an archive that is the same for the same files."""
+    """Write a charm's files into an archive that depends only on these files."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     partial = target.with_name(target.name + ".partial")
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(partial, "w") as new:
@@ -139,10 +140,10 @@ def repack(source: Path, target: Path, seconds: int) -> Path:
 
 
 def check(charm: Path, platform: str) -> None:
-    """Make sure that a charm holds what is locked for its base, and nothing compiled.
+    """Check that a charm contains what is locked for its base, and nothing compiled.
 
     Raises:
-        SystemExit: it does not.
+        SystemExit: the check failed.
     """
     base, architecture = platform.split("@")[1].split(":")
     with zipfile.ZipFile(charm) as archive:
@@ -157,15 +158,15 @@ def check(charm: Path, platform: str) -> None:
     locked = (REPOSITORY / f"requirements/python{python}.txt").read_text(encoding="utf-8")
     wanted = {line.split()[0] for line in locked.splitlines() if not line.startswith("#")}
     shipped = {
-        f"{found[1].lower().replace('_', '-')}=={found[2]}"
+        f"{match[1].lower().replace('_', '-')}=={match[2]}"
         for name in names
-        if (found := re.fullmatch(r"venv/([^/]+)-([^/]+)\.dist-info/METADATA", name))
+        if (match := re.fullmatch(r"venv/([^/]+)-([^/]+)\.dist-info/METADATA", name))
     }
     problems = []
     if manifest["bases"] != [{"name": "ubuntu", "channel": base, "architectures": [architecture]}]:
-        problems.append(f"its manifest says {manifest['bases']}")
+        problems.append(f"its manifest lists {manifest['bases']}")
     if shipped != wanted:
-        problems.append(f"it ships {sorted(shipped ^ wanted)} unlike the lock")
+        problems.append(f"these packages differ from the lock: {sorted(shipped ^ wanted)}")
     if [f"Tag: cp{python.replace('.', '')}-" in text for text in wheels] != [True]:
         problems.append(f"its dependencies are not those of Python {python}")
     if compiled := [name for name in names if name.endswith((".so", ".pyc"))]:
@@ -178,7 +179,7 @@ def check(charm: Path, platform: str) -> None:
 
 
 def report(charms: list[Path]) -> None:
-    """Print size and start-up of each charm."""
+    """Print the size and the start-up time of each charm."""
     rows = [("CHARM", "KiB", "START-UP", "")]
     timed: dict[str, tuple[str, str]] = {}
     for charm in charms:
@@ -189,14 +190,14 @@ def report(charms: list[Path]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
-    print(f"\nVersion {version()}. Start-up is until all modules are there, best of {_RUNS}.")
+    print(f"\nVersion {version()}. Start-up is the time to import all modules, best of {_RUNS}.")
 
 
 def start_up(charm: Path, python: Path | None) -> tuple[str, str]:
-    """Return how long an interpreter takes until it could handle an event, and its version."""
+    """Return how long an interpreter takes to import the charm, and its version."""
     if python is None:
-        return "-", "no such Python here"
-    with tempfile.TemporaryDirectory(dir=WORK) as folder:
+        return "-", "this Python is not installed"
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         with zipfile.ZipFile(charm) as archive:
             archive.extractall(folder)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": "lib:venv:src"}

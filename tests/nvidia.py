@@ -1,12 +1,16 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""NVIDIA's driver over a recorded host: what its sysfs and its programs answer, and then show.
+"""A simulation of NVIDIA's driver on a recorded host: the answers of its sysfs and its programs.
 
-As far as it was seen: a type that does not fit gets EIO and the lists of what still fits shrink;
-new virtual functions wipe GPU instances and mixed-size mode; MIG mode does not change while the
-card has virtual functions; a number of them written by hand is refused; all but the MIG mode of
-some cards is gone after a boot.
-Nothing of the charm is used here.
+It behaves as observed on real hosts:
+
+* The driver refuses a type that does not fit with EIO, and lists fewer types as vGPUs are created.
+* New virtual functions remove all GPU instances and turn mixed-size mode off.
+* MIG mode does not change while the card has virtual functions.
+* The driver refuses a number of virtual functions that is written to sysfs by hand.
+* A boot resets everything except the MIG mode of some cards.
+
+This module uses no code of the charm.
 """
 
 from __future__ import annotations
@@ -26,15 +30,16 @@ _NO_MIG = (6, "No MIG-enabled devices found.\n")
 
 
 class Driver:
-    """The driver of one host; its sysfs lies below `root`.
+    """The driver of one host; its sysfs is below `root`.
 
     Attributes:
-        host: the recorded host as it has become.
-        needs_reset: whether a change of MIG mode waits for a reset of the card.
-        is_busy: whether some client holds the cards, so that none can be reset.
-        refused: numbers of types that it lists and yet refuses to set.
-        keeps_instances: whether GPU instances outlive the virtual functions.
-        registers_late: whether types of new GPU instances show only after nvidia-vgpud ran again.
+        host: the recorded host in its current state.
+        needs_reset: whether a change of MIG mode stays pending until the card is reset.
+        is_busy: whether a client uses the cards, which prevents a reset.
+        refused: numbers of types that the driver lists but refuses to set.
+        keeps_instances: whether GPU instances remain when the virtual functions are removed.
+        registers_late: whether the types of new GPU instances are listed only after nvidia-vgpud
+            has run again.
     """
 
     def __init__(self, root: Path, host: dict[str, Any]) -> None:
@@ -48,13 +53,13 @@ class Driver:
         self._computing: set[str] = set()  # cards with compute instances
 
     def card(self, address: str) -> dict[str, Any]:
-        """Return what a card is like now."""
-        return next(known for known in self.host["functions"] if known["address"] == address)
+        """Return the current state of a card."""
+        return next(card for card in self.host["functions"] if card["address"] == address)
 
     def boot(self) -> None:
-        """Forget what a boot takes."""
+        """Reset everything that does not survive a boot."""
         self._computing.clear()
-        for card in [known for known in self.host["functions"] if known.get("types")]:
+        for card in [card for card in self.host["functions"] if card.get("types")]:
             mig = self._mig(card)
             persists = mig.get("persists", True)
             after = {"enabled": persists and mig.get("pending", mig.get("enabled", False))}
@@ -63,16 +68,16 @@ class Driver:
             self._change(recorded.without_its_functions(card), mixed=False, **change)
 
     def load(self, version: str) -> None:
-        """Take the cards that no driver has, as the module does when it is loaded."""
+        """Bind the cards that have no driver, as the module does when it is loaded."""
         self.host = {**self.host, "driver": {"loaded": version}}
-        for card in [known for known in self.host["functions"] if known.get("types")]:
+        for card in [card for card in self.host["functions"] if card.get("types")]:
             if card.get("driver") is None:
                 self._bind(card, "nvidia")
 
     # sysfs
 
     def write(self, path: Path, text: str) -> None:
-        """Take what is written to an attribute, or refuse it with an OSError."""
+        """Apply a value that is written to an attribute, or refuse it with an OSError."""
         path, text = path.parent.resolve() / path.name, text.strip()
         if path.parent == self.root.resolve() / "sys/bus/pci/drivers/nvidia":
             self._bind_by_hand(path.name, text)
@@ -104,14 +109,14 @@ class Driver:
         return devices / bus / function
 
     def _bind_by_hand(self, verb: str, address: str) -> None:
-        found = [known for known in self.host["functions"] if known["address"] == address]
+        cards = [card for card in self.host["functions"] if card["address"] == address]
         driver = None if verb == "bind" else "nvidia"
-        if verb not in ("bind", "unbind") or not found or found[0].get("driver") != driver:
+        if verb not in ("bind", "unbind") or not cards or cards[0].get("driver") != driver:
             raise OSError(errno.ENODEV, "No such device")
-        self._bind(found[0], "nvidia" if verb == "bind" else None)
+        self._bind(cards[0], "nvidia" if verb == "bind" else None)
 
     def _bind(self, card: dict[str, Any], driver: str | None) -> None:
-        """Give a card a driver, or none; all that the old one made of it is gone."""
+        """Bind a card to a driver, or to none; what the old driver created on it is gone."""
         self._computing.discard(card["address"])
         change = {"mig": {**card["mig"], "instances": []}} if "mig" in card else {}
         self._change(recorded.without_its_functions(card), driver=driver, mixed=False, **change)
@@ -136,7 +141,7 @@ class Driver:
         recorded.add_mdev(self.root, parent.name, type_id, uuid)
 
     def refresh(self, card: dict[str, Any]) -> None:
-        """Show what of a card's types still fits."""
+        """Update the lists of the card's types that still fit."""
         in_use = self._in_use(card)
         kinds = [kind for kind in recorded.kinds(card) if self._fits(card, kind, in_use)]
         for parent in self._parents(card):
@@ -153,7 +158,7 @@ class Driver:
                     (folder / "available_instances").write_text(text)
 
     def guests(self, card: dict[str, Any]) -> list[str]:
-        """Return the mediated devices of a card: those of guests, for nobody else makes any."""
+        """Return the mediated devices of a card; only guests create them."""
         return [
             link.parent.name for path in self._parents(card) for link in path.glob("*/mdev_type")
         ]
@@ -178,8 +183,8 @@ class Driver:
     def _fits(self, card: dict[str, Any], kind: Kind, in_use: list[Kind]) -> bool:
         if "profile" in kind:
             instances = self._mig(card).get("instances", [])
-            room = instances.count(kind["profile"]) * kind.get("per-instance", 1)
-            return sum(used["profile"] == kind["profile"] for used in in_use) < room
+            capacity = instances.count(kind["profile"]) * kind.get("per-instance", 1)
+            return sum(used["profile"] == kind["profile"] for used in in_use) < capacity
         if card.get("mixed"):
             return sum(Fraction(1, used["max"]) for used in (*in_use, kind)) <= 1
         size = recorded.framebuffer(kind)
@@ -189,7 +194,7 @@ class Driver:
     # sriov-manage
 
     def sriov_manage(self, verb: str, address: str) -> Answer:
-        """Do what `sriov-manage -e|-d ADDRESS` does; its exit code and what it prints."""
+        """Simulate `sriov-manage -e|-d ADDRESS`; return its exit code and its output."""
         card = self.card(address)
         if card.get("driver") != "nvidia" or "sriov" not in card:
             return 1, f"{address} is not bound to nvidia\n"
@@ -210,11 +215,11 @@ class Driver:
 
     # nvidia-smi
 
-    def nvidia_smi(self, *words: str) -> Answer:
-        """Do what nvidia-smi does with these arguments; its exit code and what it prints."""
-        place = words.index("-i")
-        card = self.card(words[place + 1])
-        command = (*words[:place], *words[place + 2 :])
+    def nvidia_smi(self, *arguments: str) -> Answer:
+        """Simulate nvidia-smi with these arguments; return its exit code and its output."""
+        position = arguments.index("-i")
+        card = self.card(arguments[position + 1])
+        command = (*arguments[:position], *arguments[position + 2 :])
         if command[0].startswith("--query-gpu=mig.mode"):
             return self._mig_mode(card)
         answer = {
@@ -233,8 +238,8 @@ class Driver:
 
     @staticmethod
     def _mig(card: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = card.get("mig", {})
-        return found
+        mig: dict[str, Any] = card.get("mig", {})
+        return mig
 
     def _mig_mode(self, card: dict[str, Any]) -> Answer:
         if "mig" not in card:
@@ -288,7 +293,7 @@ class Driver:
         if not mig.get("enabled") or not card["sriov"]["enabled"]:
             return _NO_MIG
         profile, instances = int(command[2]), [*mig.get("instances", [])]
-        if sum(self._part(card, known) for known in (*instances, profile)) > 1:
+        if sum(self._share(card, instance) for instance in (*instances, profile)) > 1:
             reason = "Failed to create GPU instances: Insufficient Resources\n"
             return (
                 19,
@@ -316,13 +321,13 @@ class Driver:
         return 0, "Successfully destroyed GPU instances\n"
 
     @staticmethod
-    def _part(card: dict[str, Any], profile: int) -> Fraction:
-        """Return how much of a card an instance takes."""
+    def _share(card: dict[str, Any], profile: int) -> Fraction:
+        """Return the fraction of a card that an instance takes."""
         kind = next(k for k in recorded.all_kinds(card) if k.get("profile") == profile)
         return Fraction(kind.get("per-instance", 1), kind["max"])
 
     def _mixed_size(self, card: dict[str, Any], command: tuple[str, ...]) -> Answer:
-        if not self._knows_mixed_size(card):
+        if not self._supports_mixed_size(card):
             return 3, "vGPU heterogeneous mode is Not Supported\n"
         if self._in_use(card) or not card["sriov"]["enabled"]:
             return _BUSY
@@ -330,20 +335,20 @@ class Driver:
         self.refresh(self.card(card["address"]))
         return 0, f"Set vGPU heterogeneous mode for GPU {card['address']}\n"
 
-    def _knows_mixed_size(self, card: dict[str, Any]) -> bool:
+    def _supports_mixed_size(self, card: dict[str, Any]) -> bool:
         return bool(card.get("mixed-size")) and not self._mig(card).get("enabled")
 
     def _query(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
-        word = "N/A"
-        if self._knows_mixed_size(card):
-            word = "Enabled" if card.get("mixed") else "Disabled"
+        mixed_size = "N/A"
+        if self._supports_mixed_size(card):
+            mixed_size = "Enabled" if card.get("mixed") else "Disabled"
         mode = "SR-IOV" if _is_sriov(card) else "Non SR-IOV"
         return 0, (
             f"GPU {card['address'].upper().zfill(16)}\n"
             "    GPU Virtualization Mode\n"
             "        Virtualization Mode               : Host VGPU\n"
             f"        Host VGPU Mode                    : {mode}\n"
-            f"        vGPU Heterogeneous Mode           : {word}\n"
+            f"        vGPU Heterogeneous Mode           : {mixed_size}\n"
         )
 
     def _supported(self, card: dict[str, Any], _: tuple[str, ...]) -> Answer:
@@ -362,11 +367,11 @@ class Driver:
         return 0, text
 
     def _change(self, card: dict[str, Any], **changes: Any) -> None:
-        changed: list[dict[str, Any]] = []
-        for known in self.host["functions"]:
-            is_it = known["address"] == card["address"]
-            changed.append({**card, **changes} if is_it else known)
-        self.host = {**self.host, "functions": changed}
+        functions: list[dict[str, Any]] = []
+        for function in self.host["functions"]:
+            is_changed = function["address"] == card["address"]
+            functions.append({**card, **changes} if is_changed else function)
+        self.host = {**self.host, "functions": functions}
 
     def _rebuild(self, card: dict[str, Any]) -> None:
         recorded.remove_function(self.root, card)

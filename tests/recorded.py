@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded hosts: from the data in `hosts/` to a tree that looks like their root.
+"""Recorded hosts: builds a file tree that looks like a host's root from the data in `hosts/`.
 
-The layout is the kernel's, links included, so that the charm's readers, lspci and a booted
-container all read it as they would the real one. Nothing of the charm is used here.
+The layout is the kernel's, including the links. The charm's readers, lspci and a booted container
+all read the tree as they would read a real host. This module uses no code of the charm.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def host_names() -> list[str]:
 
 
 def host(name: str, **changes: Any) -> dict[str, Any]:
-    """Return a recorded host as data, with some of its entries changed."""
+    """Return the data of a recorded host, with some of its entries changed."""
     return {**_load(name), **changes}
 
 
 def without_functions(name: str) -> dict[str, Any]:
-    """Return a recorded host as it is after a boot: no card has virtual functions."""
+    """Return a recorded host after a boot: no card has virtual functions."""
     recorded = host(name)
-    recorded["functions"] = [without_its_functions(known) for known in recorded["functions"]]
+    recorded["functions"] = [without_its_functions(card) for card in recorded["functions"]]
     return recorded
 
 
@@ -67,7 +67,7 @@ def card_pair(name: str, other: str | None = None, *, enabled: bool = True) -> l
 
 
 def without_driver(name: str) -> dict[str, Any]:
-    """Return a recorded host before NVIDIA's software came to it, with nothing on its cards."""
+    """Return a recorded host without NVIDIA's software; no driver uses its cards."""
     recorded = host(name, driver=None)
     recorded["functions"] = [
         {**function, "driver": None if function.get("types") else function.get("driver")}
@@ -94,7 +94,7 @@ def build(root: Path, recorded: dict[str, Any]) -> Path:
 
 
 def build_sys(root: Path, recorded: dict[str, Any]) -> None:
-    """Write what the kernel shows of a host below /sys."""
+    """Write a host's /sys as the kernel shows it."""
     loaded = (recorded.get("driver") or {}).get("loaded")
     if loaded:
         _write(root / "sys/module/nvidia/version", f"{loaded}\n")
@@ -104,7 +104,7 @@ def build_sys(root: Path, recorded: dict[str, Any]) -> None:
 
 
 def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
-    """Write dpkg's record of packages, among others that are of no interest."""
+    """Write dpkg's status file with these packages and two unrelated ones."""
     stanzas = [("adduser", "3.118ubuntu5", "installed"), *packages, ("zstd", "1.4.8", "installed")]
     _write(
         root / "var/lib/dpkg/status",
@@ -118,9 +118,9 @@ def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
 
 
 def all_kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all vGPU types of a card, as `hosts/types.yaml` has them."""
-    found: list[dict[str, Any]] = _load("types")[function["types"]]
-    return found
+    """Return all vGPU types of a card, as listed in `hosts/types.yaml`."""
+    types: list[dict[str, Any]] = _load("types")[function["types"]]
+    return types
 
 
 def kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
@@ -132,20 +132,20 @@ def kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def framebuffer(kind: dict[str, Any]) -> int:
-    """Return a type's memory, MiB."""
-    found = re.search(r"-([0-9]+)[ABCQ]", kind["name"])
-    assert found is not None
-    return int(found[1]) * 1024 or 512
+    """Return a type's framebuffer in MiB."""
+    match = re.search(r"-([0-9]+)[ABCQ]", kind["name"])
+    assert match is not None
+    return int(match[1]) * 1024 or 512
 
 
 def write_creatable(function: Path, fitting: list[dict[str, Any]]) -> None:
-    """Write what a virtual function can still become (vendor-specific VFIO)."""
+    """Write the types that a virtual function can still get (vendor-specific VFIO)."""
     rows = [f"{kind['id']:<6}: {kind['name']}\n" for kind in fitting]
     _write(function / "nvidia/creatable_vgpu_types", "ID    : vGPU Name\n" + "".join(rows))
 
 
 def show_mdev_types(root: Path, parent: Path, offered: list[dict[str, Any]]) -> None:
-    """Show on a parent of mediated devices exactly these types."""
+    """List exactly these types on a parent of mediated devices."""
     folder = parent / "mdev_supported_types"
     for path in list(folder.iterdir()):
         if path.name not in [f"nvidia-{kind['id']}" for kind in offered]:
@@ -155,7 +155,7 @@ def show_mdev_types(root: Path, parent: Path, offered: list[dict[str, Any]]) -> 
 
 
 def remove_function(root: Path, function: dict[str, Any]) -> None:
-    """Take a card and its virtual functions out of a tree."""
+    """Remove a card and its virtual functions from a tree."""
     devices = root / "sys/bus/pci/devices"
     card = (devices / function["address"]).resolve()
     for path in [*(link.resolve() for link in card.glob("virtfn*")), card]:
@@ -168,14 +168,15 @@ def remove_function(root: Path, function: dict[str, Any]) -> None:
 
 
 def add_mdev(root: Path, parent: str, type_id: str, uuid: str) -> None:
-    """Create a mediated device, as a guest's start does."""
+    """Create a mediated device, as the start of a guest does."""
     parent_folder = (root / "sys/bus/pci/devices" / parent).resolve()
     folder = parent_folder / uuid
     folder.mkdir()
     (folder / "mdev_type").symlink_to(f"../mdev_supported_types/{type_id}")
-    for known in (parent_folder / "mdev_supported_types").iterdir():
-        left = int((known / "available_instances").read_text())
-        _write(known / "available_instances", f"{left - 1 if known.name == type_id else 0}\n")
+    for type_folder in (parent_folder / "mdev_supported_types").iterdir():
+        free = int((type_folder / "available_instances").read_text())
+        free = free - 1 if type_folder.name == type_id else 0
+        _write(type_folder / "available_instances", f"{free}\n")
     bus = root / "sys/bus/mdev/devices"
     bus.mkdir(parents=True, exist_ok=True)
     (bus / uuid).symlink_to(os.path.relpath(folder, bus))
@@ -211,7 +212,7 @@ def _pci_device(address: str) -> str:
 
 
 def remove_mdev(root: Path, uuid: str) -> None:
-    """Remove a mediated device again."""
+    """Remove a mediated device."""
     link = root / "sys/bus/mdev/devices" / uuid
     folder = link.resolve()
     (folder / "mdev_type").unlink()
@@ -220,7 +221,7 @@ def remove_mdev(root: Path, uuid: str) -> None:
 
 
 def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> None:
-    """Write a card, and its virtual functions if they are enabled, into a tree."""
+    """Add a card to a tree, and its virtual functions if they are enabled."""
     address = function["address"]
     folder = _device(sys, address, function)
     is_driven = function.get("types") and is_loaded and function.get("driver") == "nvidia"
@@ -237,7 +238,7 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         ("sriov_stride", 1),
     ):
         _write(folder / name, f"{value}\n")
-    if is_driven and sriov["framework"] == "card":  # as some servers show a T4
+    if is_driven and sriov["framework"] == "card":  # some servers show a T4 this way
         _offer_mdevs(sys, folder, kinds(function))
     for number in range(enabled):
         virtual = _moved(address, sriov["offset"] + number)
@@ -253,7 +254,7 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
 
 
 def _device(sys: Path, address: str, function: dict[str, Any]) -> Path:
-    # A card and its virtual functions lie side by side below one bridge.
+    # A card and its virtual functions are siblings below one bridge.
     folder = sys / "devices" / _bus(address) / address
     vendor, device = function["id"].split(":")
     sub_vendor, sub_device = function.get("subsystem", "0000:0000").split(":")
@@ -265,7 +266,7 @@ def _device(sys: Path, address: str, function: dict[str, Any]) -> Path:
         ("subsystem_device", f"0x{sub_device}"),
         ("numa_node", str(function.get("numa", -1))),
         ("revision", "0xa1"),
-        ("config", ""),  # lspci complains where it is missing
+        ("config", ""),  # lspci complains if it is missing
     ):
         _write(folder / name, value + "\n")
     if function.get("driver"):
@@ -283,7 +284,7 @@ def _bus(address: str) -> str:
 
 
 def _moved(address: str, offset: int) -> str:
-    """Return the address of the function that many places further on the same bus."""
+    """Return the address of the function `offset` positions further on the same bus."""
     domain, bus, rest = address.split(":")
     device, function = rest.split(".")
     number = int(device, 16) * 8 + int(function) + offset
@@ -318,7 +319,7 @@ def _add_mdev_types(
 
 
 def _write(path: Path | str, text: str) -> None:
-    # Without pathlib: the tests write some 400,000 files.
+    # pathlib would be too slow: the tests write about 400,000 files.
     try:
         stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     except FileNotFoundError:

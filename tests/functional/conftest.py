@@ -21,20 +21,20 @@ Host = Tuple[machine.Machine, juju.Juju]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "run the charm of that base, on a Python that stands for the base's if one is here"
+    text = "run the charm of that base, on the base's Python or a substitute if one is installed"
     parser.addoption("--base", choices=sorted(interpreters.bases()), help=text)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    reason = machine.why_not()
+    reason = machine.why_unavailable()
     if reason:
-        return f"no host can be booted here, its tests are left out: {reason}"
+        return f"no host can be booted here, so these tests are skipped: {reason}"
     base = config.getoption("base")
     python = interpreters.for_base(base) if base else None
     header = f"charm of {base or machine.CHARM_BASE} on {python or 'python3 of the booted host'}"
-    reason = kernel.why_still()
+    reason = kernel.why_sys_is_static()
     if reason:
-        return f"{header}; no /sys reacts here, tests that write to it are left out: {reason}"
+        return f"{header}; /sys is static here, so tests that write to it are skipped: {reason}"
     return header
 
 
@@ -42,8 +42,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def charm(
     python: Path | None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Path:
-    """The charm, laid out as Juju unpacks it, with the byte code that its first hook leaves."""
-    reason = machine.why_not()
+    """The charm as Juju unpacks it, with the byte code that its first hook writes."""
+    reason = machine.why_unavailable()
     if reason:
         pytest.skip(f"no host can be booted here: {reason}")
     target = tmp_path_factory.mktemp("charm") / "charm"
@@ -54,14 +54,14 @@ def charm(
 
 @pytest.fixture(scope="session")
 def python(pytestconfig: pytest.Config) -> Path | None:
-    """The interpreter that the hosts have as python3, if not their own."""
+    """The interpreter to use as the hosts' python3; None uses their own."""
     base = pytestconfig.getoption("base")
     return interpreters.for_base(base) if base else None
 
 
 @pytest.fixture(scope="session")
 def boot(charm: Path, python: Path | None) -> Callable[..., Any]:
-    """Boots a recorded host, from an image if one is given, with one unit of the charm on it."""
+    """Boots a recorded host, optionally from an image, with one unit of the charm."""
 
     @contextmanager
     def booted(
@@ -84,7 +84,7 @@ def nvidia_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ready_image(
     boot: Callable[..., Any], nvidia_deb: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """What has become of a host with two T4 once the charm is at work on it."""
+    """The image of a host with two T4 on which the charm has installed the driver."""
     with boot("t4-fresh") as (host, unit):
         unit.store(nvidia_deb)
         for hook in ("install", "config-changed", "start"):
@@ -97,6 +97,6 @@ def ready_image(
 
 @pytest.fixture
 def ready_host(boot: Callable[..., Any], ready_image: Path) -> Iterator[Host]:
-    """A host with two T4, the driver installed and loaded, and the relation made."""
+    """A host with two T4 that has the driver loaded and the relation created."""
     with boot("t4-fresh", ready_image) as (host, unit):
         yield host, unit

@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The charm at work, for people: simulated compute hosts, the charm's own dispatch, real apt.
+"""A demonstration of the charm: simulated compute hosts, the charm's own dispatch, real apt.
 
-Run it with `make demo`.
+Run this with `make demo`.
 """
 
 from __future__ import annotations
@@ -32,59 +32,59 @@ L40S_MAPPING = "{L40S-8Q: ['10de:26b9']}"
 APP = "nova-compute-nvidia-vgpu"
 ABOUT = """\
 These hosts are SIMULATED: there is no GPU, no Juju and no real driver.
-Stand-ins: the cards and their driver (as recorded), Juju's hook tools, NVIDIA's package.
+Simulated: the cards and their driver (as recorded), Juju's hook tools, NVIDIA's package.
 Real: systemd, apt, dpkg, lspci, the principal's reader, Nova's options, and the charm itself.
 """
 
 
 def main() -> int:
-    reason = machine.why_not()
+    reason = machine.why_unavailable()
     if reason:
         print(f"No host can be simulated here: it {reason}. Run `make demo` as root.")
         return 1
     host = recorded.host(HOST)
-    cards = [known for known in host["functions"] if known.get("types")]
+    cards = [function for function in host["functions"] if function.get("types")]
     print(ABOUT)
     with tempfile.TemporaryDirectory() as folder:
-        say("Preparing the host; the first time this takes half a minute")
+        heading("Preparing the host; the first run takes half a minute")
         base, dependencies = machine.ensure_base(), machine.ensure_dependencies()
         principal.wheel(NOVA)
         print(f"  {host['description']}: {', '.join(card['address'] for card in cards)}")
-        print(f"  root {base.name}, dependencies {dependencies.name}, all below build/\n")
+        print(f"  root {base.name}, dependencies {dependencies.name}, both below build/\n")
         charm = juju.make_charm(Path(folder) / "charm")
         package = packages.build_nvidia(Path(folder))
         start = time.monotonic()
         with machine.Machine(host, charm) as compute:
-            live(compute, juju.Juju(compute, machine.REPOSITORY), package)
+            run_lifecycle(compute, juju.Juju(compute, machine.REPOSITORY), package)
             image = compute.save(Path(folder) / "image")
-        if kernel.why_still():
-            print(f"No other host, since no /sys reacts here: {kernel.why_still()}\n")
+        if kernel.why_sys_is_static():
+            print(f"No other hosts, because /sys is static here: {kernel.why_sys_is_static()}\n")
         else:
-            live_as_others(charm, image)
+            show_other_hosts(charm, image)
     seconds = time.monotonic() - start
-    print(f"Done in {seconds:.0f} s. The hosts are gone, and left nothing behind.")
+    print(f"Done in {seconds:.0f} s. The hosts are removed, without leftovers.")
     return 0
 
 
-def live(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
-    """Go through a unit's life and show the status after each step."""
-    say(f"$ juju deploy {APP}; juju integrate {APP}:nova-vgpu nova-compute:nova-vgpu")
+def run_lifecycle(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
+    """Run a unit through its lifecycle and show the status after each step."""
+    heading(f"$ juju deploy {APP}; juju integrate {APP}:nova-vgpu nova-compute:nova-vgpu")
     for hook in ("install", "config-changed", "start"):
         unit.hook(hook)
     unit.integrate()
     show(unit)
 
-    say(f"$ juju attach-resource {APP} nvidia-vgpu-software=./{package.name}")
+    heading(f"$ juju attach-resource {APP} nvidia-vgpu-software=./{package.name}")
     unit.attach(package)
     show(unit)
 
-    say(f"$ juju run {APP}/0 reboot-install i-really-mean-it=true")
-    answer(unit.action("reboot-install", i_really_mean_it=True))
+    heading(f"$ juju run {APP}/0 reboot-install i-really-mean-it=true")
+    show_outcome(unit.action("reboot-install", i_really_mean_it=True))
     compute.reboot()
     unit.hook("start")
     show(unit)
 
-    say(f"$ juju run {APP}/0 list-vgpu-types")
+    heading(f"$ juju run {APP}/0 list-vgpu-types")
     lines = unit.action("list-vgpu-types").results["output"].splitlines()
     shown = [line for line in lines if "T4-8" in line]
     print("\n".join(f"  {line}" for line in shown))
@@ -93,55 +93,57 @@ def live(compute: machine.Machine, unit: juju.Juju, package: Path) -> None:
     configure(unit, MAPPING)
     show_plan(unit)
 
-    say(f"$ juju config {APP} vgpu-device-mappings='{BAD_MAPPING}'   # an injection")
+    heading(f"$ juju config {APP} vgpu-device-mappings='{BAD_MAPPING}'   # an injection")
     before = unit.databag
     unit.configure(vgpu_device_mappings=BAD_MAPPING)
     show(unit)
     print(f"  published data unchanged: {unit.databag == before}\n")
     unit.configure(vgpu_device_mappings=MAPPING)
 
-    say(f"$ juju run {APP}/0 pause")
-    answer(unit.action("pause"))
+    heading(f"$ juju run {APP}/0 pause")
+    show_outcome(unit.action("pause"))
     show(unit)
 
-    say(f"$ juju run {APP}/0 resume")
-    answer(unit.action("resume"))
+    heading(f"$ juju run {APP}/0 resume")
+    show_outcome(unit.action("resume"))
     show(unit)
 
-    say("What the principal writes into /etc/nova/nova.conf")
+    heading("What the principal writes into /etc/nova/nova.conf")
     text = principal.render(principal.read(unit.databag)[0])
     print("\n".join(f"  {line}".rstrip() for line in text.strip().splitlines()) + "\n")
 
     version = recorded.host(HOST)["nova"]
-    say(f"What Nova {version} reads in it")
+    heading(f"What Nova {version} reads from it")
     for section, options in principal.nova_reads(text, NOVA).items():
         print(f"  [{section}] " + json.dumps(options))
     print()
 
 
-def live_as_others(charm: Path, image: Path) -> None:
-    """Show the other ways in which cards offer vGPUs, on hosts that have all installed."""
-    say(f"Another host: {A40}\n")
-    with other("a40-mdev", charm, image) as (compute, unit):
+def show_other_hosts(charm: Path, image: Path) -> None:
+    """Show the other vGPU frameworks, on hosts that have the host software installed."""
+    heading(f"Another host: {A40}\n")
+    with other_host("a40-mdev", charm, image) as (compute, unit):
         configure(unit, A40_MAPPING)
 
-        say(f"$ sudo reboot; journalctl -b -u {APP}   # a boot takes all of it; no hook ran")
+        heading(
+            f"$ sudo reboot; journalctl -b -u {APP}   # a boot resets the cards; no hook has run"
+        )
         compute.reboot()
-        words = ("-b", f"_SYSTEMD_UNIT={APP}.service", "-o", "cat", "--no-pager")
-        for line in compute.run("journalctl", *words).stdout.splitlines():
+        options = ("-b", f"_SYSTEMD_UNIT={APP}.service", "-o", "cat", "--no-pager")
+        for line in compute.run("journalctl", *options).stdout.splitlines():
             print(f"  {line}")
         print()
 
         show_plan(unit)
 
-    say(f"Another host: {L40S}\n")
-    with other("l40s-vendor-vfio", charm, image) as (_, unit):
+    heading(f"Another host: {L40S}\n")
+    with other_host("l40s-vendor-vfio", charm, image) as (_, unit):
         configure(unit, L40S_MAPPING)
         show_plan(unit)
 
 
 @contextlib.contextmanager
-def other(name: str, charm: Path, image: Path) -> Iterator[tuple[machine.Machine, juju.Juju]]:
+def other_host(name: str, charm: Path, image: Path) -> Iterator[tuple[machine.Machine, juju.Juju]]:
     host = recorded.host(name)
     with machine.Machine(host, charm, image) as compute:
         compute.install_nova(host["nova"])
@@ -149,28 +151,28 @@ def other(name: str, charm: Path, image: Path) -> Iterator[tuple[machine.Machine
 
 
 def configure(unit: juju.Juju, mapping: str) -> None:
-    say(f'$ juju config {APP} vgpu-device-mappings="{mapping}"')
+    heading(f'$ juju config {APP} vgpu-device-mappings="{mapping}"')
     unit.configure(vgpu_device_mappings=mapping)
     show(unit)
 
 
 def show_plan(unit: juju.Juju) -> None:
-    say(f"$ juju run {APP}/0 show-plan")
-    answer(unit.action("show-plan"))
+    heading(f"$ juju run {APP}/0 show-plan")
+    show_outcome(unit.action("show-plan"))
 
 
-def say(text: str) -> None:
-    """Print a heading, in bold where somebody looks."""
+def heading(text: str) -> None:
+    """Print a heading, in bold on a terminal."""
     print(f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text, flush=True)
 
 
 def show(unit: juju.Juju) -> None:
-    """Print what `juju status` would."""
+    """Print the unit's status as `juju status` does."""
     level, message = unit.status
     rows = [
         ("Unit", "Workload", "Version", "Message"),
         ("nova-compute/0*", "active", "", "Unit is ready"),
-        (f"  {APP}/0*", level, unit.version, message),
+        (f"  {APP}/0*", level, unit.workload_version, message),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
@@ -179,8 +181,8 @@ def show(unit: juju.Juju) -> None:
     print(flush=True)
 
 
-def answer(outcome: juju.Outcome) -> None:
-    """Print what `juju run` would."""
+def show_outcome(outcome: juju.Outcome) -> None:
+    """Print an action's outcome as `juju run` does."""
     if outcome.failed is not None:
         print(f"  Action failed: {outcome.failed}")
     for key, text in outcome.results.items():

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of faults and outcomes in docs/faults.md: tests make its rows, and are held to them.
+"""The table of faults and outcomes in docs/faults.md: tests produce its rows and check them.
 
-A test that causes a fault notes what the unit then says, and what it says once the fault is over.
-Without `--write-faults` each row has to stand in the table as it is; with it the rows are written.
+A test that causes a fault records the unit's status, and the status after the fault has ended.
+With `--write-faults` the rows are written; without it, each row must be in the table.
 """
 
 from __future__ import annotations
@@ -15,56 +15,56 @@ import pytest
 from bed import juju, machine
 
 TABLE = machine.REPOSITORY / "docs/faults.md"
-# The modules whose tests make rows, in the order of the table.
+# The modules whose tests produce rows, in the order of the document.
 SECTIONS = {
     "test_package": "Host software",
     "test_boot": "Boot",
-    "test_guests": "Guests that run",
-    "test_crash": "Crashes and losses of power",
+    "test_guests": "Running guests",
+    "test_crash": "Crashes and power failures",
     "test_bad_input": "Hostile input",
-    "test_refresh": "Upgrades of the charm",
+    "test_refresh": "Charm upgrades",
 }
 _INTRODUCTION = """\
-# What may go wrong, and what comes of it
+# Faults and their outcomes
 
-Written by `make faults`: each row is made on a booted host by a test of tests/functional, and
-`make functional` holds the charm to it. No hook fails in any of them, and no guest is disturbed.
+`make faults` writes this document. A test in tests/functional produces each row on a booted host,
+and `make functional` checks the rows. In every case no hook fails and no guest is disturbed.
 """
-_HEAD = "| fault | the unit then says | until | and then |\n|---|---|---|---|\n"
+_HEAD = "| fault | unit status | until | status afterwards |\n|---|---|---|---|\n"
 
 
 class Row(NamedTuple):
-    """One fault: what it is, what the unit says, until when, and what it says from then on."""
+    """One fault: its name, the unit's status, what ends it, and the status afterwards."""
 
     fault: str
-    says: str
+    status: str
     until: str = ""
-    then: str = ""
+    afterwards: str = ""
 
     def __str__(self) -> str:
         return "| " + " | ".join(self) + " |\n"
 
 
 class Fault:
-    """A fault under way."""
+    """A fault that a test causes."""
 
     def __init__(self, name: str) -> None:
         self.row = Row(name, "")
 
-    def seen(self, unit: juju.Juju) -> None:
-        """Note what the unit says while it lasts."""
-        self.seen_as(*unit.status)
+    def record(self, unit: juju.Juju) -> None:
+        """Record the unit's status during the fault."""
+        self.record_status(*unit.status)
 
-    def seen_as(self, level: str, message: str) -> None:
-        """Note what a unit has said."""
-        self.row = self.row._replace(says=_said(level, message))
+    def record_status(self, level: str, message: str) -> None:
+        """Record a status during the fault."""
+        self.row = self.row._replace(status=_format(level, message))
 
-    def over(self, unit: juju.Juju, until: str) -> None:
-        """Note what the unit says when something has ended it."""
-        self.row = self.row._replace(until=until, then=_said(*unit.status))
+    def record_end(self, unit: juju.Juju, until: str) -> None:
+        """Record what ended the fault, and the unit's status afterwards."""
+        self.row = self.row._replace(until=until, afterwards=_format(*unit.status))
 
 
-def _said(level: str, message: str) -> str:
+def _format(level: str, message: str) -> str:
     message = re.sub(r"linux-headers-\S+", "linux-headers-KERNEL", message)
     return f"{level}: {message}".replace("|", "\\|")
 
@@ -74,27 +74,27 @@ def _documented() -> str:
 
 
 def _rows(title: str) -> list[Row]:
-    """Return the rows that are documented below a heading."""
-    part = _documented().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    """Return the rows that are documented in a section."""
+    section = _documented().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [Row(*line[2:-2].split(" | ")) for line in lines[1:]]
 
 
 class Table:
-    """The rows of a run, by the modules of their tests."""
+    """The rows of a test run, by the modules of their tests."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {name: [] for name in SECTIONS}
 
     def missing(self) -> list[str]:
-        """Return the faults that are documented and were not caused."""
-        made = {row.fault for rows in self.rows.values() for row in rows}
+        """Return the faults that are documented but were not caused in this run."""
+        caused = {row.fault for rows in self.rows.values() for row in rows}
         lines = _documented().splitlines()
         faults = [line.split(" | ")[0][2:] for line in lines if line.startswith("| ")]
-        return [fault for fault in faults if fault not in {*made, "fault"}]
+        return [fault for fault in faults if fault not in {*caused, "fault"}]
 
     def write(self) -> None:
-        """Write the document anew; the rows of what was not caused stay."""
+        """Rewrite the document; keep the rows of faults that were not caused in this run."""
         text = _INTRODUCTION
         for name, title in SECTIONS.items():
             rows = {row.fault: row for row in (*_rows(title), *self.rows[name])}
@@ -108,9 +108,9 @@ _TABLE: pytest.StashKey[Table] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-faults", action="store_true", help="bring docs/faults.md up to what happens"
+        "--write-faults", action="store_true", help="update docs/faults.md with the outcomes"
     )
-    text = "crash at every step of the longest events too"
+    text = "crash at every step of the longest events, too"
     parser.addoption("--every-crash", action="store_true", help=text)
 
 
@@ -121,22 +121,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Iterator[object]:
-    """Begins faults, by their names in the table; each row has to stand in it."""
-    begun: list[Fault] = []
+    """Creates faults by their names; each completed row must be in the table."""
+    faults: list[Fault] = []
 
-    def begin(name: str) -> Fault:
-        begun.append(Fault(name))
-        return begun[-1]
+    def create(name: str) -> Fault:
+        faults.append(Fault(name))
+        return faults[-1]
 
-    yield begin
-    for row in (each.row for each in begun if each.row.says):  # without words its test has failed
+    yield create
+    for row in (fault.row for fault in faults if fault.row.status):  # else the test has failed
         request.node.user_properties.append((request.path.stem, tuple(row)))
         if not request.config.getoption("--write-faults"):
-            assert str(row) in _documented(), f"docs/faults.md lacks, see `make faults`: {row}"
+            assert str(row) in _documented(), f"not in docs/faults.md, see `make faults`: {row}"
 
 
 class Collector:
-    """Takes the rows of tests, also of those that ran in another process."""
+    """Collects the rows of all tests, including those that ran in another process."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -148,7 +148,7 @@ class Collector:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if hasattr(session.config, "workerinput"):  # it knows its own tests only
+    if hasattr(session.config, "workerinput"):  # a worker knows only its own tests
         return
     table = session.config.stash[_TABLE]
     if exitstatus == pytest.ExitCode.OK and session.config.getoption("--write-faults"):
@@ -165,4 +165,4 @@ def pytest_terminal_summary(
         text = f"{number} rows of docs/faults.md, {len(missing)} not caused in this run"
         terminalreporter.write_line(text)
         for name in missing if config.getoption("--write-faults") else ():
-            terminalreporter.write_line(f"kept as it was: {name}")
+            terminalreporter.write_line(f"kept unchanged: {name}")

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is there after a boot, before Nova and without any hook."""
+"""The state of a host after a boot, before Nova starts and before any hook runs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import recorded
 
 MAPPING = "{A40-8Q: ['10de:2235']}"
 READY = ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
-LOOK = "ls -d /sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types 2>/dev/null | wc -l"
+COUNT_PARENTS = (
+    "ls -d /sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types 2>/dev/null | wc -l"
+)
 
 
 def count(host) -> int:
-    return int(host.run("sh", "-c", LOOK).stdout)
+    return int(host.run("sh", "-c", COUNT_PARENTS).stdout)
 
 
-def found_by_nova(host) -> int:
-    return int(host.found_by_nova()[0])
+def count_at_nova_start(host) -> int:
+    return int(host.nova_start_output()[0])
 
 
 @pytest.fixture
 def a40(boot, nvidia_deb):
-    """A host with an A40, NVIDIA's package in the store, and Nova's service."""
+    """A host with an A40, NVIDIA's package in Juju's store, and Nova's service."""
     with boot("a40-mdev") as (host, unit):
-        host.install_nova_compute(LOOK)
+        host.install_nova_compute(COUNT_PARENTS)
         unit.store(nvidia_deb)
         unit.hook("install")
         unit.integrate()
         yield host, unit
 
 
-def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
+def test_virtual_functions_exist_before_nova_starts_at_every_boot(a40):
     host, unit = a40
     assert count(host) == 0
     unit.configure(vgpu_device_mappings=MAPPING)
@@ -45,7 +47,7 @@ def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
     before = unit.databag
     for _ in range(2):
         host.reboot()
-        assert found_by_nova(host) == 32
+        assert count_at_nova_start(host) == 32
     unit.hook("start")
     assert unit.databag == before
     assert unit.status == READY
@@ -55,7 +57,7 @@ def test_virtual_functions_are_there_before_nova_at_every_boot(a40):
 
 
 def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvidia_deb, fault):
-    """A type given by name is resolved at boot, when the driver first tells its types."""
+    """The boot service resolves type names, because the driver first reports its types then."""
     cards = [{**card, "driver": "nouveau"} for card in recorded.host("a40-mdev")["functions"]]
     with boot(recorded.host("a40-mdev", functions=cards)) as (host, unit):
         unit.store(nvidia_deb)
@@ -63,24 +65,24 @@ def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvid
         unit.integrate()
         unit.configure(vgpu_device_mappings=MAPPING)
         assert unit.status[1].startswith("Reboot needed: nouveau holds 0000:41:00.0")
-        row = fault("nouveau holds the cards")
-        row.seen(unit)
+        row = fault("The cards are bound to nouveau")
+        row.record(unit)
         host.reboot()
         assert count(host) == 32
         unit.hook("start")
         assert unit.status == READY
-        row.over(unit, "the host is rebooted")
+        row.record_end(unit, "the host is rebooted")
 
 
-def test_a_failure_at_boot_delays_nobody_and_is_seen(a40, fault):
+def test_a_failure_at_boot_does_not_delay_nova_and_is_reported(a40, fault):
     host, unit = a40
-    row = fault("sriov-manage fails at a boot; what was published stays")
+    row = fault("sriov-manage fails at boot; the published data is kept")
     unit.configure(vgpu_device_mappings=MAPPING)
     before = unit.databag
     broken = host.bed / "sriov-fault"
     broken.write_text("echo 'Cannot obtain unbindLock' >&2; exit 1\n")
     host.reboot()
-    assert found_by_nova(host) == 0
+    assert count_at_nova_start(host) == 0
     assert host.run("systemctl", "is-failed", "nova-compute-nvidia-vgpu").stdout == "failed\n"
     unit.hook("start")
     assert unit.status == (
@@ -89,14 +91,14 @@ def test_a_failure_at_boot_delays_nobody_and_is_seen(a40, fault):
         "see journalctl -u nova-compute-nvidia-vgpu",
     )
     assert unit.databag == before
-    row.seen(unit)
+    row.record(unit)
     broken.unlink()
     unit.hook("update-status")
     assert unit.status == READY
-    row.over(unit, "it works again")
+    row.record_end(unit, "sriov-manage works again")
 
 
-def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40, fault):
+def test_sriov_manage_is_run_again_if_it_succeeds_without_effect(a40, fault):
     host, unit = a40
     counter = "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries; "
     again = "[ $n -lt 1 ] && exit 0; rm /bed/sriov-fault; /usr/lib/nvidia/sriov-manage -e $1\n"
@@ -104,11 +106,11 @@ def test_a_tool_that_ends_well_and_does_nothing_is_not_believed(a40, fault):
     unit.configure(vgpu_device_mappings=MAPPING)
     assert host.run("cat", "/run/tries").stdout == "2\n"
     assert unit.status == READY
-    fault("sriov-manage says that all is well and does nothing, once").seen(unit)
+    fault("sriov-manage succeeds without effect, once").record(unit)
 
 
-def test_a_hook_lets_the_boot_service_finish(a40, fault):
-    """Juju's agent comes up while the cards are still being prepared."""
+def test_a_hook_waits_for_the_boot_service(a40, fault):
+    """Juju's agent starts while the boot service is still preparing the cards."""
     host, unit = a40
     unit.configure(vgpu_device_mappings=MAPPING)
     slow = (
@@ -122,7 +124,7 @@ def test_a_hook_lets_the_boot_service_finish(a40, fault):
     unit.hook("start")
     assert host.run("cat", "/run/tries").stdout == "\n"
     assert unit.status == READY
-    fault("A hook runs while the boot service is at work").seen(unit)
+    fault("A hook runs while the boot service prepares the cards").record(unit)
 
 
 def test_a_host_without_a_card_has_no_boot_service(boot, fault):
@@ -131,15 +133,15 @@ def test_a_host_without_a_card_has_no_boot_service(boot, fault):
         unit.configure(vgpu_device_mappings="{nvidia-35: ['0000:84:00.0']}")
         assert host.run("systemctl", "cat", "nova-compute-nvidia-vgpu", check=False).returncode
         unit.integrate()
-        fault("The host has no card, and gets no boot service").seen(unit)
+        fault("The host has no card, so the charm installs no boot service").record(unit)
 
 
-def test_removing_leaves_nothing_of_ours_and_the_driver_in_place(a40):
+def test_removal_deletes_the_charms_files_and_keeps_the_driver(a40):
     host, unit = a40
     unit.configure(vgpu_device_mappings=MAPPING)
     for hook in ("nova-vgpu-relation-departed", "stop", "remove"):
         assert unit.hook(hook).returncode == 0
-    ours = ["-name", "*nova-compute-nvidia-vgpu*", "-not", "-path", "*/juju/*"]
-    assert host.run("find", "/etc", "/run", "/var/lib", "-xdev", *ours).stdout == ""
+    charm_files = ["-name", "*nova-compute-nvidia-vgpu*", "-not", "-path", "*/juju/*"]
+    assert host.run("find", "/etc", "/run", "/var/lib", "-xdev", *charm_files).stdout == ""
     assert "install ok" in host.run("dpkg-query", "-s", "nvidia-vgpu-ubuntu-570").stdout
     assert principal.read(unit.databag) == ({}, set())

@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each way in which cards offer vGPUs, under a driver that answers: what Nova finds at its start.
+"""Each vGPU framework with a driver that reacts to writes: what Nova finds when it starts.
 
-After each boot no hook is run before that: what is there, the boot service has made.
+No hook runs between a boot and that moment, so the boot service alone has prepared the cards.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from bed import kernel, principal
 
 import recorded
 
-# What nova-compute looks at when it starts: functions that carry a type,
-CARRIED = "cd /sys/bus/pci/devices; grep -Hsv '^0$' */nvidia/current_vgpu_type"
-# functions that have room for a type,
+# What nova-compute looks for when it starts: functions that have a type,
+ASSIGNED_TYPES = "cd /sys/bus/pci/devices; grep -Hsv '^0$' */nvidia/current_vgpu_type"
+# functions that can still offer a type,
 FREE = "cd /sys/bus/pci/devices; grep -Hs '^[1-9]' */mdev_supported_types/{}/available_instances"
 # and mediated devices.
 MDEVS = """\
@@ -31,39 +31,39 @@ FIRST, SECOND = (f"6f6d5a5e-1111-4000-8000-00000000000{number}" for number in (1
 
 
 @pytest.fixture
-def at_work(boot, ready_image):
-    """Boots recorded hosts that have NVIDIA's package and the relation, and a nova-compute."""
-    if kernel.why_still():
-        pytest.skip(f"no /sys reacts here: {kernel.why_still()}")
+def start_host(boot, ready_image):
+    """Boots recorded hosts with NVIDIA's package, the relation and a nova-compute."""
+    if kernel.why_sys_is_static():
+        pytest.skip(f"/sys is static here: {kernel.why_sys_is_static()}")
     with contextlib.ExitStack() as stack:
 
-        def start(name, look="true", **changes):
+        def start(name, script="true", **changes):
             host = recorded.host(name, **changes)
             booted, unit = stack.enter_context(boot(host, ready_image))
             booted.install_nova(host["nova"])
-            booted.install_nova_compute(look)
+            booted.install_nova_compute(script)
             return booted, unit
 
         yield start
 
 
 def functions(card, first, number):
-    """Return the addresses of virtual functions, from one on."""
+    """Return the addresses of a number of virtual functions, from the first offset on."""
     bus = card[: card.rindex(":")]
-    return [f"{bus}:{each // 8:02x}.{each % 8}" for each in range(first, first + number)]
+    return [f"{bus}:{offset // 8:02x}.{offset % 8}" for offset in range(first, first + number)]
 
 
-def carried(host):
-    """Return what the functions carry, by their address, as the kernel shows it now."""
-    return found(host.run("sh", "-c", CARRIED, check=False).stdout.splitlines())
+def assigned_types(host):
+    """Return the types that the kernel shows on the functions now, by address."""
+    return by_address(host.run("sh", "-c", ASSIGNED_TYPES, check=False).stdout.splitlines())
 
 
-def found(lines):
+def by_address(lines):
     return {line.split("/")[0]: line.split(":")[-1] for line in lines}
 
 
 def published(unit):
-    """Return the functions that Nova is told of, and the alias."""
+    """Return the published functions, and the alias."""
     pairs = principal.read(unit.databag)[0]["pci"]
     specs = [json.loads(text) for option, text in pairs if option == "device_spec"]
     (alias,) = [json.loads(text) for option, text in pairs if option == "alias"]
@@ -72,38 +72,38 @@ def published(unit):
 
 
 def journal(host):
-    """Return what the boot service did in this boot."""
+    """Return the boot service's journal of this boot."""
     return host.run("journalctl", "-b", "-u", "nova-compute-nvidia-vgpu", "-o", "cat").stdout
 
 
 def create(host, parent, type_id, uuid):
-    """Make a mediated device, from within the host."""
+    """Create a mediated device, from within the host."""
     folder = f"/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}"
     host.run("sh", "-c", f"echo {uuid} | tee {folder}/create")
 
 
-def hold_open(host, function):
-    """Let a process hold the VFIO group of a function, as QEMU does."""
+def open_function(host, function):
+    """Keep the VFIO group of a function open in a process, as QEMU does."""
     folder = (host.driver.root / "sys/bus/pci/devices" / function).resolve()
     (folder / "iommu_group").symlink_to("../../../kernel/iommu_groups/77")
     host.run("install", "-D", "/dev/null", "/dev/vfio/77")
     host.run("systemd-run", "--unit=guest", "sh", "-c", "exec sleep infinity </dev/vfio/77")
 
 
-def test_l40s_from_the_package_to_the_types_that_nova_finds_at_every_boot(boot, nvidia_deb):
-    if kernel.why_still():
-        pytest.skip(f"no /sys reacts here: {kernel.why_still()}")
+def test_l40s_has_its_types_before_nova_starts_at_every_boot(boot, nvidia_deb):
+    if kernel.why_sys_is_static():
+        pytest.skip(f"/sys is static here: {kernel.why_sys_is_static()}")
     six = dict.fromkeys(functions("0000:3d:00.0", 4, 6), "1152")
     with boot("l40s-vendor-vfio") as (host, unit):
-        host.install_nova_compute(CARRIED)
+        host.install_nova_compute(ASSIGNED_TYPES)
         unit.store(nvidia_deb)
         for hook in ("install", "config-changed", "start"):
             unit.hook(hook)
         unit.integrate()
-        assert carried(host) == {}
+        assert assigned_types(host) == {}
         unit.configure(vgpu_device_mappings="{L40S-8Q: ['10de:26b9']}")
         assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
-        assert carried(host) == six
+        assert assigned_types(host) == six
         before = unit.databag
         assert published(unit) == (
             list(six),
@@ -116,14 +116,14 @@ def test_l40s_from_the_package_to_the_types_that_nova_finds_at_every_boot(boot, 
         )
         for _ in range(2):
             host.reboot()
-            assert found(host.found_by_nova()) == six
+            assert by_address(host.nova_start_output()) == six
         unit.hook("start")
         assert unit.databag == before
         assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
 
 
-def test_a100_is_parted_for_a_mig_backed_type_and_its_guests_are_back_after_a_boot(at_work):
-    host, unit = at_work("a100-sriov-off", MDEVS + FREE.format("nvidia-474"))
+def test_a100_is_partitioned_and_the_guests_mdev_is_recreated_after_a_boot(start_host):
+    host, unit = start_host("a100-sriov-off", MDEVS + FREE.format("nvidia-474"))
     unit.configure(vgpu_device_mappings="{A100-1-5C: ['10de:20f1']}")
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
     sections, _ = principal.read(unit.databag)
@@ -132,23 +132,25 @@ def test_a100_is_parted_for_a_mig_backed_type_and_its_guests_are_back_after_a_bo
     create(host, "0000:41:00.5", "nvidia-474", FIRST)
     recorded.define_guest(host.root, "instance-00000001", FIRST)
     host.reboot()
-    mdev, *free = host.found_by_nova()
+    mdev, *free = host.nova_start_output()
     assert mdev == f"{FIRST} nvidia-474 0000:41:00.5"
-    every = functions("0000:41:00.0", 4, 16)
-    assert list(found(free)) == [address for address in every if address != "0000:41:00.5"]
+    all_functions = functions("0000:41:00.0", 4, 16)
+    assert list(by_address(free)) == [
+        address for address in all_functions if address != "0000:41:00.5"
+    ]
     card = host.driver.card("0000:41:00.0")
     assert card["mig"] == {"enabled": True, "instances": [19] * 7}
-    assert "switching MIG mode" not in journal(host)  # which Ampere keeps
-    # Nova can use all that are published, and the card holds no more.
+    assert "switching MIG mode" not in journal(host)  # Ampere keeps it
+    # Nova can use all published functions, and no more fit on the card.
     for number, address in enumerate(set(addresses) - {"0000:41:00.5"}):
         create(host, address, "nvidia-474", f"{FIRST[:-2]}{number + 10}")
     with pytest.raises(AssertionError, match="No space left on device"):
         create(host, "0000:41:01.3", "nvidia-474", SECOND)
 
 
-def test_rtx_pro_6000_loses_its_mig_mode_and_nova_does_not_see_it(at_work):
-    """In PCI domain 1, its functions from offset 2 on, its types' names with blanks."""
-    host, unit = at_work("rtx-pro-6000", CARRIED)
+def test_rtx_pro_6000_gets_its_mig_mode_back_before_nova_starts(start_host):
+    """The card is in PCI domain 1, with functions from offset 2, and type names with spaces."""
+    host, unit = start_host("rtx-pro-6000", ASSIGNED_TYPES)
     name = "NVIDIA RTX Pro 6000 Blackwell DC-1-24Q"
     unit.configure(vgpu_device_mappings=f"{{{name}: ['10de:2bb5']}}")
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
@@ -157,14 +159,14 @@ def test_rtx_pro_6000_loses_its_mig_mode_and_nova_does_not_see_it(at_work):
     assert (addresses, alias["name"]) == (list(four), "DC-1-24Q")
     host.reboot()
     assert "0001:c8:00.0: switching MIG mode on" in journal(host)
-    assert found(host.found_by_nova()) == four
+    assert by_address(host.nova_start_output()) == four
     assert host.driver.card("0001:c8:00.0")["mig"]["instances"] == [47] * 4
 
 
-def test_a40_carries_two_sizes_at_once_after_a_boot(at_work):
-    """Mixed-size mode goes with every boot, and cannot come once there is a vGPU."""
+def test_a40_offers_two_sizes_at_once_after_a_boot(start_host):
+    """Every boot resets mixed-size mode, and it cannot be set while the card has a vGPU."""
     query = "nvidia-smi -q -i 0000:41:00.0 | grep Heterogeneous"
-    host, unit = at_work("a40-mdev", MDEVS + query)
+    host, unit = start_host("a40-mdev", MDEVS + query)
     text = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
     unit.configure(vgpu_device_mappings=text)
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 2 vGPU types")
@@ -175,7 +177,7 @@ def test_a40_carries_two_sizes_at_once_after_a_boot(at_work):
     create(host, "0000:41:00.5", "nvidia-560", SECOND)
     recorded.define_guest(host.root, "instance-00000001", FIRST, SECOND)
     host.reboot()
-    assert host.found_by_nova() == [
+    assert host.nova_start_output() == [
         f"{FIRST} nvidia-558 0000:41:00.4",
         f"{SECOND} nvidia-560 0000:41:00.5",
         "        vGPU Heterogeneous Mode           : Enabled",
@@ -188,26 +190,28 @@ def test_a40_carries_two_sizes_at_once_after_a_boot(at_work):
         ("t4-pair", "{T4-8Q: ['10de:1eb8']}", "nvidia-233", "0000:d8:00.0", "0000:84:00.0"),
         ("a40-mdev", "{A40-8Q: ['10de:2235']}", "nvidia-562", "0000:41:00.6", "0000:41:00.4"),
     ],
-    ids=["on-a-card", "on-a-function"],
+    ids=["card", "virtual function"],
 )
-def test_guests_mdevs_are_back_before_nova(at_work, name, mapping, type_id, parent, other):
-    host, unit = at_work(name, MDEVS)
+def test_mdevs_of_guests_are_recreated_before_nova_starts(
+    start_host, name, mapping, type_id, parent, other
+):
+    host, unit = start_host(name, MDEVS)
     unit.configure(vgpu_device_mappings=mapping)
     recorded.define_guest(host.root, "instance-00000001", FIRST)
     create(host, parent, type_id, FIRST)
-    create(host, other, type_id, SECOND)  # which no guest has
+    create(host, other, type_id, SECOND)  # no guest has this one
     assert host.run("ls", "/sys/bus/mdev/devices").stdout.split() == [FIRST, SECOND]
     for _ in range(2):
         host.reboot()
-        assert host.found_by_nova() == [f"{FIRST} {type_id} {parent}"]
+        assert host.nova_start_output() == [f"{FIRST} {type_id} {parent}"]
     unit.hook("start")
     assert unit.status[0] == "active"
     host.run("sh", "-c", f"echo 1 | tee /sys/bus/mdev/devices/{FIRST}/remove")
     assert host.run("ls", "/sys/bus/mdev/devices").stdout == ""
 
 
-def test_nova_30_brings_guests_mdevs_back_by_itself(at_work):
-    host, unit = at_work("t4-pair", MDEVS, nova="3:30.0.0-0ubuntu1")
+def test_nova_30_recreates_mdevs_of_guests_itself(start_host):
+    host, unit = start_host("t4-pair", MDEVS, nova="3:30.0.0-0ubuntu1")
     host.install("libvirt0", "7.3.0-1")
     unit.configure(vgpu_device_mappings="{T4-8Q: ['10de:1eb8']}")
     recorded.define_guest(host.root, "instance-00000001", FIRST)
@@ -217,42 +221,42 @@ def test_nova_30_brings_guests_mdevs_back_by_itself(at_work):
     definition.write_text('{"mdev_type": "nvidia-233", "start": "auto"}')
     unit.hook("update-status")
     host.reboot()
-    assert host.found_by_nova() == []
+    assert host.nova_start_output() == []
     host.install("libvirt0", "7.0.0-3")
     host.reboot()
-    assert host.found_by_nova() == [f"{FIRST} nvidia-233 0000:84:00.0"]
+    assert host.nova_start_output() == [f"{FIRST} nvidia-233 0000:84:00.0"]
 
 
-def test_a_function_that_a_guest_holds_open_keeps_its_type(at_work):
-    host, unit = at_work("l40s-vendor-vfio")
+def test_a_function_that_a_guest_uses_keeps_its_type(start_host):
+    host, unit = start_host("l40s-vendor-vfio")
     unit.configure(vgpu_device_mappings="{L40S-8Q: ['10de:26b9']}")
-    before = carried(host)
-    hold_open(host, "0000:3d:00.5")
+    before = assigned_types(host)
+    open_function(host, "0000:3d:00.5")
     for _ in range(2):
         unit.configure(vgpu_device_mappings="{L40S-24Q: ['10de:26b9']}")
-        assert carried(host) == before
+        assert assigned_types(host) == before
     host.run("systemctl", "stop", "guest")
     unit.hook("update-status")
-    assert carried(host) == dict.fromkeys(functions("0000:3d:00.0", 4, 2), "1155")
+    assert assigned_types(host) == dict.fromkeys(functions("0000:3d:00.0", 4, 2), "1155")
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
     addresses, alias = published(unit)
     assert (addresses, alias["name"]) == (functions("0000:3d:00.0", 4, 2), "L40S-24Q")
 
 
-def test_what_a_guest_holds_open_stays_published(at_work):
-    """Nova would lose the device of a guest that runs, and its alias."""
-    host, unit = at_work("l40s-vendor-vfio")
+def test_a_function_that_a_guest_uses_stays_published(start_host):
+    """Otherwise Nova would lose the device of a running guest, and its alias."""
+    host, unit = start_host("l40s-vendor-vfio")
     unit.configure(vgpu_device_mappings="{L40S-8Q: ['10de:26b9']}")
     before = unit.databag
-    hold_open(host, "0000:3d:00.5")
+    open_function(host, "0000:3d:00.5")
     unit.configure(vgpu_device_mappings="{L40S-24Q: ['10de:26b9']}")
     assert unit.databag == before
     assert unit.status[0] == "waiting"
     assert unit.status[1].startswith("Waiting for the guests of 0000:3d:00.0 to leave ")
 
 
-def test_a_client_that_holds_the_card_and_one_left_without_a_driver_are_got_over(at_work):
-    host, unit = at_work("a40-mdev")
+def test_sriov_manage_is_retried_on_a_busy_card_and_on_one_without_a_driver(start_host):
+    host, unit = start_host("a40-mdev")
     by_hand = "echo 32 | tee /sys/bus/pci/devices/0000:41:00.0/sriov_numvfs"
     assert "Input/output error" in host.run("sh", "-c", by_hand, check=False).stderr
     (host.bed / "sriov-fault").write_text(
@@ -267,8 +271,8 @@ def test_a_client_that_holds_the_card_and_one_left_without_a_driver_are_got_over
     assert host.driver.card("0000:41:00.0")["sriov"]["enabled"] == 32
 
 
-def test_a_type_that_the_driver_refuses_is_said(at_work):
-    host, unit = at_work("l40s-vendor-vfio")
+def test_a_type_that_the_driver_refuses_is_reported(start_host):
+    host, unit = start_host("l40s-vendor-vfio")
     host.driver.refused = {1152}
     unit.configure(vgpu_device_mappings="{L40S-8Q: ['10de:26b9']}")
     assert unit.status == (
@@ -278,8 +282,8 @@ def test_a_type_that_the_driver_refuses_is_said(at_work):
     )
     path = "/sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"
     assert f"{path} refuses 1152: [Errno 5] Input/output error" in journal(host)
-    assert carried(host) == principal.read(unit.databag)[0] == {}
+    assert assigned_types(host) == principal.read(unit.databag)[0] == {}
     host.driver.refused.clear()
     unit.hook("update-status")
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
-    assert len(carried(host)) == 6
+    assert len(assigned_types(host)) == 6

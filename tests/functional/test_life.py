@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A unit's life on a booted host, from the card in the slot to what Nova reads."""
+"""The lifecycle of a unit on a booted host, from an unprepared card to what Nova reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEEDS_REBOOT = (
 UUID = "6f6d5a5e-1111-4000-8000-000000000001"
 
 
-def test_from_the_card_in_the_slot_to_what_nova_reads(boot, nvidia_deb):
+def test_from_an_unprepared_card_to_the_nova_conf_that_nova_reads(boot, nvidia_deb):
     with boot("t4-fresh") as (host, unit):
         unit.store(nvidia_deb)
 
@@ -51,14 +51,14 @@ def test_from_the_card_in_the_slot_to_what_nova_reads(boot, nvidia_deb):
         assert principal.read_packages(unit.databag, "yoga") == ({"nvidia-vgpu-ubuntu-570"}, set())
 
 
-def test_what_the_kernel_needs_is_installed_from_the_archive(ready_host):
+def test_packages_for_the_kernel_are_installed_from_the_archive(ready_host):
     host, _ = ready_host
     kernel = host.run("uname", "-r").stdout.strip()
     for name in (f"linux-headers-{kernel}", f"linux-modules-extra-{kernel}", "dkms"):
         assert "install ok installed" in host.run("dpkg-query", "-s", name).stdout
 
 
-def test_nouveau_is_kept_out_of_the_initramfs_too(ready_host):
+def test_nouveau_is_blacklisted_in_the_initramfs_too(ready_host):
     host, _ = ready_host
     kernel = host.run("uname", "-r").stdout.strip()
     files = host.run("lsinitramfs", f"/boot/initrd.img-{kernel}").stdout
@@ -75,7 +75,7 @@ def test_nothing_is_installed_twice(ready_host, nvidia_deb):
     assert host.text("var/log/dpkg.log") == before
 
 
-def test_a_host_without_a_card_gets_nothing_but_is_told_to_nova(boot, nvidia_deb):
+def test_on_a_host_without_a_card_only_the_mapping_is_published(boot, nvidia_deb):
     with boot("no-gpu") as (host, unit):
         unit.store(nvidia_deb)
         for hook in ("install", "config-changed", "start"):
@@ -93,14 +93,14 @@ def test_a_host_without_a_card_gets_nothing_but_is_told_to_nova(boot, nvidia_deb
         assert services == set()
 
 
-def test_forced_the_package_is_installed_without_a_card(boot, nvidia_deb):
+def test_force_install_installs_the_package_without_a_card(boot, nvidia_deb):
     with boot("no-gpu", **{"force-install-nvidia-vgpu": True}) as (host, unit):
         unit.store(nvidia_deb)
         unit.hook("install")
         assert "install ok" in host.run("dpkg-query", "-s", "nvidia-vgpu-ubuntu-570").stdout
 
 
-def test_data_is_byte_stable_so_that_trigger_and_answer_end(ready_host):
+def test_a_restart_trigger_does_not_change_the_published_data(ready_host):
     _, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     before = unit.databag
@@ -134,14 +134,14 @@ def test_a_restart_trigger_waits_for_the_guests(ready_host):
     assert "waits" not in unit.status[1]
 
 
-def test_an_unset_option_withdraws_all(ready_host):
+def test_unsetting_the_option_withdraws_all_sections(ready_host):
     _, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     unit.configure(vgpu_device_mappings=None)
     assert principal.read(unit.databag)[0] == {}
 
 
-def test_an_upgrade_of_openstack_is_followed(ready_host):
+def test_the_published_release_follows_an_openstack_upgrade(ready_host):
     host, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     host.install_nova("3:29.2.0-0ubuntu1~cloud0")
@@ -152,7 +152,7 @@ def test_an_upgrade_of_openstack_is_followed(ready_host):
     assert reads["mdev_nvidia-233"]["max_instances"] == 4
 
 
-def test_pause_stops_disables_masks_and_survives_a_reboot(ready_host):
+def test_pause_stops_and_masks_the_daemon_and_survives_a_reboot(ready_host):
     host, unit = ready_host
     assert unit.action("pause").failed is None
     assert unit.status == ("maintenance", "Paused. Use 'resume' action to resume normal service.")
@@ -181,7 +181,7 @@ def test_pause_is_refused_while_a_guest_uses_a_vgpu(ready_host):
     assert host.run("systemctl", "is-active", "nvidia-vgpu-mgr").stdout == "active\n"
 
 
-def test_the_principals_pause_is_recognised_and_left_alone(ready_host):
+def test_a_pause_by_the_principal_is_recognised_and_not_undone(ready_host):
     host, unit = ready_host
     for verb in ("stop", "disable", "mask"):
         host.run("systemctl", verb, "nvidia-vgpu-mgr")
@@ -197,7 +197,7 @@ def test_the_principals_pause_is_recognised_and_left_alone(ready_host):
     assert host.run("systemctl", "is-enabled", "nvidia-vgpu-mgr", check=False).stdout == "masked\n"
 
 
-def test_reboot_install_reboots_only_when_asked_and_needed(boot, nvidia_deb):
+def test_reboot_install_reboots_only_if_confirmed_and_needed(boot, nvidia_deb):
     with boot("t4-fresh") as (host, unit):
         unit.hook("install")
         assert unit.status == (
@@ -242,7 +242,7 @@ def test_a_stopped_daemon_is_started_by_update_status(ready_host):
     assert unit.status[0] == "active"
 
 
-def test_a_daemon_that_does_not_stay_up_is_named(ready_host):
+def test_a_daemon_that_does_not_stay_running_is_reported(ready_host):
     host, unit = ready_host
     host.run("systemctl", "stop", "nvidia-vgpu-mgr")
     (host.root / "usr/bin/nvidia-vgpu-mgr").write_text("#!/bin/sh\nexit 1\n")
@@ -256,7 +256,7 @@ def test_a_daemon_that_does_not_stay_up_is_named(ready_host):
     )
 
 
-def test_a_module_that_is_refused_says_why_and_is_tried_again(boot, nvidia_deb):
+def test_a_refused_module_is_reported_with_the_reason_and_loaded_later(boot, nvidia_deb):
     with boot("t4-fresh") as (host, unit):
         unit.store(nvidia_deb)
         unit.hook("install")
@@ -275,7 +275,7 @@ def test_a_module_that_is_refused_says_why_and_is_tried_again(boot, nvidia_deb):
         assert "Secure Boot" not in unit.status[1]
 
 
-def test_departing_takes_back_what_nova_would_keep(ready_host):
+def test_departing_withdraws_the_published_data(ready_host):
     _, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     unit.hook("nova-vgpu-relation-departed")
@@ -294,7 +294,7 @@ def test_show_plan_changes_nothing(ready_host, output_format):
     assert not {"relation-set -r", "resource-get nvidia-vgpu-software"} & set(outcome.calls)
 
 
-def test_list_vgpu_types_keeps_its_lines(ready_host):
+def test_list_vgpu_types_keeps_its_line_format(ready_host):
     _, unit = ready_host
     lines = unit.action("list-vgpu-types").results["output"].splitlines()
     assert lines[0] == (
@@ -309,7 +309,7 @@ def _main_pid(host) -> str:
     return host.run("systemctl", "show", "-P", "MainPID", "nvidia-vgpu-mgr").stdout
 
 
-def test_the_recorded_tree_is_read_alike_by_lspci_and_sysfs(tmp_path):
+def test_lspci_lists_the_cards_of_every_recorded_host(tmp_path):
     for name in recorded.host_names():
         root = recorded.build(tmp_path / name, recorded.host(name))
         path = f"sysfs.path={root}/sys/bus/pci"
@@ -319,6 +319,8 @@ def test_the_recorded_tree_is_read_alike_by_lspci_and_sysfs(tmp_path):
         folder = root / "sys/bus/pci/devices"
         cards = {address for address in shown if not (folder / address / "physfn").exists()}
         expected = {
-            known["address"] for known in recorded.host(name)["functions"] if "types" in known
+            function["address"]
+            for function in recorded.host(name)["functions"]
+            if "types" in function
         }
         assert cards == expected

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to the host software, with real apt and dpkg, whatever the resource holds."""
+"""Installing the host software from good and bad resource files, with real apt and dpkg."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READY = ("active", "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappin
 
 
 def installed(host) -> dict[str, str]:
-    """Return NVIDIA's packages as dpkg knows them, by name: state and version."""
+    """Return the state and version of NVIDIA's packages in dpkg, by name."""
     output = host.run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev} ${Version}\\n")
     rows = [line.split() for line in output.stdout.splitlines() if line.startswith("nvidia-")]
     return {name: f"{state} {version}" for name, state, version in rows}
@@ -23,7 +23,7 @@ def installed(host) -> dict[str, str]:
 
 @pytest.fixture
 def fresh_host(boot):
-    """A host with two T4 and without any driver."""
+    """A host with two T4 and no driver."""
     with boot("t4-fresh") as (host, unit):
         host.run("mkdir", "-p", "/etc/modprobe.d")
         (host.root / "etc/modprobe.d/site.conf").write_text("blacklist nouveau\n")
@@ -37,7 +37,7 @@ def fresh_host(boot):
     [
         (
             "empty",
-            "An empty file is attached, as Charmhub's own revision is",
+            "An empty file is attached, like Charmhub's own revision",
             "No host software: juju attach-resource nova-compute-nvidia-vgpu "
             "nvidia-vgpu-software=FILE.deb",
         ),
@@ -48,7 +48,7 @@ def fresh_host(boot):
         ),
         (
             "truncated",
-            "The file is truncated",
+            "A truncated file is attached",
             f"nvidia-vgpu-software: the file is truncated or damaged; {ATTACH}",
         ),
     ],
@@ -64,21 +64,21 @@ def test_a_damaged_file_never_reaches_apt(
     assert installed(host) == {}
     unit.hook("update-status")
     assert unit.status == ("blocked", message)
-    row.seen(unit)
+    row.record(unit)
 
     unit.attach(nvidia_deb)
     assert unit.status == READY
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
-    row.over(unit, "a good file is attached")
+    row.record_end(unit, "a good file is attached")
 
 
-def test_a_resource_that_is_not_attached_is_asked_for(fresh_host, fault):
+def test_a_missing_resource_is_reported(fresh_host, fault):
     _, unit = fresh_host
     row = fault("No file is attached")
     unit.hook("config-changed")
     assert unit.status[0] == "blocked"
     assert unit.status[1].startswith("No host software: juju attach-resource")
-    row.seen(unit)
+    row.record(unit)
 
 
 @pytest.mark.parametrize(
@@ -90,31 +90,33 @@ def test_a_resource_that_is_not_attached_is_asked_for(fresh_host, fault):
             "it is for riscv64, not amd64",
         ),
         (
-            "The package is NVIDIA's driver for guests",
+            "The package is NVIDIA's guest driver",
             {"name": "nvidia-linux-grid-570"},
             "nvidia-linux-grid-570 is the guest driver",
         ),
-        ("It is another package", {"name": "hello"}, "hello is not NVIDIA's vGPU host package"),
+        (
+            "The package is not NVIDIA's host package",
+            {"name": "hello"},
+            "hello is not NVIDIA's vGPU host package",
+        ),
     ],
-    ids=["another-architecture", "guest-driver", "another-package"],
+    ids=["other architecture", "guest driver", "other package"],
 )
-def test_a_package_that_is_not_meant_for_this_host_is_refused(
+def test_a_package_that_is_not_for_this_host_is_refused(
     fresh_host, tmp_path, fault, name, options, reason
 ):
     host, unit = fresh_host
     unit.attach(packages.build_nvidia(tmp_path, **options))
-    ours = packages.architecture()
-    expected = f"nvidia-vgpu-software: {reason.replace('amd64', ours)}; {ATTACH}"
+    architecture = packages.architecture()
+    expected = f"nvidia-vgpu-software: {reason.replace('amd64', architecture)}; {ATTACH}"
     assert unit.status == ("blocked", expected)
     assert installed(host) == {}
-    fault(name).seen(unit)
+    fault(name).record(unit)
 
 
-def test_junk_in_place_of_a_good_package_leaves_the_driver_and_says_so(
-    ready_host, nvidia_deb, tmp_path, fault
-):
+def test_attaching_junk_keeps_the_driver_and_is_reported(ready_host, nvidia_deb, tmp_path, fault):
     host, unit = ready_host
-    row = fault("Junk takes the place of a good package that is installed")
+    row = fault("Junk is attached after a good package was installed")
     unit.configure(vgpu_device_mappings="{T4-8Q: ['10de:1eb8']}")
     before = unit.databag
     junk = tmp_path / "junk.deb"
@@ -125,107 +127,109 @@ def test_junk_in_place_of_a_good_package_leaves_the_driver_and_says_so(
         assert unit.status[1] == f"nvidia-vgpu-software: the file is no Debian package; {ATTACH}"
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.databag == before
-    row.seen(unit)
+    row.record(unit)
     unit.attach(nvidia_deb)
-    row.over(unit, "a good file is attached")
+    row.record_end(unit, "a good file is attached")
 
 
-def test_another_branch_takes_the_place_of_the_old_one(ready_host, tmp_path, fault):
+def test_a_package_of_another_branch_replaces_the_old_one(ready_host, tmp_path, fault):
     host, unit = ready_host
     row = fault("A package of another branch, with the same files, is attached")
     unit.attach(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
-    found = installed(host)
-    assert found.pop("nvidia-vgpu-ubuntu-580") == "ii 580.159.01"
-    assert all(state.startswith("rc") for state in found.values())
+    states = installed(host)
+    assert states.pop("nvidia-vgpu-ubuntu-580") == "ii 580.159.01"
+    assert all(state.startswith("rc") for state in states.values())
     assert unit.status == (
         "blocked",
         "Reboot needed: driver 570.172.07 is loaded, 580.159.01 installed; "
         "run reboot-install i-really-mean-it=true",
     )
-    row.seen(unit)
+    row.record(unit)
     host.reboot()
     unit.hook("start")
     assert unit.status == READY
     assert unit.workload_version == "580.159.01"
-    row.over(unit, "the host is rebooted")
+    row.record_end(unit, "the host is rebooted")
 
 
-def test_a_branch_that_cannot_be_installed_does_not_cost_the_old_one(ready_host, tmp_path, fault):
+def test_a_package_that_cannot_be_installed_does_not_remove_the_old_one(
+    ready_host, tmp_path, fault
+):
     host, unit = ready_host
-    row = fault("A package depends on what the archive has not; the installed one stays")
+    row = fault("A package depends on one that the archive lacks; the installed one is kept")
     package = packages.build_nvidia(tmp_path, branch="580", version="580.159.01")
-    needy = packages.build(
-        tmp_path / "needy.deb",
+    uninstallable = packages.build(
+        tmp_path / "uninstallable.deb",
         "nvidia-vgpu-ubuntu-580",
         "580.159.01",
         fields={"Depends": "no-such-package"},
     )
-    unit.attach(needy)
+    unit.attach(uninstallable)
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status[1].startswith("Host software not installed: E: ")
-    row.seen(unit)
+    row.record(unit)
     unit.attach(package)
     assert installed(host)["nvidia-vgpu-ubuntu-580"] == "ii 580.159.01"
-    row.over(unit, "a package that can be installed is attached")
+    row.record_end(unit, "a package that can be installed is attached")
 
 
 @pytest.mark.parametrize(
     "state", ["reinstreq half-installed", "ok half-configured", "ok unpacked"]
 )
-def test_a_package_that_is_half_there_is_mended(ready_host, fault, state):
+def test_a_half_installed_package_is_repaired(ready_host, fault, state):
     host, unit = ready_host
-    leave(host, "nvidia-vgpu-ubuntu-570", state)
+    set_dpkg_state(host, "nvidia-vgpu-ubuntu-570", state)
     unit.hook("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
-    fault(f"dpkg was left with the package `{state}`").seen(unit)
+    fault(f"dpkg has the package in state `{state}`").record(unit)
 
 
-def test_package_and_headers_that_are_half_there_are_mended(ready_host, fault):
-    """apt-get does nothing for the one before the other, which it has no archive of, is gone."""
+def test_half_installed_package_and_headers_are_repaired(ready_host, fault):
+    """apt-get cannot repair the headers until the package, which no archive has, is removed."""
     host, unit = ready_host
     headers = f"linux-headers-{platform.release()}"
     for name in ("nvidia-vgpu-ubuntu-570", headers):
-        leave(host, name, "reinstreq half-installed")
+        set_dpkg_state(host, name, "reinstreq half-installed")
     unit.hook("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert host.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", headers).stdout == "ii "
     assert unit.status == READY
-    fault("Power was lost while the package and the kernel's headers were unpacked").seen(unit)
+    fault("Power failed while the package and the kernel headers were unpacked").record(unit)
 
 
-def leave(host, name, state):
-    """Let dpkg have left a package in the midst of its work."""
+def set_dpkg_state(host, name, state):
+    """Put a package into a state in which an interrupted dpkg leaves it."""
     status = host.root / "var/lib/dpkg/status"
     before, after = status.read_text().split(f"Package: {name}\n")
-    torn = after.replace("install ok installed", f"install {state}", 1)
-    status.write_text(f"{before}Package: {name}\n{torn}")
+    after = after.replace("install ok installed", f"install {state}", 1)
+    status.write_text(f"{before}Package: {name}\n{after}")
 
 
-def test_a_package_of_the_archive_that_is_half_there_is_mended(fresh_host, nvidia_deb, fault):
+def test_a_half_installed_package_of_the_archive_is_repaired(fresh_host, nvidia_deb, fault):
     host, unit = fresh_host
     headers = f"linux-headers-{platform.release()}"
     host.run("apt-get", "-y", "install", headers)
-    leave(host, headers, "reinstreq half-installed")
+    set_dpkg_state(host, headers, "reinstreq half-installed")
     unit.attach(nvidia_deb)
     assert unit.status == READY
     assert host.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", headers).stdout == "ii "
-    fault("Power was lost while the kernel's headers were unpacked").seen(unit)
+    fault("Power failed while the kernel headers were unpacked").record(unit)
 
 
-def test_an_older_version_is_installed_when_it_is_attached(ready_host, tmp_path, fault):
+def test_an_attached_older_version_is_installed(ready_host, tmp_path, fault):
     host, unit = ready_host
     row = fault("A package of an older version is attached")
     unit.attach(packages.build_nvidia(tmp_path, version="570.86.16"))
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.86.16"}
-    row.seen(unit)
+    row.record(unit)
     host.reboot()
     unit.hook("start")
     assert unit.workload_version == "570.86.16"
-    row.over(unit, "the host is rebooted")
+    row.record_end(unit, "the host is rebooted")
 
 
-def test_nothing_is_upgraded_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
+def test_the_host_software_is_not_upgraded_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
     host, unit = ready_host
     guest = "6f6d5a5e-1111-4000-8000-000000000001"
     host.create_mdev("0000:84:00.0", "nvidia-233", guest)
@@ -241,7 +245,7 @@ def test_nothing_is_upgraded_while_a_guest_uses_a_vgpu(ready_host, tmp_path):
     assert installed(host)["nvidia-vgpu-ubuntu-580"] == "ii 580.159.01"
 
 
-def test_a_failing_postinst_is_told_and_a_good_file_of_that_version_mends_it(
+def test_a_failing_postinst_is_reported_and_repaired_by_a_good_file(
     fresh_host, nvidia_deb, tmp_path, fault
 ):
     host, unit = fresh_host
@@ -251,15 +255,15 @@ def test_a_failing_postinst_is_told_and_a_good_file_of_that_version_mends_it(
     assert unit.status[1].startswith("Host software not installed: dpkg: error processing package")
     assert unit.status[1].endswith("; mend, then run reboot-install")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "iF 570.172.07"}
-    row.seen(unit)
+    row.record(unit)
 
     unit.attach(nvidia_deb)
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
-    row.over(unit, "a good file of the same version is attached")
+    row.record_end(unit, "a good file of the same version is attached")
 
 
-def test_a_held_lock_is_waited_for(fresh_host, nvidia_deb, fault):
+def test_the_charm_waits_for_dpkgs_lock(fresh_host, nvidia_deb, fault):
     host, unit = fresh_host
     lock = (
         "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, 2); "
@@ -270,49 +274,49 @@ def test_a_held_lock_is_waited_for(fresh_host, nvidia_deb, fault):
         pass
     unit.attach(nvidia_deb)
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
-    fault("Another program holds dpkg's lock for 20 s").seen(unit)
+    fault("Another program locks dpkg for 20 s").record(unit)
 
 
 @pytest.mark.parametrize("verb", ["remove", "purge"])
-def test_a_package_removed_by_hand_comes_back(ready_host, fault, verb):
+def test_a_package_removed_by_hand_is_installed_again(ready_host, fault, verb):
     host, unit = ready_host
     host.run("apt-get", "-y", verb, "nvidia-vgpu-ubuntu-570")
     unit.hook("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
-    fault(f"Somebody runs `apt-get {verb}` on the package").seen(unit)
+    fault(f"Somebody runs `apt-get {verb}` on the package").record(unit)
 
 
-def test_missing_lspci_is_installed_or_done_without(ready_host, fault):
+def test_the_charm_works_without_lspci(ready_host, fault):
     host, unit = ready_host
     host.run("rm", "/usr/bin/lspci")
     outcome = unit.hook("config-changed")
     assert outcome.returncode == 0
     assert unit.status == READY
-    fault("lspci is gone").seen(unit)
+    fault("lspci is missing").record(unit)
 
 
 def test_the_same_version_again_is_not_installed_twice(ready_host, tmp_path, fault):
-    """apt would call it the newest version, and do nothing."""
+    """apt itself would treat it as up to date, and do nothing."""
     host, unit = ready_host
     before = host.text("var/log/dpkg.log")
     unit.attach(packages.build_nvidia(tmp_path, postinst=BROKEN))
     assert host.text("var/log/dpkg.log") == before
     assert unit.status == READY
-    fault("Other bytes of the version that is installed are attached").seen(unit)
+    fault("A different file of the installed version is attached").record(unit)
 
 
 def test_a_file_whose_name_does_not_end_in_deb_is_installed(fresh_host, nvidia_deb, fault):
-    """apt takes such a name for a package's."""
+    """apt would treat such a name as the name of a package."""
     host, unit = fresh_host
     unit.store(nvidia_deb, name="nvidia-vgpu-software")
     unit.hook("upgrade-charm")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
-    fault("The file's name does not end in .deb").seen(unit)
+    fault("The file's name does not end in .deb").record(unit)
 
 
-def test_a_configuration_file_that_somebody_edited_is_kept(ready_host, tmp_path, fault):
-    """dpkg would ask, and there is nobody to answer."""
+def test_an_edited_configuration_file_is_kept(ready_host, tmp_path, fault):
+    """dpkg would ask, but nobody can answer."""
     host, unit = ready_host
     conf = {"/etc/nvidia-vgpud.conf": "shipped\n"}
     unit.attach(packages.build_nvidia(tmp_path, version="570.195.03", conffiles=conf))
@@ -321,49 +325,51 @@ def test_a_configuration_file_that_somebody_edited_is_kept(ready_host, tmp_path,
     unit.attach(packages.build_nvidia(tmp_path, version="570.211.01", conffiles=conf))
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.211.01"}
     assert host.text("etc/nvidia-vgpud.conf") == "edited\n"
-    row = fault("A new version brings a configuration file that somebody has edited")
-    row.seen(unit)
+    row = fault("A new version changes a configuration file that somebody has edited")
+    row.record(unit)
     host.reboot()
     unit.hook("start")
-    row.over(unit, "the host is rebooted")
+    row.record_end(unit, "the host is rebooted")
 
 
 @pytest.mark.parametrize(
-    ("script", "left"),
+    ("script", "state"),
     [("preinst", "iHR 570.172.07"), ("postinst", "iF 570.172.07")],
     ids=["unpack", "postinst"],
 )
-def test_a_loss_of_power_while_installing_is_mended(
-    fresh_host, nvidia_deb, tmp_path, fault, script, left
+def test_an_installation_interrupted_by_a_power_failure_is_repaired(
+    fresh_host, nvidia_deb, tmp_path, fault, script, state
 ):
     host, unit = fresh_host
-    waits = "#!/bin/sh\n[ -e /bed/cut ] || exit 0\nrm /bed/cut\n/bed/ask power-cut\nsleep 60\n"
+    maintainer_script = (
+        "#!/bin/sh\n[ -e /bed/cut ] || exit 0\nrm /bed/cut\n/bed/ask power-cut\nsleep 60\n"
+    )
     (host.bed / "cut").touch()
-    unit.attach(packages.build_nvidia(tmp_path, **{script: waits}))
+    unit.attach(packages.build_nvidia(tmp_path, **{script: maintainer_script}))
     assert not (host.bed / "cut").exists()
     host.power_on()
-    assert installed(host) == {"nvidia-vgpu-ubuntu-570": left}
+    assert installed(host) == {"nvidia-vgpu-ubuntu-570": state}
     unit.hook("upgrade-charm")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
-    fault(f"Power is lost in the package's {script}, and there again").seen(unit)
+    fault(f"Power fails while the package's {script} runs, and is restored").record(unit)
 
 
-def test_a_full_disk_is_told_and_got_over(fresh_host, nvidia_deb, fault):
+def test_a_full_disk_is_reported_until_there_is_space_again(fresh_host, nvidia_deb, fault):
     host, unit = fresh_host
     unit.store(nvidia_deb)
     host.fill_disk()
     unit.hook("upgrade-charm")
     assert unit.status[0] == "blocked"
     row = fault("The disk is full")
-    row.seen(unit)
+    row.record(unit)
     host.free_disk()
     unit.hook("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
-    row.over(unit, "there is room again")
+    row.record_end(unit, "the disk has space again")
 
 
-def test_a_new_kernel_for_which_the_module_does_not_build_is_told(ready_host, fault):
+def test_a_kernel_for_which_the_module_does_not_build_is_reported(ready_host, fault):
     host, unit = ready_host
     text = "modprobe: FATAL: Module nvidia not found in directory /lib/modules/6.8.0-79-generic\n"
     (host.bed / "refuse-module").write_text(text)
@@ -371,8 +377,8 @@ def test_a_new_kernel_for_which_the_module_does_not_build_is_told(ready_host, fa
     unit.hook("start")
     assert unit.status[0] == "blocked"
     row = fault("The module does not build for a new kernel")
-    row.seen(unit)
+    row.record(unit)
     (host.bed / "refuse-module").unlink()
     unit.hook("update-status")
     assert unit.status == READY
-    row.over(unit, "it does")
+    row.record_end(unit, "the module builds")

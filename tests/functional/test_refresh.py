@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What another charm of this name, or another revision of ours, left on the host."""
+"""A refresh from the legacy charm, or from another revision of this charm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bed import principal
 
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
 READY = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
-MEMORY = "var/lib/nova-compute-nvidia-vgpu/memory.json"
-THEIRS = {
+STATE_FILE = "var/lib/nova-compute-nvidia-vgpu/memory.json"
+LEGACY_FILES = {
     "opt/initialise_nova_mdevs.sh": "#!/bin/sh\n",
     "opt/remediate-nova-mdevs/remediate.py": "#!/usr/bin/env python3\n",
     "etc/systemd/system/systemd-mdev-workaround.service": (
@@ -24,11 +24,11 @@ THEIRS = {
 
 
 @pytest.fixture
-def left(ready_host):
-    """A host on which the charm in use before was at work; nova.conf has what it published."""
+def legacy_host(ready_host):
+    """A host that the legacy charm has prepared; nova.conf contains what that charm published."""
     host, unit = ready_host
-    host.run("rm", "-r", f"/{MEMORY}", "/etc/modprobe.d/nova-compute-nvidia-vgpu.conf")
-    for name, text in THEIRS.items():
+    host.run("rm", "-r", f"/{STATE_FILE}", "/etc/modprobe.d/nova-compute-nvidia-vgpu.conf")
+    for name, text in LEGACY_FILES.items():
         (host.root / name).parent.mkdir(exist_ok=True)
         (host.root / name).write_text(text)
         (host.root / name).chmod(0o755)
@@ -37,34 +37,34 @@ def left(ready_host):
     return host, unit
 
 
-def test_the_charm_in_use_before_makes_way_and_nouveau_stays_away(left, fault):
-    host, unit = left
-    row = fault("The charm in use before left its service, its scripts and its file on nouveau")
+def test_the_legacy_charms_files_are_removed_and_nouveau_stays_blacklisted(legacy_host, fault):
+    host, unit = legacy_host
+    row = fault("The legacy charm left its service, its scripts and its blacklist of nouveau")
     unit.configure(vgpu_device_mappings=MAPPING)
     unit.hook("upgrade-charm")
-    assert [name for name in THEIRS if (host.root / name).exists()] == []
+    assert [name for name in LEGACY_FILES if (host.root / name).exists()] == []
     workaround = host.run("systemctl", "cat", "systemd-mdev-workaround", check=False)
     assert workaround.returncode == 1
     assert "blacklist nouveau" in host.run("modprobe", "-c").stdout
     assert unit.status == READY
-    row.seen(unit)
+    row.record(unit)
     host.reboot()
     unit.hook("start")
-    row.over(unit, "the host is rebooted")
+    row.record_end(unit, "the host is rebooted")
 
 
-def test_what_it_published_stays_until_ours_is_good(left, fault):
-    _, unit = left
+def test_the_legacy_charms_data_is_kept_until_the_option_is_valid(legacy_host, fault):
+    _, unit = legacy_host
     unit.configure(vgpu_device_mappings=MAPPING)
     before = unit.databag
     unit.configure(vgpu_device_mappings="{T4-99Q: ['10de:1eb8']}")
     unit.hook("upgrade-charm")
     assert unit.databag == before
-    row = fault("Its option has a value that we refuse; what was published stays")
-    row.seen(unit)
+    row = fault("The legacy charm's option has an invalid value; the published data is kept")
+    row.record(unit)
     unit.configure(vgpu_device_mappings=MAPPING)
     assert unit.databag == before
-    row.over(unit, "the option is mended")
+    row.record_end(unit, "the option is corrected")
 
 
 @pytest.mark.parametrize(
@@ -72,21 +72,21 @@ def test_what_it_published_stays_until_ours_is_good(left, fault):
     [
         ("is of a later revision", None),
         ("is damaged", '{"paused": tru'),
-        ("is gone", ""),
+        ("is missing", ""),
     ],
 )
-def test_a_memory_that_is_not_ours_costs_nothing(ready_host, fault, name, text):
+def test_an_unusable_state_file_changes_nothing(ready_host, fault, name, text):
     host, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     before = unit.databag
-    path = host.root / MEMORY
+    path = host.root / STATE_FILE
     if text is None:
-        memory = {
+        state = {
             **json.loads(path.read_text()),
-            "an_option_to_come": ["x"],
-            "failure": ["unheard"],
+            "an_unknown_entry": ["x"],
+            "failure": ["unknown"],
         }
-        path.write_text(json.dumps(memory))
+        path.write_text(json.dumps(state))
     elif text:
         path.write_text(text)
     else:
@@ -95,21 +95,21 @@ def test_a_memory_that_is_not_ours_costs_nothing(ready_host, fault, name, text):
     assert unit.databag == before
     assert unit.status == READY
     assert json.loads(path.read_text())["wish"] == MAPPING
-    fault(f"What a revision of ours remembers {name}").seen(unit)
+    fault(f"The charm's state file {name}").record(unit)
 
 
 def test_a_boot_service_of_another_revision_is_replaced(ready_host, fault):
     host, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
     path = host.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service"
-    ours = path.read_text()
-    path.write_text(ours.replace("[Service]", "[Service]\nExecStartPre=/bin/false"))
+    content = path.read_text()
+    path.write_text(content.replace("[Service]", "[Service]\nExecStartPre=/bin/false"))
     host.run("systemctl", "daemon-reload")
     unit.hook("upgrade-charm")
-    assert path.read_text() == ours
+    assert path.read_text() == content
     show = ["systemctl", "show", "-P", "NeedDaemonReload", "nova-compute-nvidia-vgpu"]
     assert host.run(*show).stdout == "no\n"
     host.reboot()
     unit.hook("start")
     assert principal.read(unit.databag)[0]["devices"] == [["enabled_mdev_types", "nvidia-233"]]
-    fault("The boot service is that of another revision").seen(unit)
+    fault("The boot service is of another revision").record(unit)

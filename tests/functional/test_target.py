@@ -1,8 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's tests for hosts without a card, which need a cloud, on a booted host instead.
+"""The cloud suite's tests for hosts without a card, run on a booted host instead of a cloud.
 
-So what they expect is what the charm does. Only `target.fleet`, which asks Juju, is another here.
+This shows that the suite's expectations match the charm. Only `target.fleet`, which calls Juju, is
+replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BUNDLED = "{'nvidia-108': ['0000:c1:00.0']}"
 
 
 class Fleet(types.ModuleType):
-    """One compute host in place of a model's: the same questions as in `target.fleet`."""
+    """One compute host instead of a model's hosts, with the interface of `target.fleet`."""
 
     def __init__(self, host: Any, unit: juju.Juju) -> None:
         super().__init__("target.fleet")
@@ -59,8 +60,8 @@ class Fleet(types.ModuleType):
         finally:
             self._unit.configure(vgpu_device_mappings=self._mappings)
 
-    def part(self) -> None:
-        self.nova_conf(juju.PRINCIPAL)  # nova-compute keeps what it was told last
+    def remove_relation(self) -> None:
+        self.nova_conf(juju.PRINCIPAL)  # nova-compute keeps the last published data
         for hook in ("nova-vgpu-relation-departed", "nova-vgpu-relation-broken", "stop", "remove"):
             assert self._unit.hook(hook).returncode == 0
         shutil.rmtree(self._host.bed / "juju/relations" / juju.RELATION)
@@ -73,11 +74,11 @@ class Fleet(types.ModuleType):
         self._unit.integrate()
 
     def settle(self) -> None:
-        """Every hook has run when the call that caused it returns."""
+        """Do nothing: every hook has run when the call that caused it returns."""
 
     def await_status(self, unit: str, level: str, pattern: str) -> None:
-        found, message = self._unit.status
-        assert found == level
+        current_level, message = self._unit.status
+        assert current_level == level
         assert re.fullmatch(pattern, message)
 
     def nova_conf(self, unit: str) -> nova.Sections:
@@ -85,8 +86,8 @@ class Fleet(types.ModuleType):
             self._conf = principal.render(principal.read(self._unit.databag)[0])
         return nova.sections(self._conf)
 
-    def await_nova_conf(self, holds: Any, what: str) -> None:
-        assert holds(self.nova_conf(juju.PRINCIPAL)), what
+    def await_nova_conf(self, condition: Any, description: str) -> None:
+        assert condition(self.nova_conf(juju.PRINCIPAL)), description
 
     def boot_id(self, unit: str) -> str:
         return self.run(unit, "cat /proc/sys/kernel/random/boot_id")
@@ -94,7 +95,7 @@ class Fleet(types.ModuleType):
 
 @pytest.fixture
 def plain_hosts(boot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The suite's module, with a host without a card to ask."""
+    """The suite's module, connected to a host without a card."""
     with boot("no-gpu") as (host, unit):
         host.run("systemd-run", "--unit=nova-compute", "sleep", "infinity")
         for hook in ("install", "config-changed", "start"):
@@ -110,7 +111,7 @@ def plain_hosts(boot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield target.plain_hosts
 
 
-def test_the_suite_for_a_cloud_expects_what_the_charm_does(plain_hosts):
+def test_the_cloud_suite_passes_on_a_booted_host(plain_hosts):
     suite = unittest.TestLoader().loadTestsFromTestCase(plain_hosts.PlainHostTest)
     output = io.StringIO()
     result = unittest.TextTestRunner(stream=output, verbosity=2).run(suite)

@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the properties are tried: the same few examples each time, or many new ones.
+"""The profiles for fuzzing: the same few examples each time, or many new ones.
 
-A failure prints its example, made as small as it can be, and the line that tries it again.
+A failure prints a minimal example, and the line that reproduces it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cards import prepare
 from driver import daemon
 from system import sysfs
 
-# What an example may cost is held in `examples`, in time of the processor; the deadline, on a
-# machine that does other things as well, ends only what hangs.
+# `examples` limits the processor time of an example. The deadline only ends an example that hangs,
+# since the machine may be busy with other work.
 COMMON: dict[str, Any] = {
     "database": None,
     "deadline": timedelta(seconds=60),
@@ -36,7 +36,10 @@ set_hypothesis_home_dir(str(Path(__file__).parents[2] / "build/hypothesis"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--at-least", type=int, default=0, help="fail unless so many examples passed in all"
+        "--at-least",
+        type=int,
+        default=0,
+        help="fail unless at least this many examples passed in total",
     )
 
 
@@ -50,12 +53,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name, number in sorted(examples.passed.items()):
         terminalreporter.write_line(f"{number:7} {name}")
     total, least = sum(examples.passed.values()), config.getoption("--at-least")
-    terminalreporter.write_line(f"{total:7} examples in all, of {least} at the least")
+    terminalreporter.write_line(f"{total:7} examples in total, of at least {least}")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _nothing_real() -> Iterator[None]:
-    """A simulated daemon gives up at once, no driver needs time, and it refuses every value."""
+def _simulated_host() -> Iterator[None]:
+    """A simulated daemon fails at once, nothing waits for the driver, and sysfs refuses writes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(daemon, "START_CHECK_DELAY", 0)
         patch.setattr(prepare.time, "sleep", lambda _: None)
@@ -74,5 +77,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hosts(folder: Path) -> dict[str, Path]:
-    """The roots of small recorded hosts, by their names; an example leaves them as they were."""
-    return {name: trees.build(folder / name, name) for name in trees.WISHES}
+    """The roots of small recorded hosts, by name; each example restores them."""
+    return {name: trees.build(folder / name, name) for name in trees.MAPPINGS}

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How often a property is tried, and what one example of it may cost."""
+"""The number of examples for each property, and the time and memory limits of an example."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hypothesis.strategies import SearchStrategy
 passed: Counter[str] = Counter()
 
 
-def tried(
+def fuzzed(
     *, share: float = 1, seconds: float = 5, **strategies: SearchStrategy[Any]
 ) -> Callable[[Callable[..., None]], Any]:
-    """Try a property with made-up arguments, and count the examples for which it held.
+    """Test a property with generated arguments, and count the examples that passed.
 
     Args:
-        share: of the profile's number of examples, for what is slow.
-        seconds: of the processor, that one example may take.
-        strategies: how each argument is made up.
+        share: the share of the profile's number of examples, to reduce slow properties.
+        seconds: the limit on the processor time of one example.
+        strategies: the strategy that generates each argument.
     """
 
     def decorate(prop: Callable[..., None]) -> Any:
         @functools.wraps(prop)
-        def once(*args: Any, **kwargs: Any) -> None:
+        def run_example(*args: Any, **kwargs: Any) -> None:
             signal.signal(signal.SIGPROF, _too_long)
             signal.setitimer(signal.ITIMER_PROF, seconds)
             try:
@@ -40,7 +40,7 @@ def tried(
             passed[f"{prop.__module__}.{prop.__name__}"] += 1
 
         number = max(int(settings.default.max_examples * share), 5)
-        return given(**strategies)(settings(max_examples=number)(once))
+        return given(**strategies)(settings(max_examples=number)(run_example))
 
     return decorate
 
@@ -51,11 +51,11 @@ def _too_long(*_: object) -> None:
 
 @contextlib.contextmanager
 def memory_below(mebibytes: float) -> Iterator[None]:
-    """Hold what is done within to a peak of memory."""
+    """Limit the peak memory of the code within this context."""
     tracemalloc.start()
     try:
         yield
         peak = tracemalloc.get_traced_memory()[1] / 1024 / 1024
-        assert peak <= mebibytes, f"held {peak:.0f} MiB"
+        assert peak <= mebibytes, f"used {peak:.0f} MiB"
     finally:
         tracemalloc.stop()

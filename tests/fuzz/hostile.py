@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody who means harm, or a disk that lies, could put in front of the charm."""
+"""Hostile input: what an attacker or a corrupted disk could give to the charm."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import trees
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-# Each has broken some program: line breaks of every kind, ends of strings, options, other digits,
-# what a shell, a template, a format or a terminal would take as its own.
-WORDS = (
+# Each of these has broken some program: line breaks of every kind, ends of strings, options, other
+# digits, and text that is special to a shell, a template, a format string or a terminal.
+STRINGS = (
     "", " ", "\n", "\r", "\r\n", "\0", "\t", "\x0b", "\x1c", "\x7f", "\x85", "\xa0", "\u2028",
     "\u202e", "\ufeff", "\ud800", "\U0010ffff", "\n[DEFAULT]\ncompute_driver = x", "\x1b[2Jx",
     "\nvirt_type = qemu", "-o", "--force", "=", ":", ",", ";", "#", "'", '"', "\\", "..", "*", "[",
@@ -27,20 +27,22 @@ _LETTERS = st.one_of(st.characters(max_codepoint=0x7F), st.characters())
 
 
 def texts(max_size: int = 60) -> SearchStrategy[str]:
-    """Any text: letters, words that harm, and both joined."""
-    word, free = st.sampled_from(WORDS), st.text(_LETTERS, max_size=max_size)
-    return st.one_of(word, free, st.lists(st.one_of(word, free), max_size=4).map("".join))
+    """Any text: random characters, hostile strings, and both combined."""
+    hostile, random = st.sampled_from(STRINGS), st.text(_LETTERS, max_size=max_size)
+    return st.one_of(
+        hostile, random, st.lists(st.one_of(hostile, random), max_size=4).map("".join)
+    )
 
 
 def names() -> SearchStrategy[str]:
-    """What a file can be called, or a link lead to: no NUL, and nothing that is no text."""
-    kept = texts(20).map(lambda text: text.encode("utf-8", "ignore").decode()[:50])
-    return kept.map(lambda text: "x" + text.replace("\0", "").replace("/", ""))
+    """A name of a file or the target of a link: valid text without NUL."""
+    encodable = texts(20).map(lambda text: text.encode("utf-8", "ignore").decode()[:50])
+    return encodable.map(lambda text: "x" + text.replace("\0", "").replace("/", ""))
 
 
 def octets(max_size: int = 200) -> SearchStrategy[bytes]:
-    """Any bytes of a file, among them such that are no text in any encoding."""
-    repeated = st.sampled_from(WORDS).map(lambda word: word[:100] * 500)
+    """Any content of a file, including bytes that are not text in any encoding."""
+    repeated = st.sampled_from(STRINGS).map(lambda string: string[:100] * 500)
     written = st.one_of(texts(max_size), repeated).map(encoded)
     return st.one_of(written, written, st.binary(max_size=max_size))
 
@@ -50,14 +52,14 @@ def encoded(text: str) -> bytes:
 
 
 def numerals() -> SearchStrategy[str]:
-    """A number as a file or a program has it, or what is nearly one."""
+    """A number as written in a file or by a program, or something similar."""
     odd = ("-1", "+1", " 7 ", "1_0", "0x10de", "0x030200", "1.0", "\u00b2", "\u0667", "7 MiB",
            "999999", "999999999", "9" * 5000, "N/A", "")  # fmt: skip
     return st.one_of(st.integers(0, 2000).map(str), st.sampled_from(odd), texts(8))
 
 
 def type_names() -> SearchStrategy[str]:
-    """What a driver could call a vGPU type."""
+    """A name that a driver could give to a vGPU type."""
     known = ("T4-8Q", "A40-8Q", "L40S-8Q", "A100D-1-10C", "-1-5C", "8Q", "\xa0", "")
     return st.builds(
         "{}{}{}".format,
@@ -68,7 +70,7 @@ def type_names() -> SearchStrategy[str]:
 
 
 def values() -> SearchStrategy[Any]:
-    """Any data that JSON can hold, and a little that it should not."""
+    """Any data that JSON can represent, and some values that it should not."""
     odd = st.sampled_from([-1, 10**400, 10**9, 0.5, float("inf"), float("nan"), True, None])
     leaf = st.one_of(odd, st.integers(), texts())
     return st.recursive(
@@ -81,13 +83,13 @@ def values() -> SearchStrategy[Any]:
 
 
 def nearly(shape: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """Something of a shape, or in its place anything at all."""
+    """Data of a shape, or sometimes any other data."""
     return st.one_of(shape, shape, shape, values())
 
 
 def json_files(shape: SearchStrategy[Any]) -> SearchStrategy[bytes]:
-    """A file of JSON: of nearly the right shape, of any other, cut, too deep, or none."""
-    written = nearly(shape).map(lambda found: json.dumps(found).encode())
+    """A JSON file: of nearly the right shape, of another shape, cut, too deep, or not JSON."""
+    written = nearly(shape).map(lambda content: json.dumps(content).encode())
     cut = st.builds(lambda text, end: text[:end], written, st.integers(0, 60))
     deep = st.sampled_from([b"[" * 100_000, b'{"a":' * 50_000])
     return st.one_of(written, written, written, cut, octets(), deep)
@@ -113,8 +115,8 @@ def scribbles() -> SearchStrategy[str]:
 
 
 def documents() -> SearchStrategy[str]:
-    """JSON, which is YAML, that has nearly the form of the option."""
-    words = st.one_of(st.sampled_from(TYPES), st.sampled_from(TYPES), texts(20))
+    """JSON (which is also YAML) with nearly the format of the option."""
+    types = st.one_of(st.sampled_from(TYPES), st.sampled_from(TYPES), texts(20))
     device = st.sampled_from(DEVICES)
     listed = st.lists(st.one_of(device, nearly(device)), max_size=4)
     long_form = st.fixed_dictionaries(
@@ -125,18 +127,18 @@ def documents() -> SearchStrategy[str]:
             "another": st.just(1),
         },
     )
-    mapping = st.dictionaries(words, nearly(st.one_of(listed, long_form)), max_size=3)
+    mapping = st.dictionaries(types, nearly(st.one_of(listed, long_form)), max_size=3)
     return st.builds(json.dumps, nearly(mapping), ensure_ascii=st.booleans())
 
 
 def mappings() -> SearchStrategy[str]:
-    """Any value of the option that is not large; some of them mean something on some host."""
-    known = [text for wishes in trees.WISHES.values() for text in wishes]
-    return st.one_of(st.sampled_from(known), documents(), scribbles(), texts(200))
+    """Any value of the option that is not large; some values are valid on some host."""
+    valid = [text for texts_of_host in trees.MAPPINGS.values() for text in texts_of_host]
+    return st.one_of(st.sampled_from(valid), documents(), scribbles(), texts(200))
 
 
 def bombs() -> SearchStrategy[str]:
-    """Large, deep, or larger than it looks."""
+    """A value that is large, deep, or large after expansion."""
     pieces = st.sampled_from([*YAML, "{a: ", "[[", "- - ", "? ? ", "a: b\n", "[], ", "84:00.0, "])
     heads = st.sampled_from(["", "{nvidia-35: [", "nvidia-35:\n", '"', "x: &x\n "])
     sizes = st.sampled_from([1000, 65_000, 70_000, 500_000])

@@ -1,7 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the operator, the principal, the driver, a program and the disk bring together: no
-event fails, and all that leaves the charm holds.
+"""Any combined input from operator, principal, driver, programs and disk: no event fails.
+
+All output of the charm passes the checks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hostile
 import test_program_output
 import test_records
 import test_sysfs
-from examples import tried
+from examples import fuzzed
 from hypothesis import strategies as st
 from ops import testing
 from units import unit_on
@@ -32,11 +33,11 @@ def configure(draw, unit):
     unit.hook("config_changed")
 
 
-def be_told_to_restart(draw, unit):
+def send_restart_trigger(draw, unit):
     unit.relation_hook("changed", remote_unit_data={"restart-trigger": draw(hostile.texts())})
 
 
-def meet_another_file(draw, unit):
+def replace_file(draw, unit):
     place = draw(st.sampled_from(sorted(test_records.RECORDS)))
     path = unit.machine.root / place
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -46,7 +47,7 @@ def meet_another_file(draw, unit):
     unit.hook("update_status")
 
 
-def meet_another_attribute(draw, unit):
+def replace_attribute(draw, unit):
     attribute = draw(ATTRIBUTES)
     content = hostile.encoded(draw(test_sysfs.NEARLY[attribute]))
     for path in unit.machine.root.glob(f"sys/devices/*/*/**/{attribute}"):
@@ -54,7 +55,7 @@ def meet_another_attribute(draw, unit):
     unit.hook("start")
 
 
-def meet_another_program(draw, unit):
+def replace_program(draw, unit):
     output = draw(st.one_of(test_program_output.SMI, test_program_output.POLICY))
     code = draw(st.sampled_from([0, 1, None]))
     unit.machine.fail(draw(PROGRAMS), output=output, stdout=output, returncode=code)
@@ -72,26 +73,26 @@ def attach(draw, unit):
     unit.attach(path)
 
 
-def ask(draw, unit):
+def run_action(draw, unit):
     name = draw(st.sampled_from(["show-plan", "list-vgpu-types", "pause", "resume"]))
     with contextlib.suppress(testing.ActionFailed):
         unit.action(name)
 
 
 EVENTS = (
-    configure, configure, be_told_to_restart, meet_another_file, meet_another_attribute,
-    meet_another_program, attach, ask,
+    configure, configure, send_restart_trigger, replace_file, replace_attribute,
+    replace_program, attach, run_action,
 )  # fmt: skip
 
 
-@tried(
+@fuzzed(
     share=0.1,
     seconds=5,
     host=st.sampled_from(["t4-pair", "l40s-vendor-vfio", "l40s-vendor-vfio"]),
     events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=4),
     data=st.data(),
 )
-def test_no_event_fails_and_all_that_leaves_the_charm_holds(folder, host, events, data):
+def test_no_event_fails_and_all_output_passes_the_checks(folder, host, events, data):
     with unit_on(folder, host) as unit:
         unit.relation_hook("created")
         for event in events:

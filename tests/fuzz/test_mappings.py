@@ -1,14 +1,14 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the option's text: it is read as checked words, or refused in one line."""
+"""Any text of the option: it is parsed into validated values, or refused in one line."""
 
 from __future__ import annotations
 
 import re
 
-import holds
+import checks
 import hostile
-from examples import memory_below, tried
+from examples import fuzzed, memory_below
 from hypothesis import strategies as st
 
 from gpu.problems import HostError, ProblemKind
@@ -24,17 +24,17 @@ TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}", re.ASCII)
 CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
-def is_sound(text: str) -> None:
-    """Read a value as an event does."""
+def check(text: str) -> None:
+    """Parse a value as an event does, and check the requests or the problem."""
     try:
-        found = mappings.parse(text)
-        if found is not None:
-            mappings.check(found)
-        requests = mappings.requests(found)
+        parsed = mappings.parse(text)
+        if parsed is not None:
+            mappings.check(parsed)
+        requests = mappings.requests(parsed)
     except HostError as error:
         assert error.problem.kind in REFUSALS
-        holds.said(error.problem)
-        holds.message(str(error))
+        checks.problem(error.problem)
+        checks.log_message(str(error))
         return
     for request in requests:
         assert TYPE.fullmatch(request.vgpu_type)
@@ -44,27 +44,27 @@ def is_sound(text: str) -> None:
         assert request.resource_class is None or CLASS.fullmatch(request.resource_class)
 
 
-@tried(share=2, text=st.one_of(hostile.texts(200), hostile.scribbles()))
-def test_any_text_is_read_or_refused_in_one_line(text):
-    is_sound(text)
+@fuzzed(share=2, text=st.one_of(hostile.texts(200), hostile.scribbles()))
+def test_any_text_is_parsed_or_refused_in_one_line(text):
+    check(text)
 
 
-@tried(share=2, text=hostile.documents())
-def test_any_document_is_read_or_refused_in_one_line(text):
-    is_sound(text)
+@fuzzed(share=2, text=hostile.documents())
+def test_any_document_is_parsed_or_refused_in_one_line(text):
+    check(text)
 
 
-@tried(share=0.02, seconds=8, text=hostile.bombs())
+@fuzzed(share=0.02, seconds=8, text=hostile.bombs())
 def test_no_text_takes_long_or_much_memory(text):
-    with memory_below(40):  # which takes its time to measure
-        is_sound(text)
+    with memory_below(40):  # measuring memory is slow
+        check(text)
 
 
-@tried(text=hostile.texts(12), place=st.integers(0, 3))
-def test_nothing_can_hang_on_a_word_that_is_well_formed(text, place):
-    words = ["nvidia-35", "0000:84:00.0", "4", "CUSTOM_X"]
-    words[place] += text
-    vgpu_type, device, limit, name = words
+@fuzzed(text=hostile.texts(12), place=st.integers(0, 3))
+def test_no_text_after_a_valid_value_is_ignored(text, place):
+    values = ["nvidia-35", "0000:84:00.0", "4", "CUSTOM_X"]
+    values[place] += text
+    vgpu_type, device, limit, name = values
     value = {"devices": [device], "max-instances": limit, "resource-class": name}
     try:
         mappings.check({vgpu_type: value})

@@ -1,15 +1,15 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever programs say: it is read in no time, and what is told of it is one line."""
+"""Any output of programs: it is parsed quickly, and reported in one line."""
 
 from __future__ import annotations
 
-import holds
+import checks
 import hostile
 import programs
 import pytest
 import trees
-from examples import memory_below, tried
+from examples import fuzzed, memory_below
 from hypothesis import strategies as st
 
 from actions import detailed_facts
@@ -36,7 +36,7 @@ INSTANCE = st.builds(
 )
 MODE = st.builds("{}, {}".format, *[st.sampled_from(["Enabled", "Disabled", "[N/A]", ""])] * 2)
 SMI = programs.lines(FIELD, FIELD, FIELD, INSTANCE, MODE, hostile.texts(30))
-ASKED = (
+QUERIES = (
     nvidia_smi.supported_types,
     nvidia_smi.mig_mode,
     nvidia_smi.instances,
@@ -45,34 +45,34 @@ ASKED = (
 )
 
 
-@tried(run=programs.saying(st.one_of(SMI, SMI, MODE, hostile.texts())))
-def test_whatever_nvidia_smi_says_is_read_as_bounded_words(run, hosts):
-    for ask in ASKED:
+@fuzzed(run=programs.printing(st.one_of(SMI, SMI, MODE, hostile.texts())))
+def test_values_from_any_nvidia_smi_output_are_bounded(run, hosts):
+    for query in QUERIES:
         try:
-            told = ask(run, CARD)
+            answer = query(run, CARD)
         except CommandError as error:
-            holds.message(str(error))
-            holds.message(nvidia_smi.reason(error))
+            checks.log_message(str(error))
+            checks.log_message(nvidia_smi.reason(error))
             continue
-        for known in told if ask is nvidia_smi.supported_types else ():
-            assert known.name.isprintable()
-            assert len(known.name) <= NAME_LIMIT
-            assert known.max_instances is None or 0 <= known.max_instances <= COUNT_LIMIT
-    holds.commands(run.started, hosts["t4-pair"])
+        for vgpu_type in answer if query is nvidia_smi.supported_types else ():
+            assert vgpu_type.name.isprintable()
+            assert len(vgpu_type.name) <= NAME_LIMIT
+            assert vgpu_type.max_instances is None or 0 <= vgpu_type.max_instances <= COUNT_LIMIT
+    checks.commands(run.started, hosts["t4-pair"])
 
 
-@tried(share=0.2, run=programs.saying(SMI), data=st.data())
-def test_whatever_nvidia_smi_says_the_cards_are_prepared_or_it_is_told(hosts, run, data):
+@fuzzed(share=0.2, run=programs.printing(SMI), data=st.data())
+def test_cards_are_prepared_or_problems_reported_for_any_nvidia_smi_output(hosts, run, data):
     name = data.draw(st.sampled_from(["a100-80-pair", "a40-mdev", "l40s-vendor-vfio"]))
-    text = data.draw(st.sampled_from(trees.WISHES[name]))
+    text = data.draw(st.sampled_from(trees.MAPPINGS[name]))
     requests = mappings.requests(mappings.parse(text))
-    with trees.spoilt(hosts[name], {}) as root, holds.Log():
+    with trees.modified(hosts[name], {}) as root, checks.Log():
         for problem in prepare.prepare_cards(root, run, requests):
-            holds.said(problem)
+            checks.problem(problem)
         detailed_facts.gather_detailed(root, run)
-        holds.host(root, text, run=run)
-        holds.written(root)
-    holds.commands(run.started, root)
+        checks.host(root, text, run=run)
+        checks.files(root)
+    checks.commands(run.started, root)
 
 
 POLICY = programs.lines(
@@ -85,32 +85,32 @@ POLICY = programs.lines(
 )
 
 
-@tried(share=1.5, run=programs.saying(POLICY))
-def test_whatever_apt_or_modprobe_says_it_is_told_in_one_line(hosts, run):
+@fuzzed(share=1.5, run=programs.printing(POLICY))
+def test_any_output_of_apt_and_modprobe_is_reported_in_one_line(hosts, run):
     root = hosts["t4-pair"]
-    found = apt.Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")
-    state = DriverState(packages=(found,), kernel="5.15.0-173-generic")
+    package = apt.Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")
+    state = DriverState(packages=(package,), kernel="5.15.0-173-generic")
     for step in (
         lambda: apt.ensure_available_installed(root, run, "dkms"),
-        lambda: apt.remove(run, found, found._replace(flag="reinstreq")),
+        lambda: apt.remove(run, package, package._replace(flag="reinstreq")),
         lambda: installation.ensure_loaded(root, run, state),
     ):
         try:
             step()
         except HostError as error:
-            holds.said(error.problem)
-            holds.message(str(error))
-            holds.message(str(error.__cause__ or ""))
-    holds.commands(run.started, root)
+            checks.problem(error.problem)
+            checks.log_message(str(error))
+            checks.log_message(str(error.__cause__ or ""))
+    checks.commands(run.started, root)
 
 
-@pytest.mark.parametrize("word", [" ", "\n", "|", "| 0 MIG 1", "vGPU Type ID ", ":", "9", "\tA "])
-def test_flood_of_one_word_is_read_in_no_time_and_memory(word, hosts):
-    run = programs.Programs(Result(0, word * (commands._OUTPUT_LIMIT // len(word) // 4), ""))
+@pytest.mark.parametrize("text", [" ", "\n", "|", "| 0 MIG 1", "vGPU Type ID ", ":", "9", "\tA "])
+def test_very_long_output_takes_little_time_and_memory(text, hosts):
+    run = programs.Programs(Result(0, text * (commands._OUTPUT_LIMIT // len(text) // 4), ""))
 
-    @tried(share=0, seconds=20, ask=st.sampled_from(ASKED[:1] + ASKED[2:4]))
-    def read(ask):
+    @fuzzed(share=0, seconds=20, query=st.sampled_from(QUERIES[:1] + QUERIES[2:4]))
+    def read(query):
         with memory_below(300):
-            ask(run, CARD)
+            query(run, CARD)
 
     read()

@@ -1,20 +1,20 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever has become of our own files, or of dpkg's and libvirt's: the host is read."""
+"""Any content of the files of the charm, of dpkg and of libvirt: the host is read."""
 
 from __future__ import annotations
 
-import holds
+import checks
 import hostile
 import programs
 import trees
-from examples import tried
+from examples import fuzzed
 from hypothesis import strategies as st
 
 import boot
 from driver import installation, software
 from gpu.problems import ProblemKind
-from state import charm_state as memories
+from state import charm_state
 from state.charm_state import CharmState
 
 STATE, RUN = trees.RECORDS
@@ -23,10 +23,10 @@ TYPE = st.sampled_from(["nvidia-233", "nvidia-1152", "nvidia-699", "../x-1"])
 COUNT = st.one_of(st.none(), st.integers(), st.just(10**9))
 KIND = st.sampled_from([kind.value for kind in ProblemKind])
 FAILURE = st.builds(
-    lambda kind, words: [kind, *words], KIND, st.lists(hostile.texts(), max_size=4)
+    lambda kind, details: [kind, *details], KIND, st.lists(hostile.texts(), max_size=4)
 )
 
-# The form of each file.
+# The format of each file.
 RECORDS = {
     f"{STATE}/memory.json": st.fixed_dictionaries(
         {},
@@ -36,7 +36,9 @@ RECORDS = {
                     "wish": hostile.mappings(),
                     "fulfilled": hostile.mappings(),
                     "failure": FAILURE,
-                    "resource_package": st.one_of(FAILURE, FAILURE.map(lambda w: ["package", *w])),
+                    "resource_package": st.one_of(
+                        FAILURE, FAILURE.map(lambda failure: ["package", *failure])
+                    ),
                 }.get(name, st.booleans() if default is False else hostile.texts())
             )
             for name, default in CharmState._field_defaults.items()
@@ -58,26 +60,26 @@ RECORDS = {
 
 
 @st.composite
-def spoilt_records(draw):
+def modified_records(draw):
     places = draw(st.lists(st.sampled_from(sorted(RECORDS)), min_size=1, max_size=3, unique=True))
     return {place: draw(hostile.json_files(RECORDS[place])) for place in places}
 
 
-@tried(share=0.5, edits=spoilt_records(), data=st.data())
-def test_whatever_a_record_holds_the_host_is_read_and_the_boot_service_goes_on(hosts, edits, data):
+@fuzzed(share=0.5, edits=modified_records(), data=st.data())
+def test_any_state_files_let_the_host_be_read_and_the_boot_service_run(hosts, edits, data):
     name = data.draw(st.sampled_from(sorted(hosts)))
-    run = programs.Programs(programs.SILENT)
-    with trees.spoilt(hosts[name], edits) as root, holds.Log():
-        memory, resource = software.inspect_resource(run, memories.load(root))
+    run = programs.Programs(programs.NO_OUTPUT)
+    with trees.modified(hosts[name], edits) as root, checks.Log():
+        state, resource = software.inspect_resource(run, charm_state.load(root))
         for problem in (*boot.failures(root), *filter(None, [resource.problem])):
-            holds.said(problem)
-        situation = holds.host(root, data.draw(st.sampled_from(trees.WISHES[name])))
-        for problem in software.find_problems(situation.facts, memory):
-            holds.said(problem)
+            checks.problem(problem)
+        assessment = checks.host(root, data.draw(st.sampled_from(trees.MAPPINGS[name])))
+        for problem in software.find_problems(assessment.facts, state):
+            checks.problem(problem)
         assert boot.main(root, run) in (0, 1)
-        memories.save(root, memory)
-        assert memories.load(root) == memory
-    holds.commands(run.started, root)
+        charm_state.save(root, state)
+        assert charm_state.load(root) == state
+    checks.commands(run.started, root)
 
 
 DPKG = programs.lines(
@@ -106,24 +108,24 @@ OTHERS = {
 }
 
 
-@tried(share=0.7, place=st.sampled_from(sorted(OTHERS)), data=st.data())
-def test_whatever_dpkg_libvirt_and_modprobe_have_written_the_host_is_read(hosts, place, data):
+@fuzzed(share=0.7, place=st.sampled_from(sorted(OTHERS)), data=st.data())
+def test_any_files_of_dpkg_libvirt_and_modprobe_let_the_host_be_read(hosts, place, data):
     name = data.draw(st.sampled_from(sorted(hosts)))
     content = data.draw(st.one_of(OTHERS[place], OTHERS[place], hostile.octets()))
-    with trees.spoilt(hosts[name], {place: content}) as root, holds.Log():
-        situation = holds.host(root, trees.WISHES[name][0])
-        installation._disable_nouveau(root, programs.Programs(programs.SILENT))
-        holds.written(root)
-        assert situation is not None
+    with trees.modified(hosts[name], {place: content}) as root, checks.Log():
+        assessment = checks.host(root, trees.MAPPINGS[name][0])
+        installation._disable_nouveau(root, programs.Programs(programs.NO_OUTPUT))
+        checks.files(root)
+        assert assessment is not None
 
 
-FLOODS = st.sampled_from(
+REPEATED = st.sampled_from(
     ["<hostdev>", "<hostdev", "<hostdev><source>", "</hostdev>", "Package: nova-common\n", "\n"]
 )
 
 
-@tried(share=0.01, seconds=4, word=FLOODS)
-def test_large_file_is_read_in_no_time(hosts, word):
-    edits = {place: word.encode() * (1_000_000 // len(word)) for place in list(OTHERS)[:2]}
-    with trees.spoilt(hosts["l40s-vendor-vfio"], edits) as root:
-        holds.host(root, trees.WISHES["l40s-vendor-vfio"][0])
+@fuzzed(share=0.01, seconds=4, text=REPEATED)
+def test_a_large_file_is_read_quickly(hosts, text):
+    edits = {place: text.encode() * (1_000_000 // len(text)) for place in list(OTHERS)[:2]}
+    with trees.modified(hosts["l40s-vendor-vfio"], edits) as root:
+        checks.host(root, trees.MAPPINGS["l40s-vendor-vfio"][0])

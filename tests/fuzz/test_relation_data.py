@@ -1,25 +1,25 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever stands in the relation: either side takes what the schema asks for, or refuses it."""
+"""Any data in the relation: both sides accept what matches the schema, and refuse the rest."""
 
 from __future__ import annotations
 
-import holds
+import checks
 import hostile
-from examples import tried
+from examples import fuzzed
 from hypothesis import strategies as st
 
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import DatabagError, ProviderData
 
-WORD = st.one_of(st.sampled_from(["devices", "enabled_mdev_types", "nvidia-35"]), hostile.texts())
-SECTIONS = st.dictionaries(WORD, st.lists(st.tuples(WORD, WORD), max_size=3), max_size=3)
+TEXT = st.one_of(st.sampled_from(["devices", "enabled_mdev_types", "nvidia-35"]), hostile.texts())
+SECTIONS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, TEXT), max_size=3), max_size=3)
 NEARLY = {
     "subordinate_configuration": SECTIONS.map(
-        lambda found: {"nova": {"/etc/nova/nova.conf": {"sections": found}}}
+        lambda sections: {"nova": {"/etc/nova/nova.conf": {"sections": sections}}}
     ),
-    "services": st.lists(WORD, max_size=3),
+    "services": st.lists(TEXT, max_size=3),
     "releases-packages-map": st.dictionaries(
-        WORD, st.builds(lambda names: {"deb": {"install": names}}, st.lists(WORD)), max_size=2
+        TEXT, st.builds(lambda names: {"deb": {"install": names}}, st.lists(TEXT)), max_size=2
     ),
 }
 BAGS = st.fixed_dictionaries(
@@ -31,27 +31,27 @@ BAGS = st.fixed_dictionaries(
 )
 
 
-@tried(share=2, bag=BAGS)
-def test_whatever_a_provider_writes_the_principal_gets_lines_and_words(bag):
+@fuzzed(share=2, bag=BAGS)
+def test_the_principal_gets_only_printable_lines_and_names(bag):
     try:
-        found = ProviderData.from_databag(bag)
+        data = ProviderData.from_databag(bag)
     except DatabagError:
         return
-    for name, pairs in found.sections.items():
-        for word in (name, *(word for pair in pairs for word in pair)):
-            assert not set(word) & set(map(chr, [*range(32), 127]))
-    assert all(" " not in word for word in (*found.services, *found.packages))
+    for name, pairs in data.sections.items():
+        for text in (name, *(text for pair in pairs for text in pair)):
+            assert not set(text) & set(map(chr, [*range(32), 127]))
+    assert all(" " not in item for item in (*data.services, *data.packages))
 
 
-@tried(share=2, sections=SECTIONS)
-def test_nothing_that_would_break_its_line_is_published(sections):
+@fuzzed(share=2, sections=SECTIONS)
+def test_no_text_with_a_line_break_is_published(sections):
     try:
         bag = ProviderData(sections=sections).to_databag()
     except DatabagError:
         return
     for name, pairs in sections.items():
         assert all(
-            word.isprintable() for word in (name, *(word for pair in pairs for word in pair))
+            text.isprintable() for text in (name, *(text for pair in pairs for text in pair))
         )
     assert set(bag) == set(NEARLY)
-    assert holds.json.loads(bag["services"]) == []
+    assert checks.json.loads(bag["services"]) == []

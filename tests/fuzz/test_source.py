@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What no input can reach is what is not there: no shell, no code made of data."""
+"""The sources of the charm use no shell and create no code from data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dotted(node: ast.AST) -> str:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_no_shell_and_no_code_made_of_data(path):
+def test_no_shell_and_no_code_from_data(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             assert dotted(node.func) not in FORBIDDEN, node.lineno

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small recorded hosts that are built once, spoilt for an example, and mended again."""
+"""Small recorded hosts that are built once, modified for an example, and restored."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Iterator, Mapping, NamedTuple, Union
 
 import recorded
 
-# A host of each kind, and values of the option that mean something on it.
-WISHES = {
+# One host for each framework, and valid values of the option for it.
+MAPPINGS = {
     "t4-pair": ("{T4-8Q: ['10de:1eb8']}", "{nvidia-233: ['84:00.0', 'd8:00.0']}"),
     "a40-mdev": ("{A40-8Q: ['10de:2235']}", "{A40-8Q: ['41:00.4'], A40-4Q: ['41:00.5']}"),
     "a100-80-pair": ("{A100D-1-10C: ['10de:20b5']}", "{nvidia-699: ['31:00.0']}"),
@@ -25,25 +25,25 @@ WISHES = {
 }
 TYPES = ("nvidia-232", "nvidia-233", "nvidia-560", "nvidia-562", "nvidia-698", "nvidia-699")
 UUID = "4b20d080-1b54-4048-85b3-a6a62d165c01"
-# What the charm remembers.
+# The folders in which the charm keeps its state.
 RECORDS = ("var/lib/nova-compute-nvidia-vgpu", "run/nova-compute-nvidia-vgpu")
 
 
 class Link(NamedTuple):
-    """In place of what was there, a link."""
+    """A link that replaces the original."""
 
     target: str
 
 
 class Folder(NamedTuple):
-    """In place of what was there, an empty folder."""
+    """An empty folder that replaces the original."""
 
 
-Content = Union[bytes, Link, Folder, None]  # None: what was there is gone
+Content = Union[bytes, Link, Folder, None]  # None removes the original
 
 
 def data(name: str) -> dict[str, Any]:
-    """Return a recorded host whose cards have three virtual functions, to be quick."""
+    """Return a recorded host with three virtual functions per card, to be quick."""
     functions = []
     for card in recorded.host(name)["functions"]:
         if "sriov" in card:
@@ -53,7 +53,7 @@ def data(name: str) -> dict[str, Any]:
 
 
 def build(root: Path, name: str) -> Path:
-    """Build such a host, with few types, and a guest that has a vGPU."""
+    """Build such a host with few types, and with a guest that has a vGPU."""
     recorded.build(root, data(name))
     for folder in root.glob("sys/devices/*/*/mdev_supported_types/*"):
         if folder.name not in TYPES:
@@ -68,24 +68,24 @@ def build(root: Path, name: str) -> Path:
 
 @functools.lru_cache(maxsize=None)
 def _files(root: Path, links: bool) -> list[str]:
-    found = []
+    paths = []
     for folder, folders, names in os.walk(root):
         for path in (os.path.join(folder, name) for name in (*folders, *names)):
             if os.path.islink(path) is links and (links or os.path.isfile(path)):
-                found.append(os.path.relpath(path, root))
-    return sorted(found)
+                paths.append(os.path.relpath(path, root))
+    return sorted(paths)
 
 
 def files(root: Path, *, links: bool = False) -> list[str]:
-    """Return every file, or every link, of a host that is as it was built."""
+    """Return every file, or every link, of an unmodified host."""
     return list(_files(root, links))
 
 
 @contextlib.contextmanager
-def spoilt(root: Path, edits: Mapping[str, Content]) -> Iterator[Path]:
-    """Put other content in some places below a root, and what was there back afterwards."""
-    aside = root.with_name(f"{root.name}.aside")
-    aside.mkdir(exist_ok=True)
+def modified(root: Path, edits: Mapping[str, Content]) -> Iterator[Path]:
+    """Replace the content of some paths below a root, and restore the originals afterwards."""
+    originals = root.with_name(f"{root.name}.originals")
+    originals.mkdir(exist_ok=True)
     with contextlib.ExitStack() as undo:
         for record in RECORDS:
             undo.callback(_remove, root / record)
@@ -93,8 +93,8 @@ def spoilt(root: Path, edits: Mapping[str, Content]) -> Iterator[Path]:
             path = root / place
             path.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(path):
-                path.rename(aside / str(number))
-                undo.callback((aside / str(number)).rename, path)
+                path.rename(originals / str(number))
+                undo.callback((originals / str(number)).rename, path)
             undo.callback(_remove, path)
             _put(path, content)
         yield root

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `make pack` has made, and what stands for the bases."""
+"""The charms that `make pack` has built, and the interpreters to use for the bases."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PLATFORMS = list(yaml.safe_load((REPOSITORY / "charmcraft.yaml").read_text())["p
 def charm(platform: str) -> Path:
     """The packed charm of a platform."""
     name = f"nova-compute-nvidia-vgpu_{platform.replace(':', '-')}.charm"
-    found = REPOSITORY / "build/charms" / name
-    assert found.exists(), f"{name} is not there: run `make pack`"
-    return found
+    path = REPOSITORY / "build/charms" / name
+    assert path.exists(), f"{name} is missing: run `make pack`"
+    return path
 
 
 def pack(*arguments: str) -> None:
-    """Run what `make pack` runs."""
+    """Run the program of `make pack`."""
     command = [CHARMCRAFT / "python", REPOSITORY / "packing/pack.py", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def interpreter(base: str) -> Path:
-    """An interpreter that stands for a base's, or the test is left out."""
+    """Return the interpreter to use for a base, or skip the test."""
     python = interpreters.for_base(base)
     if python is None:
-        pytest.skip(f"no Python {BASES[base]} here, which is that of {base}")
+        pytest.skip(f"Python {BASES[base]}, the Python of {base}, is not installed")
     return python

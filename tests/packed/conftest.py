@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The packed tier: what `make pack` has made, looked into and driven."""
+"""The packed tier: inspects and runs the charms that `make pack` has built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from functional.bed import juju, machine, packages
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Callable[[str], Path]:
-    """Unpacks the charm of a platform as Juju does."""
+    """Unpacks the charm of a platform, as Juju does."""
     return lambda platform: juju.unpack_charm(built.charm(platform), tmp_path / "charm")
 
 
@@ -27,7 +27,7 @@ def nvidia_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bootable() -> None:
-    """Leaves the test out where no host can be booted."""
-    reason = machine.why_not()
+    """Skips the test if no host can be booted."""
+    reason = machine.why_unavailable()
     if reason:
         pytest.skip(f"no host can be booted here: it {reason}")

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the linters of charms and of shell say."""
+"""The linters for charms and for shell scripts report nothing unexpected."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from built import BASES, PLATFORMS, REPOSITORY
 import interpreters
 
 CHARMLINT = REPOSITORY / "build/charmlint"
-EXPLAINED = {
-    "ACTIONS-001",  # charm.py observes its actions in a loop, which charmlint cannot read
-    "METADATA-006",  # no place for issues and source is known to the charm itself
+EXPECTED = {
+    "ACTIONS-001",  # charm.py observes its actions in a loop, which charmlint does not recognise
+    "METADATA-006",  # the metadata has no addresses for issues and source
     "METADATA-007",
     "TESTING-001",  # the tests are not shipped
 }
@@ -24,15 +24,15 @@ SCRIPTS = ("dispatch", "packing/dependencies", "packing/setup")
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_charmcraft_finds_nothing(platform):
+def test_charmcraft_analyse_reports_no_problem(platform):
     command = [built.CHARMCRAFT / "charmcraft", "analyse", "--format", "json"]
     result = subprocess.run(
         [*command, built.charm(platform)], check=False, capture_output=True, text=True
     )
-    found = {row["name"]: row for row in json.loads(result.stdout)}
-    # It checks the Python that runs charmcraft, not what the charm ships: see the next test.
-    del found["pip-check"]
-    assert {name: row["result"] for name, row in found.items()} == {
+    results = {row["name"]: row for row in json.loads(result.stdout)}
+    # This checks the Python that runs charmcraft, not the charm's dependencies: see the next test.
+    del results["pip-check"]
+    assert {name: row["result"] for name, row in results.items()} == {
         "language": "python",
         "framework": "operator",
         "juju-actions": "ok",
@@ -42,16 +42,16 @@ def test_charmcraft_finds_nothing(platform):
         "entrypoint": "ok",
         "ops-main-call": "ok",
         "pydeps": "ok",
-        # Only where the charm was just built.
+        # Applies only when charmcraft has just built the charm.
         "additional-files": "nonapplicable",
     }
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_nothing_that_is_shipped_lacks_what_it_needs(base, unpacked):
+def test_shipped_packages_have_all_their_dependencies(base, unpacked):
     python = interpreters.find(BASES[base])
     if python is None:
-        pytest.skip(f"no Python {BASES[base]} here")
+        pytest.skip(f"Python {BASES[base]} is not installed")
     charm = unpacked(f"ubuntu@{base}:amd64")
     result = subprocess.run(
         [python, "-m", "pip", "--disable-pip-version-check", "check"],
@@ -65,10 +65,10 @@ def test_nothing_that_is_shipped_lacks_what_it_needs(base, unpacked):
 
 @pytest.fixture(scope="session")
 def charmlint():
-    """The program, on a Python that it takes."""
+    """The program charmlint, on a Python that it supports."""
     python = interpreters.find("3.13") or interpreters.find("3.12") or interpreters.find("3.14")
     if python is None:
-        pytest.skip("no Python 3.12 or newer here, which charmlint needs")
+        pytest.skip("charmlint needs Python 3.12 or newer, which is not installed")
     if not (CHARMLINT / "bin/charmlint").exists():
         subprocess.run([python, "-m", "venv", "--clear", CHARMLINT], check=True)
         pip = [CHARMLINT / "bin/python", "-m", "pip", "-q", "install"]
@@ -76,18 +76,18 @@ def charmlint():
     return CHARMLINT / "bin/charmlint"
 
 
-def test_charmlint_finds_nothing(charmlint, unpacked):
+def test_charmlint_reports_only_expected_findings(charmlint, unpacked):
     charm = unpacked("ubuntu@22.04:amd64")
     result = subprocess.run(
         [charmlint, "--format", "json", charm], check=False, capture_output=True, text=True
     )
-    found = json.loads(result.stdout)["diagnostics"]
-    assert [row["message"] for row in found if row["rule_id"] not in EXPLAINED] == []
-    assert {row["rule_id"] for row in found} == EXPLAINED
+    diagnostics = json.loads(result.stdout)["diagnostics"]
+    assert [row["message"] for row in diagnostics if row["rule_id"] not in EXPECTED] == []
+    assert {row["rule_id"] for row in diagnostics} == EXPECTED
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_shell_is_posix_and_clean(script):
+def test_shell_scripts_are_posix_and_clean(script):
     result = subprocess.run(
         ["shellcheck", "--shell=sh", REPOSITORY / script],
         check=False,

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A unit's life on each base: its packed charm, on a Python that stands for the base's."""
+"""A unit's lifecycle with the packed charm of each base, on the base's Python or a substitute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import recorded
 from functional.bed import juju, machine, packages
 
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
-AT_WORK = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
+READY = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
 NO_PYTHON = (
     "waiting",
     "No python3.8: apt-get must reach bionic's universe; the next hook tries again",
@@ -30,8 +30,8 @@ NO_SOFTWARE = (
 PAUSED = ("maintenance", "Paused. Use 'resume' action to resume normal service.")
 
 
-def go_through_life(host, unit, nvidia_deb):
-    """From the first hook to the last, as Juju runs them."""
+def run_lifecycle(host, unit, nvidia_deb):
+    """Run all hooks from install to remove, as Juju does."""
     unit.store(nvidia_deb)
     for hook in ("install", "config-changed", "start"):
         outcome = unit.hook(hook)
@@ -41,7 +41,7 @@ def go_through_life(host, unit, nvidia_deb):
     assert unit.hook("start").returncode == 0
     assert unit.integrate().returncode == 0
     assert unit.configure(vgpu_device_mappings=MAPPING).returncode == 0
-    assert unit.status == AT_WORK
+    assert unit.status == READY
     assert unit.workload_version == "570.172.07"
     published = unit.databag
     assert json.loads(published["services"]) == ["nvidia-vgpu-mgr"]
@@ -53,9 +53,9 @@ def go_through_life(host, unit, nvidia_deb):
     assert unit.action("pause").failed is None
     assert unit.status == PAUSED
     assert unit.action("resume").failed is None
-    assert unit.status == AT_WORK
+    assert unit.status == READY
     assert unit.attach(nvidia_deb).returncode == 0  # upgrade-charm
-    assert unit.status == AT_WORK
+    assert unit.status == READY
     assert unit.databag == published
 
     service = host.run("systemctl", "start", "nova-compute-nvidia-vgpu", check=False)
@@ -69,50 +69,49 @@ def go_through_life(host, unit, nvidia_deb):
 
 
 def byte_code(host):
-    """The Pythons that have left byte code in the charm."""
-    return {path.suffixes[0] for path in host.over_charm.rglob("*.pyc")}
+    """Return the cache tags of the Pythons that wrote byte code into the charm's folder."""
+    return {path.suffixes[0] for path in host.charm_overlay.rglob("*.pyc")}
 
 
 def tag(python):
-    ask = "import sys; print(sys.implementation.cache_tag)"
-    answer = subprocess.run([python, "-c", ask], check=True, stdout=subprocess.PIPE, text=True)
+    code = "import sys; print(sys.implementation.cache_tag)"
+    answer = subprocess.run([python, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     return f".{answer.stdout.strip()}"
 
 
 @pytest.mark.parametrize("base", [base for base in BASES if base != "18.04"])
-def test_a_life_on(base, bootable, unpacked, nvidia_deb):
+def test_lifecycle(base, bootable, unpacked, nvidia_deb):
     python = built.interpreter(base)
     charm = unpacked(f"ubuntu@{base}:amd64")
     with machine.Machine(recorded.host("t4-fresh"), charm, python=python) as host:
-        go_through_life(host, juju.Juju(host, built.REPOSITORY), nvidia_deb)
+        run_lifecycle(host, juju.Juju(host, built.REPOSITORY), nvidia_deb)
         assert byte_code(host) == {tag(python)}
-        # What a hook imports is compiled once; this folder says so without timing anything.
-        assert (host.over_charm / f"src/host/__pycache__/facts{tag(python)}.pyc").exists()
+        # Python compiles the imported modules only once; the cache folder shows that.
+        assert (host.charm_overlay / f"src/host/__pycache__/facts{tag(python)}.pyc").exists()
 
 
 @pytest.fixture
 def bionic(bootable, unpacked):
-    """A host whose python3 is 3.6, and which knows no python3.8 yet."""
-    ancient, python = interpreters.find("3.6"), built.interpreter("18.04")
-    if ancient is None:
-        pytest.skip("no Python 3.6 here, which is bionic's own")
+    """A host whose python3 is 3.6, and whose archive has no python3.8 yet."""
+    python36, python = interpreters.find("3.6"), built.interpreter("18.04")
+    if python36 is None:
+        pytest.skip("Python 3.6, the Python of bionic, is not installed")
     charm = unpacked("ubuntu@18.04:amd64")
     t4 = recorded.host("t4-fresh")
-    with machine.Machine(t4, charm, python=ancient, others=[python]) as host:
+    with machine.Machine(t4, charm, python=python36, others=[python]) as host:
         (host.root / "usr/lib/os-release").write_text('ID=ubuntu\nVERSION_ID="18.04"\n')
         yield host, juju.Juju(host, built.REPOSITORY), python
 
 
 def offer_python38(host, python):
-    """Put a package python3.8 into the archive that the host's apt-get has."""
+    """Add a package python3.8 to the archive that the host's apt-get uses."""
     archive = host.bed / "archive"
-    link = f"#!/bin/sh\nln -sf {python} /usr/bin/python3.8\n"
-    scripts = {"postinst": link}
+    scripts = {"postinst": f"#!/bin/sh\nln -sf {python} /usr/bin/python3.8\n"}
     packages.build(archive / "python3.8.deb", "python3.8", "3.8.0-3", arch="all", scripts=scripts)
     packages.build_archive(archive)
 
 
-def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
+def test_lifecycle_on_bionic_after_python38_is_installed(bionic, nvidia_deb):
     host, unit, python = bionic
     for hook in ("install", "config-changed", "start"):
         outcome = unit.hook(hook)
@@ -125,16 +124,16 @@ def test_a_life_on_bionic_which_first_fetches_its_python(bionic, nvidia_deb):
 
     offer_python38(host, python)
     assert unit.hook("update-status").returncode == 0
-    assert unit.status == NO_SOFTWARE  # the charm's own
+    assert unit.status == NO_SOFTWARE  # set by the charm itself
     assert host.run("python3", "--version").stdout.startswith("Python 3.6.")
 
     before = host.text("var/log/dpkg.log").count("install python3.8:all")
-    go_through_life(host, unit, nvidia_deb)
+    run_lifecycle(host, unit, nvidia_deb)
     assert byte_code(host) == {tag(python)}
     assert host.text("var/log/dpkg.log").count("install python3.8:all") == before == 1
 
 
-def test_the_boot_service_follows_to_python38(bionic, nvidia_deb):
+def test_the_boot_service_uses_python38_on_bionic(bionic, nvidia_deb):
     host, unit, python = bionic
     offer_python38(host, python)
     unit.store(nvidia_deb)
@@ -146,31 +145,31 @@ def test_the_boot_service_follows_to_python38(bionic, nvidia_deb):
     host.run("systemctl", "start", "nova-compute-nvidia-vgpu")
 
 
-HOLDER = """\
+LOCKER = """\
 import fcntl, sys, time
 lock = open("/var/lib/dpkg/lock-frontend", "w")
 fcntl.lockf(lock, fcntl.LOCK_EX)
-open("/run/held", "w").close()
+open("/run/locked", "w").close()
 time.sleep(float(sys.argv[1]))
 """
 
 
-def hold_lock(host, seconds):
-    """Let another process have the lock of dpkg, and make the dispatch's pauses short."""
-    (host.bed / "holder.py").write_text(HOLDER)
+def lock_dpkg(host, seconds):
+    """Lock dpkg in another process, and shorten the pauses of the dispatch."""
+    (host.bed / "locker.py").write_text(LOCKER)
     sleep = host.bed / "tools/sleep"
     sleep.write_text('#!/bin/sh\necho "$1" >>/bed/pauses\nexec /bin/sleep 0.1\n')
     sleep.chmod(0o755)
     (host.bed / "pauses").write_text("")
-    host.run("systemd-run", "-q", "python3", "/bed/holder.py", str(seconds))
-    host.run("sh", "-c", "until [ -e /run/held ]; do sleep 0.1; done")
+    host.run("systemd-run", "-q", "python3", "/bed/locker.py", str(seconds))
+    host.run("sh", "-c", "until [ -e /run/locked ]; do sleep 0.1; done")
 
 
-def test_bionic_waits_while_another_has_the_lock(bionic):
+def test_bionic_waits_while_another_process_locks_dpkg(bionic):
     host, unit, python = bionic
     offer_python38(host, python)
     host.run("apt-get", "-q", "update")
-    hold_lock(host, 3)
+    lock_dpkg(host, 3)
     assert unit.hook("install").returncode == 0
     assert "No python3.8" not in unit.status[1]
     pauses = (host.bed / "pauses").read_text().split()
@@ -178,17 +177,17 @@ def test_bionic_waits_while_another_has_the_lock(bionic):
     assert len(pauses) < 30
 
 
-def test_bionic_gives_up_after_five_minutes_of_lock_until_the_next_hook(bionic):
+def test_bionic_stops_waiting_for_the_lock_after_five_minutes(bionic):
     host, unit, python = bionic
     offer_python38(host, python)
     host.run("apt-get", "-q", "update")
-    hold_lock(host, 600)
+    lock_dpkg(host, 600)
     assert unit.hook("install").returncode == 0
     assert unit.status == LOCKED
     assert (host.bed / "pauses").read_text().split() == ["10"] * 30
 
 
-def test_without_bionic_the_dispatch_starts_nothing_but_python(tmp_path):
+def test_on_other_bases_the_dispatch_starts_only_python(tmp_path):
     charm = juju.make_charm(tmp_path / "charm")
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a release brings besides the charm: files that other programs read."""
+"""The files of a release other than the charm, which other programs read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest does on its vGPU, as far as it can be seen without one."""
+"""The program that a guest runs on its vGPU, tested without a vGPU."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from target import cloud, vector_add
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
-class Adder:
-    """Stands for NVIDIA's driver: what it is called with is taken apart as the driver would."""
+class SimulatedCuda:
+    """Simulates NVIDIA's driver: it decodes its arguments as the driver would."""
 
     def __init__(self, wrong: int = 0) -> None:
         self._wrong = wrong
@@ -31,25 +31,27 @@ class Adder:
         name.value = b"GRID T4-8Q"
         return 0 if size == 256 else 1
 
-    def cuMemAlloc_v2(self, place: Any, size: ctypes.c_size_t) -> int:  # noqa: N802
+    def cuMemAlloc_v2(self, address: Any, size: ctypes.c_size_t) -> int:  # noqa: N802
         self._memory.append(ctypes.create_string_buffer(size.value))
-        place._obj.value = ctypes.addressof(self._memory[-1])
+        address._obj.value = ctypes.addressof(self._memory[-1])
         return 0
 
-    def cuMemcpyHtoD_v2(self, place: Any, values: Any, size: Any) -> int:  # noqa: N802
-        ctypes.memmove(place.value, values.value, size.value)
+    def cuMemcpyHtoD_v2(self, address: Any, values: Any, size: Any) -> int:  # noqa: N802
+        ctypes.memmove(address.value, values.value, size.value)
         return 0
 
-    def cuMemcpyDtoH_v2(self, values: Any, place: Any, size: Any) -> int:  # noqa: N802
-        ctypes.memmove(values.value, place.value, size.value)
+    def cuMemcpyDtoH_v2(self, values: Any, address: Any, size: Any) -> int:  # noqa: N802
+        ctypes.memmove(values.value, address.value, size.value)
         return 0
 
     def cuLaunchKernel(self, *arguments: Any) -> int:  # noqa: N802
         _, grid, _, _, block, _, _, shared, stream, parameters, extra = arguments
         assert (shared, stream, extra) == (0, None, None)
-        places = [ctypes.c_uint64.from_address(at).value for at in parameters[:3]]
+        addresses = [ctypes.c_uint64.from_address(pointer).value for pointer in parameters[:3]]
         length = ctypes.c_uint32.from_address(parameters[3]).value
-        first, second, sums = ((ctypes.c_float * length).from_address(at) for at in places)
+        first, second, sums = (
+            (ctypes.c_float * length).from_address(address) for address in addresses
+        )
         for index in range(min(grid * block, length) - self._wrong):
             sums[index] = first[index] + second[index]
         return 0
@@ -62,22 +64,22 @@ class Adder:
         (1, f"vgpu-test {BOOT} failed: 1 of 4096 sums are wrong\n"),
     ],
 )
-def test_the_sums_are_looked_at(wrong, line, monkeypatch, capsys):
+def test_the_program_checks_the_sums(wrong, line, monkeypatch, capsys):
     monkeypatch.setattr(vector_add, "LENGTH", 4096)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Adder(wrong))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimulatedCuda(wrong))
     assert vector_add.main() == wrong
     assert capsys.readouterr().out == line
 
 
-def test_a_call_that_fails_is_named(monkeypatch, capsys):
-    adder = Adder()
-    adder.cuInit = lambda _: 100  # CUDA_ERROR_NO_DEVICE
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: adder)
+def test_a_failed_driver_call_is_reported(monkeypatch, capsys):
+    cuda = SimulatedCuda()
+    cuda.cuInit = lambda _: 100  # CUDA_ERROR_NO_DEVICE
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
     assert vector_add.main() == 1
     assert capsys.readouterr().out == f"vgpu-test {BOOT} failed: cuInit returned 100\n"
 
 
-def test_without_the_guest_driver_it_says_so():
+def test_a_missing_guest_driver_is_reported():
     result = subprocess.run(
         [sys.executable, cloud.PROGRAM], capture_output=True, text=True, check=False
     )
@@ -100,7 +102,7 @@ def test_the_guest_gets_the_program_and_a_service_that_runs_it_at_each_boot():
     assert data["runcmd"][-1] == ["systemctl", "enable", "--now", "vgpu-test.service"]
 
 
-def test_what_the_guest_says_is_found_among_all_else_on_its_console():
+def test_results_are_found_among_other_lines_on_the_console():
     console = (
         "[    1.0] systemd[1]: Starting\r\n"
         "[    9.1] vgpu-test[512]: vgpu-test 11 failed: cuInit returned 100\r\n"

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The suite for a cloud, as zaza and Juju read it; no cloud is needed for that."""
+"""The cloud suite as zaza and Juju read it; these tests need no cloud."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ HERE = Path(__file__).parent
 SUITE = HERE.parents[1] / "tests/functional"
 BUNDLES = sorted(path.stem for path in (SUITE / "bundles").iterdir())
 SERIES = {"focal": "20.04", "jammy": "22.04", "noble": "24.04"}
-NATIVE = {"focal-ussuri", "jammy-yoga", "noble-caracal"}  # what the Ubuntu itself brings
+NATIVE = {"focal-ussuri", "jammy-yoga", "noble-caracal"}  # the release in Ubuntu's own archive
 TRACKS = {"ussuri": "ussuri", "yoga": "yoga", "caracal": "2024.1"}
-# Newer releases have no track of their own: the charms' development series deploys them.
+# Newer releases have no track: the development series of the charms deploys them.
 DEVELOPMENT = {"epoxy", "flamingo"}
 KEYS = {"charm", "channel", "num_units", "options", "to"}
 
 
 @pytest.fixture(autouse=True)
 def _from_the_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand where tox does, and let zaza look where the tox environments tell it to."""
+    """Run in the folder in which tox runs zaza, with the test folder of the tox environments."""
     monkeypatch.chdir(repository)
     monkeypatch.setattr(utils, "base_test_dir", None)
     utils.set_base_test_dir("tests/functional")
@@ -49,40 +49,40 @@ def bundle(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def charms(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return what each charm offers and asks for, ours from its own metadata."""
-    known = yaml.safe_load((HERE / "endpoints.yaml").read_text(encoding="utf-8"))
-    ours: dict[str, Any] = {"subordinate": metadata["subordinate"], "scope": []}
+    """Return the endpoints of each charm; this charm's come from its own metadata."""
+    other_charms = yaml.safe_load((HERE / "endpoints.yaml").read_text(encoding="utf-8"))
+    this_charm: dict[str, Any] = {"subordinate": metadata["subordinate"], "scope": []}
     for role in ("provides", "requires"):
-        ours[role] = {key: value["interface"] for key, value in metadata[role].items()}
-        ours["scope"] += [key for key, value in metadata[role].items() if "scope" in value]
-    return {**known, metadata["name"]: ours}
+        this_charm[role] = {key: value["interface"] for key, value in metadata[role].items()}
+        this_charm["scope"] += [key for key, value in metadata[role].items() if "scope" in value]
+    return {**other_charms, metadata["name"]: this_charm}
 
 
 def _role(charm: dict[str, Any], endpoint: str) -> tuple[str, str]:
-    """Return whether a charm provides or requires an endpoint, and of which interface."""
+    """Return whether a charm provides or requires an endpoint, and its interface."""
     for role in ("provides", "requires"):
         if endpoint in charm.get(role, {}):
             return role, charm[role][endpoint]
     raise AssertionError(f"no endpoint {endpoint}")
 
 
-def test_zaza_finds_the_charm_and_every_bundle_that_is_named(metadata):
+def test_zaza_finds_the_charm_and_every_listed_bundle(metadata):
     config = utils.get_charm_config(cached=False)
     assert config["charm_name"] == metadata["name"]
-    named = [name for key in config if key.endswith("_bundles") for name in config[key]]
-    assert sorted(set(named)) == BUNDLES
+    listed = [name for key in config if key.endswith("_bundles") for name in config[key]]
+    assert sorted(set(listed)) == BUNDLES
     assert set(config["smoke_bundles"]) <= set(config["gate_bundles"])
 
 
 @pytest.mark.parametrize("key", ["smoke_bundles", "gate_bundles", "dev_bundles"])
 def test_zaza_plans_a_model_for_each_bundle(key):
     deploys = utils.get_environment_deploys(key)
-    planned = [model.bundle for found in deploys for model in found.model_deploys]
+    planned = [model.bundle for environment in deploys for model in environment.model_deploys]
     assert planned == utils.get_charm_config()[key]
-    assert all((Path(utils.get_bundle_dir()) / f"{found}.yaml").is_file() for found in planned)
+    assert all((Path(utils.get_bundle_dir()) / f"{bundle}.yaml").is_file() for bundle in planned)
 
 
-def test_every_test_that_is_named_can_be_imported_and_has_tests():
+def test_every_listed_test_class_can_be_imported_and_has_tests():
     steps = utils.get_test_steps()
     assert list(steps) == [utils.DEFAULT_MODEL_ALIAS]
     for path in steps[utils.DEFAULT_MODEL_ALIAS]:
@@ -91,9 +91,9 @@ def test_every_test_that_is_named_can_be_imported_and_has_tests():
         assert unittest.TestLoader().loadTestsFromTestCase(case).countTestCases() > 0
 
 
-def test_the_status_that_is_waited_for_is_one_that_the_charm_shows(metadata):
-    wanted = utils.get_charm_config()["target_deploy_status"]
-    assert wanted == {
+def test_zaza_waits_for_a_status_that_the_charm_sets(metadata):
+    expected = utils.get_charm_config()["target_deploy_status"]
+    assert expected == {
         metadata["name"]: {
             "workload-status": "active",
             "workload-status-message-prefix": "Unit is ready: ",
@@ -115,9 +115,7 @@ def test_without_a_controller_the_suite_loads_and_fails_to_connect(tmp_path):
     )
 
 
-def test_without_hardware_the_guests_are_left_out_and_it_is_said_what_they_need(
-    tmp_path, monkeypatch, caplog
-):
+def test_without_hardware_the_guest_tests_are_skipped_with_a_reason(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in guests.NEEDS:
         monkeypatch.delenv(variable, raising=False)
@@ -131,11 +129,11 @@ def test_without_hardware_the_guests_are_left_out_and_it_is_said_what_they_need(
         "TEST_NVIDIA_VGPU_GUEST_IMAGE (path of a qcow2 of Ubuntu with NVIDIA's guest driver)\""
     ]
     for variable in guests.NEEDS:
-        monkeypatch.setenv(variable, "named")
-    assert guests.why_not() == ""
+        monkeypatch.setenv(variable, "set")
+    assert guests.why_skipped() == ""
 
 
-def test_the_names_of_a_bundle_say_its_series_and_release(name, bundle):
+def test_the_name_of_a_bundle_is_its_series_and_release(name, bundle):
     series, release = name.split("-")
     assert bundle["series"] == series
     assert bundle["default-base"] == f"ubuntu@{SERIES[series]}"
@@ -147,16 +145,21 @@ def test_the_names_of_a_bundle_say_its_series_and_release(name, bundle):
     assert (track, risk) == expected
 
 
-def test_the_bundles_differ_in_nothing_but_what_they_are_named_for(name, bundle):
-    def rest(path: Path) -> str:
+def test_the_bundles_differ_only_in_series_and_release(name, bundle):
+    def common_part(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
-        own = r"^(# OpenStack .*|  [a-z-]+: &.*|series: .*|default-base: .*|    charm: \.\./.*)\n"
-        return re.sub(own, "", text, flags=re.MULTILINE)
+        specific = (
+            r"^(# OpenStack .*|  [a-z-]+: &.*|series: .*|default-base: .*|    charm: \.\./.*)\n"
+        )
+        return re.sub(specific, "", text, flags=re.MULTILINE)
 
-    assert rest(SUITE / f"bundles/{name}.yaml") == rest(SUITE / "bundles/jammy-caracal.yaml")
+    reference = SUITE / "bundles/jammy-caracal.yaml"
+    assert common_part(SUITE / f"bundles/{name}.yaml") == common_part(reference)
 
 
-def test_the_charm_is_what_make_pack_makes_for_the_base(name, bundle, metadata, repository):
+def test_the_charm_is_the_one_that_make_pack_builds_for_the_base(
+    name, bundle, metadata, repository
+):
     base = bundle["default-base"]
     path = SUITE / "bundles" / bundle["applications"][metadata["name"]]["charm"]
     assert path.resolve() == repository / f"build/charms/{metadata['name']}_{base}-amd64.charm"
@@ -164,17 +167,17 @@ def test_the_charm_is_what_make_pack_makes_for_the_base(name, bundle, metadata, 
     assert f"{base}:amd64" in recipe["platforms"]
 
 
-def test_zaza_puts_no_charm_of_its_own_into_a_bundle(name):
+def test_zaza_adds_no_charm_to_a_bundle(name):
     path = SUITE / f"bundles/{name}.yaml"
     assert deploy.should_render_local_overlay(str(path)) is False
 
 
-def test_applications_name_a_channel_and_subordinates_no_place(bundle, charms, metadata):
+def test_applications_have_a_channel_and_only_principals_have_machines(bundle, charms, metadata):
     for application, spec in bundle["applications"].items():
         assert spec.keys() <= KEYS
-        own = application == metadata["name"]
-        charm = application if own else spec["charm"].partition("ch:")[2]
-        assert own or re.fullmatch(r"[a-z0-9.]+/(stable|edge)", spec["channel"])
+        is_this_charm = application == metadata["name"]
+        charm = application if is_this_charm else spec["charm"].partition("ch:")[2]
+        assert is_this_charm or re.fullmatch(r"[a-z0-9.]+/(stable|edge)", spec["channel"])
         if charms[charm].get("subordinate"):
             assert not spec.keys() & {"num_units", "to"}, application
         else:
@@ -182,40 +185,46 @@ def test_applications_name_a_channel_and_subordinates_no_place(bundle, charms, m
 
 
 def test_every_machine_is_used_once(bundle):
-    places = [place for spec in bundle["applications"].values() for place in spec.get("to", [])]
-    assert sorted(places, key=int) == list(bundle["machines"])
+    machines = [
+        machine for spec in bundle["applications"].values() for machine in spec.get("to", [])
+    ]
+    assert sorted(machines, key=int) == list(bundle["machines"])
 
 
-def test_each_relation_joins_a_provider_and_a_requirer_of_one_interface(bundle, charms, metadata):
+def test_each_relation_connects_a_provider_and_a_requirer_of_one_interface(
+    bundle, charms, metadata
+):
     def charm_of(application: str) -> dict[str, Any]:
         name = bundle["applications"][application]["charm"]
         return charms[metadata["name"] if name.startswith(".") else name.partition("ch:")[2]]
 
-    seen = set()
+    relations = set()
     for ends in bundle["relations"]:
-        (first, one), (second, other) = (end.split(":") for end in ends)
-        one_role, one_interface = _role(charm_of(first), one)
-        other_role, other_interface = _role(charm_of(second), other)
-        assert one_interface == other_interface, ends
-        assert {one_role, other_role} == {"provides", "requires"}, ends
-        seen.add(frozenset(ends))
-    assert len(seen) == len(bundle["relations"])
+        roles, interfaces = set(), set()
+        for application, endpoint in (end.split(":") for end in ends):
+            role, interface = _role(charm_of(application), endpoint)
+            roles.add(role)
+            interfaces.add(interface)
+        assert len(interfaces) == 1, ends
+        assert roles == {"provides", "requires"}, ends
+        relations.add(frozenset(ends))
+    assert len(relations) == len(bundle["relations"])
 
 
 def test_a_subordinate_has_one_principal(bundle, charms, metadata):
-    """A relation of its container is what gives it a machine."""
+    """A container-scoped relation places a subordinate on a machine."""
     applications = bundle["applications"]
     for application, spec in applications.items():
         name = spec["charm"]
         charm = charms[metadata["name"] if name.startswith(".") else name.partition("ch:")[2]]
         ends = [end.split(":") for ends in bundle["relations"] for end in ends]
-        held = [end for app, end in ends if app == application and end in charm.get("scope", ())]
+        scoped = [end for app, end in ends if app == application and end in charm.get("scope", ())]
         if charm.get("subordinate"):
-            assert len(held) == 1, application
+            assert len(scoped) == 1, application
 
 
-def test_all_that_the_applications_need_is_related(bundle, charms):
-    """Each of these charms waits for every relation that it requires here."""
+def test_all_required_endpoints_are_related(bundle, charms):
+    """Each of these charms waits for every relation that endpoints.yaml lists as required."""
     related = {end for ends in bundle["relations"] for end in ends}
     for application, spec in bundle["applications"].items():
         for endpoint in charms.get(spec["charm"].partition("ch:")[2], {}).get("requires", {}):
@@ -223,19 +232,19 @@ def test_all_that_the_applications_need_is_related(bundle, charms):
 
 
 def test_the_options_of_the_bundles_are_options_of_the_charm(bundle, options, metadata):
-    given = bundle["applications"][metadata["name"]]["options"]
-    assert given.keys() <= options.keys()
-    assert given == {"vgpu-device-mappings": "{nvidia-108: ['0000:c1:00.0']}"}
+    used = bundle["applications"][metadata["name"]]["options"]
+    assert used.keys() <= options.keys()
+    assert used == {"vgpu-device-mappings": "{nvidia-108: ['0000:c1:00.0']}"}
 
 
-def test_subordinates_are_found_below_their_principals(monkeypatch):
+def test_statuses_include_the_subordinates_of_each_principal(monkeypatch):
     unit = {"workload-status": {"status": "active", "info": "Unit is ready"}}
-    ours = {"workload-status": {"status": "blocked", "info": "No host software"}}
+    vgpu_unit = {"workload-status": {"status": "blocked", "info": "No host software"}}
     full = client.FullStatus.from_json(
         {
             "applications": {
                 "nova-compute": {
-                    "units": {"nova-compute/0": {**unit, "subordinates": {"vgpu/0": ours}}}
+                    "units": {"nova-compute/0": {**unit, "subordinates": {"vgpu/0": vgpu_unit}}}
                 },
                 "rabbitmq-server": {"units": {"rabbitmq-server/0": unit}},
                 "vgpu": {"units": None},
@@ -261,5 +270,5 @@ def test_subordinates_are_found_below_their_principals(monkeypatch):
     ],
     ids=["vgpu", "resource class", "vendor-specific VFIO"],
 )
-def test_a_flavor_asks_for_what_the_host_offers(plan, specs):
+def test_a_flavor_requests_what_the_host_offers(plan, specs):
     assert cloud.flavor_specs(plan) == specs

@@ -1,10 +1,10 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""An OpenStack in this process: Nova's API, scheduler, conductor and one compute host; placement.
+"""An OpenStack in this process: Nova's API, scheduler, conductor and compute service; placement.
 
-All of it is Nova's own code, held together by the fixtures of Nova's own functional tests:
-databases in memory, a message queue of function calls, and a libvirt that keeps domains and starts
-none. Only libvirt's node devices are ours, see `node_devices`.
+All of it is Nova's own code. The fixtures of Nova's functional tests connect the parts: databases
+in memory, a message queue of function calls, and a libvirt that records domains but starts none.
+Only libvirt's node devices are simulated here, see `node_devices`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from oslo_config import cfg
 from system import sysfs
 
 HOST = "compute"
-LIBVIRT, QEMU = 10_000_000, 8_002_002  # noble's
+LIBVIRT, QEMU = 10_000_000, 8_002_002  # the versions in noble
 
 
 class Device(NamedTuple):
-    """What a server's domain was given.
+    """A device of a server's domain.
 
     Attributes:
-        address: the function that carries the vGPU: of a mediated device, its parent.
-        type_id: the vGPU type that the host's tree has there.
-        managed: whether libvirt is to take the function from its driver, and give it back.
+        address: the function that has the vGPU; for a mediated device, its parent.
+        type_id: the vGPU type of the device in the host's tree.
+        managed: whether libvirt detaches the function from its driver, and reattaches it.
     """
 
     address: str
@@ -44,14 +44,14 @@ class Device(NamedTuple):
 
 
 class NodeDevice(fakelibvirt.NodeDevice):
-    """A node device of the fixture's, which lacks what Nova asks of one since 30."""
+    """A node device of the fixture, with a method that Nova calls since 30."""
 
     def setAutostart(self, autostart: bool) -> int:
         return 0
 
 
 class Libvirt(fakelibvirt.Connection):
-    """The fixture's connection, with the node devices of a recorded host."""
+    """The connection of the fixture, with the node devices of a recorded host."""
 
     def __init__(self, root: Path) -> None:
         host = fakelibvirt.HostInfo(cpu_nodes=2, cpu_sockets=1, cpu_cores=2, cpu_threads=2)
@@ -60,14 +60,14 @@ class Libvirt(fakelibvirt.Connection):
         )
         self.root = root
         self.node_devices = NodeDevices(root)
-        self._written: dict[str, ElementTree.Element] = {}
+        self._domains: dict[str, ElementTree.Element] = {}
 
     def listDevices(self, cap: str, flags: int) -> list[str]:
         return self.node_devices.names(cap)
 
     def listAllDevices(self, flags: int) -> list[NodeDevice]:
         if not flags & fakelibvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV:
-            return []  # no mediated device is defined but inactive
+            return []  # there are no inactive mediated devices
         return [self.nodeDeviceLookupByName(name) for name in self.node_devices.names("pci")]
 
     def nodeDeviceLookupByName(self, name: str) -> NodeDevice:
@@ -85,20 +85,20 @@ class Libvirt(fakelibvirt.Connection):
         return self.nodeDeviceLookupByName(self.node_devices.create(xml))
 
     def nodeDeviceDefineXML(self, xml: str, flags: int) -> NodeDevice:
-        """Return the device that was created; what is defined is for a boot, and none comes."""
+        """Return the device that was created; a definition matters only after a boot."""
         uuid = ElementTree.fromstring(xml).findtext("capability/uuid", "").replace("-", "_")
         names = self.node_devices.names("mdev")
         return self.nodeDeviceLookupByName(next(name for name in names if uuid in name))
 
     def defineXML(self, xml: str) -> Any:
-        """Keep what Nova wrote: the fixture's domains tell their devices in words of their own."""
+        """Keep Nova's XML: the fixture's domains represent devices in another form."""
         domain = ElementTree.fromstring(xml)
-        self._written[domain.findtext("uuid", "")] = domain
+        self._domains[domain.findtext("uuid", "")] = domain
         return super().defineXML(xml)
 
     def devices(self, uuid: str) -> list[Device]:
-        """Return the devices that a domain was given, as the host's tree shows them."""
-        return [self._device(hostdev) for hostdev in self._written[uuid].iter("hostdev")]
+        """Return the devices of a domain, as shown by the host's tree."""
+        return [self._device(hostdev) for hostdev in self._domains[uuid].iter("hostdev")]
 
     def _device(self, hostdev: ElementTree.Element) -> Device:
         address = hostdev.find("source/address")
@@ -117,14 +117,14 @@ class Libvirt(fakelibvirt.Connection):
 class Cloud(base.ServersTestBase):
     """Nova with one compute host that has a recorded host's tree and a nova.conf.
 
-    Nova's services share one configuration in this process, so the file is the controllers', too;
-    what a deployment has only on these is an argument here.
+    Nova's services share one configuration in this process, so the controllers also use the
+    compute host's file. Options that a deployment sets only on the controllers are arguments.
 
     Args:
         root: the tree.
-        nova_conf: the compute host's.
-        pci_in_placement: of [filter_scheduler].
-        alias: of [pci]; None for that of the compute host.
+        nova_conf: the file of the compute host.
+        pci_in_placement: the option of [filter_scheduler].
+        alias: the option of [pci]; None uses the alias of the compute host.
     """
 
     microversion = "latest"
@@ -149,7 +149,7 @@ class Cloud(base.ServersTestBase):
         self._libvirt = Libvirt(root)
 
     def runTest(self) -> None:
-        """Nova's fixtures belong to a test case, which has a test."""
+        """Do nothing: Nova's fixtures need a test case, and a test case needs a test."""
 
     def __enter__(self) -> Cloud:
         try:
@@ -161,64 +161,67 @@ class Cloud(base.ServersTestBase):
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.doCleanups(), "Nova's fixtures did not end well"
+        assert self.doCleanups(), "the cleanup of Nova's fixtures failed"
 
     def setUp(self) -> None:
         parse_args = config.parse_args
 
-        def read_the_file(argv: list[str], default_config_files: list[str], **others: Any) -> None:
+        def read_nova_conf(
+            argv: list[str], default_config_files: list[str], **others: Any
+        ) -> None:
             parse_args(argv, default_config_files=[str(self._nova_conf)], **others)
 
-        # As nova-compute does when it starts; the fixture would read no file.
-        self._patch("nova.config.parse_args", read_the_file)
+        # nova-compute reads its file when it starts; the fixture would read none.
+        self._patch("nova.config.parse_args", read_nova_conf)
         for group, options in self._flags:
             self.flags(group=group, **options)
-        # What follows reads sysfs: the host's, not this machine's.
+        # The following functions read sysfs; redirect them from this machine's to the host's.
         self._patch("nova.pci.utils.is_physical_function", self._is_physical_function)
-        if hasattr(privileged, "create_mdev"):  # which Nova used before 30, and has until 31
+        if hasattr(privileged, "create_mdev"):  # Nova used it before 30, and has it until 31
             self._patch("nova.privsep.libvirt.create_mdev", self._create_mdev)
         super().setUp()
         self._patch("nova.pci.utils.get_mac_by_pci_address", _find_no_interface)
 
     def origin(self, group: str, option: str) -> str | None:
-        """Return the file that Nova has an option from; None for its own default."""
+        """Return the file from which Nova read an option; None for a default."""
         location = cfg.CONF.get_location(option, group)
         return location.detail if location else None
 
     def inventories(self) -> dict[str, dict[str, int]]:
-        """Return what placement has of the host's devices, by the providers' names."""
-        found = {}
+        """Return the inventories of the host's devices in placement, by provider name."""
+        inventories = {}
         for provider in self._get_all_rps_in_a_tree(self.compute_rp_uuids[HOST]):
             inventory = self._get_provider_inventory(provider["uuid"])
             totals = {resource: inventory[resource]["total"] for resource in inventory}
             if provider["name"] != HOST:
-                found[provider["name"].removeprefix(f"{HOST}_")] = totals
+                inventories[provider["name"].removeprefix(f"{HOST}_")] = totals
             else:
                 assert totals.keys() == {"VCPU", "MEMORY_MB", "DISK_GB"}
-        return found
+        return inventories
 
     def pci_devices(self) -> list[str]:
-        """Return the functions that the compute host hands out."""
+        """Return the functions that the compute host offers."""
         admin = context.get_admin_context()
         node = objects.ComputeNode.get_by_nodename(admin, HOST)
-        known = objects.PciDeviceList.get_by_compute_node(admin, node.id)
-        return sorted(device.address for device in known)
+        devices = objects.PciDeviceList.get_by_compute_node(admin, node.id)
+        return sorted(device.address for device in devices)
 
     def boot(self, number: int = 1, **extra_specs: str) -> list[Device]:
-        """Boot servers of a flavor, one after the other, and return what all of them got."""
+        """Boot servers of a flavor one after the other, and return the devices of all of them."""
         flavor = self._flavor(extra_specs)
         servers = [self._create_server(flavor_id=flavor, networks="none") for _ in range(number)]
-        found = [self._libvirt.devices(server["id"]) for server in servers]
-        return sorted(device for devices in found for device in devices)
+        return sorted(
+            device for server in servers for device in self._libvirt.devices(server["id"])
+        )
 
     def refuse(self, **extra_specs: str) -> str:
-        """Ask for a server that there is no room for; return the fault."""
+        """Request a server for which there is no capacity; return the fault."""
         flavor = self._flavor(extra_specs)
         server = self._create_server(flavor_id=flavor, networks="none", expected_state="ERROR")
         return str(server["fault"]["message"])
 
     def update_available_resource(self) -> None:
-        """Do what the compute host does every minute."""
+        """Run the periodic task that a compute host runs every minute."""
         self.computes[HOST].manager.update_available_resource(context.get_admin_context())
 
     def _flavor(self, extra_specs: Mapping[str, str]) -> str:
@@ -227,7 +230,7 @@ class Cloud(base.ServersTestBase):
         )
 
     def _wait_for_state_change(self, server: Any, status: str, max_retries: int = 60) -> Any:
-        """Wait for half a minute: the fixture's five seconds are too few for a busy machine."""
+        """Wait for half a minute: the fixture's five seconds are too short on a busy machine."""
         return super()._wait_for_state_change(server, status, max_retries)
 
     def _get_connection(self, *_: Any, **__: Any) -> Libvirt:

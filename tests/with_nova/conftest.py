@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Servers on Nova itself: what the charm publishes for recorded hosts is what they get."""
+"""Servers on a real Nova get the vGPUs that the charm publishes for recorded hosts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if release:
         sys.path.insert(0, str(_fetch(release)))
         _provide_netifaces()
-        import nova.tests.functional  # noqa: F401  # makes threads green, before any is used
+        import nova.tests.functional  # noqa: F401  # enables green threads; import it before any thread starts
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -40,7 +40,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def _fetch(release: str) -> Path:
-    """Unpack a release beside its libraries, which all releases share, once."""
+    """Return the folder of an unpacked release, fetched if necessary; releases share libraries."""
     target = RELEASES / release
     if not target.exists():
         partial = target.with_name(f"{release}.partial")
@@ -51,7 +51,7 @@ def _fetch(release: str) -> Path:
 
 
 def _provide_netifaces() -> None:
-    """Let Nova before 30 ask for this machine's addresses; that library has no wheel any more."""
+    """Provide netifaces, which Nova before 30 imports; it no longer has a wheel."""
     module = types.ModuleType("netifaces")
     module.interfaces = list  # type: ignore[attr-defined]
     sys.modules["netifaces"] = module
@@ -59,7 +59,7 @@ def _provide_netifaces() -> None:
 
 @pytest.fixture
 def nova(pytestconfig: pytest.Config) -> NovaVersion:
-    """The release of Nova that is run."""
+    """The Nova release under test."""
     release = pytestconfig.getoption("--nova", default=None)
     if not release:
         pytest.skip("needs --nova RELEASE")
@@ -70,7 +70,7 @@ def nova(pytestconfig: pytest.Config) -> NovaVersion:
 def deploy(
     nova: NovaVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Unit]:
-    """Deploy a unit of the charm on a recorded host that has this release, and configure it."""
+    """Deploys and configures a unit of the charm on a recorded host with this release."""
     from deployed import Unit
 
     def deploy_unit(host: str | dict[str, Any], mapping: str, **options: Any) -> Unit:
@@ -84,7 +84,7 @@ def deploy(
 
 @pytest.fixture
 def start(nova: NovaVersion, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
-    """Start Nova with the unit's host as its compute host, and with the unit's nova.conf."""
+    """Starts Nova with the unit's host as compute host, and with the unit's nova.conf."""
     from cloud import Cloud
 
     with ExitStack() as stack:

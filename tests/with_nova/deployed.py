@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The charm beside nova-compute: from a recorded host and an option to the nova.conf there."""
+"""The charm deployed with nova-compute: turns a recorded host and an option into a nova.conf."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Unit:
     """One unit of the charm on a host whose programs are simulated.
 
     Attributes:
-        root: the host's tree, as the charm leaves it.
+        root: the host's tree, which the charm changes.
     """
 
     def __init__(self, folder: Path, host: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ class Unit:
         self.root = machine.root
         patch.setattr(NovaComputeNvidiaVgpuCharm, "root", machine.root)
         patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
-        patch.setattr(daemon, "START_CHECK_DELAY", 0)  # a simulated daemon gives up at once
+        patch.setattr(daemon, "START_CHECK_DELAY", 0)  # a simulated daemon fails at once
         patch.setattr(sysfs, "write", machine.driver.write)
         self._relation = testing.SubordinateRelation("nova-vgpu")
         # Charmhub's own revision of the resource is an empty file.
@@ -52,11 +52,11 @@ class Unit:
 
     @property
     def sections(self) -> dict[str, list[tuple[str, str]]]:
-        """What nova-compute reads in the relation."""
+        """The sections that nova-compute reads from the relation."""
         databag = self._state.get_relation(self._relation.id).local_unit_data
         return principal.read(databag)[0]
 
     @property
     def nova_conf(self) -> str:
-        """What nova-compute writes."""
+        """The nova.conf that nova-compute writes."""
         return principal.render(self.sections)

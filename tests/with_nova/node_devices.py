@@ -1,11 +1,11 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What libvirt's node device driver shows of a recorded host's tree, and does to it.
+"""A simulation of libvirt's node device driver on a recorded host's tree.
 
-Nova's fixtures have node devices of their own, but those know no card of ours: their types are
-two, their addresses count from 81:00.0, a virtual function has no types, and no number shrinks
-when a device is created. These are read from the tree anew each time, as libvirt reads sysfs, in
-the form of https://libvirt.org/formatnode.html.
+Nova's fixtures have their own node devices, but these do not match the recorded hosts: they have
+two types, addresses from 81:00.0 on, virtual functions without types, and numbers of available
+instances that never decrease. This module reads the tree on each call, as libvirt reads sysfs, and
+returns the format of https://libvirt.org/formatnode.html.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class NodeDevices:
         addresses = sorted(path.name for path in self._devices.iterdir())
         if capability == "mdev_types":
             types = "mdev_supported_types"
-            addresses = [each for each in addresses if (self._devices / each / types).is_dir()]
+            addresses = [name for name in addresses if (self._devices / name / types).is_dir()]
         return [_pci_name(address) for address in addresses]
 
     def xml(self, name: str) -> str | None:
-        """Describe a device; None if there is none of that name."""
+        """Return the XML of a device; None if there is no device of that name."""
         if name in self.names("pci"):
             return _pci_xml(self._folder(name))
         for link in self._mdevs():
@@ -45,9 +45,9 @@ class NodeDevices:
 
     def create(self, xml: str) -> str:
         """Create a mediated device and return its name, as mdevctl does for libvirt."""
-        wanted = ElementTree.fromstring(xml)
-        folder = self._folder(wanted.findtext("parent", ""))
-        kind, uuid = wanted.find("capability/type"), wanted.findtext("capability/uuid")
+        device = ElementTree.fromstring(xml)
+        folder = self._folder(device.findtext("parent", ""))
+        kind, uuid = device.find("capability/type"), device.findtext("capability/uuid")
         assert kind is not None and uuid is not None
         sysfs.write(folder / "mdev_supported_types" / kind.attrib["id"] / "create", uuid)
         return _mdev_name(folder.resolve() / uuid)
@@ -81,22 +81,22 @@ def _pci_xml(folder: Path) -> str:
     _add(capability, "class", _read(folder / "class"))
     for key, number in _address(folder).items():
         _add(capability, "function" if key == "function" else key, str(int(number, 16)))
-    # Names would come from pci.ids, which knows some cards and not others.
+    # libvirt reads names from pci.ids, which lacks some cards.
     _add(capability, "product", "", id=_read(folder / "device"))
     _add(capability, "vendor", "NVIDIA Corporation", id=_read(folder / "vendor"))
     functions = sorted(folder.glob("virtfn*"), key=lambda link: int(link.name[6:]))
     if (folder / "physfn").is_symlink():
-        found = ElementTree.SubElement(capability, "capability", type="phys_function")
-        ElementTree.SubElement(found, "address", _address((folder / "physfn").resolve()))
+        element = ElementTree.SubElement(capability, "capability", type="phys_function")
+        ElementTree.SubElement(element, "address", _address((folder / "physfn").resolve()))
     elif functions:
-        found = ElementTree.SubElement(
+        element = ElementTree.SubElement(
             capability,
             "capability",
             type="virt_functions",
             maxCount=_read(folder / "sriov_totalvfs"),
         )
         for link in functions:
-            ElementTree.SubElement(found, "address", _address(link.resolve()))
+            ElementTree.SubElement(element, "address", _address(link.resolve()))
     _add_mdev_types(capability, folder / "mdev_supported_types")
     if int(_read(folder / "numa_node")) >= 0:
         ElementTree.SubElement(capability, "numa", node=_read(folder / "numa_node"))

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host to test on, without a GPU, without Juju: everything else on it is real.
+"""A test bed: a compute host without a GPU and without Juju, on which everything else is real.
 
-`machine` boots a Debian with systemd in a container, `kernel` shows it a recorded host's /sys with
-NVIDIA's driver behind it, `juju` answers the charm's hook tools and runs its dispatch, `packages`
-builds NVIDIA's package and an archive, `principal` reads what the charm publishes as nova-compute
-and Nova do.
+`machine` boots a Debian with systemd in a container. `kernel` gives it a recorded host's /sys,
+backed by a simulation of NVIDIA's driver. `juju` implements the hook tools and runs the charm's
+dispatch. `packages` builds a sample of NVIDIA's package and an apt archive. `principal` reads what
+the charm publishes, as nova-compute and Nova do.
 """

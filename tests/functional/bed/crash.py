@@ -1,12 +1,12 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Python as hooks and the boot service find it on a host where /bed/crash is: it ends at a step.
+"""Runs a hook or the boot service, and crashes it at the step that /bed/crash names.
 
-A step is whatever changes the host: a file opened to be written, renamed, removed; a program
-started, unless it only looks; and the end. Each is noted in /bed/steps, one line a step, by hook
-and boot service alike, so that their numbers go through. /bed/crash holds the number of the step
-to end at, and how: `kill` ends this process as kill -9 does, `power` the host, with all that no
-fsync has brought to the disk. It happens once.
+A step is anything that changes the host: opening a file for writing, renaming or removing a file,
+starting a program that does more than read, and the end. Hooks and the boot service record their
+steps in /bed/steps, one per line, so that the steps of both are numbered consecutively. /bed/crash
+contains the number of the step to crash at, and how: `kill` ends this process as kill -9 does;
+`power` ends the host, and everything that no fsync has written to disk is lost. It happens once.
 
     crash.py [OPTION...] SCRIPT.py [ARGUMENT...]
 """
@@ -22,35 +22,35 @@ import sys
 import time
 
 PLAN = "/bed/crash"
-NOTES = "/bed/steps"
-# Programs that only look, or only talk to Juju, which forgets what a killed hook said.
-_LOOKS = re.compile(
+STEPS = "/bed/steps"
+# Programs that only read, or only talk to Juju, which discards the changes of a killed hook.
+_READ_ONLY = re.compile(
     r"(?:(?:config|resource|relation|action|status|network|state|credential)-get|is-leader"
     r"|relation-(?:ids|list)|juju-log|status-set|application-version-set|action-(?:log|set|fail)"
     r"|lspci|dpkg-(?:deb|query)|dpkg --print-architecture|apt-cache|uname"
     r"|systemctl (?:is-|show|cat)|apt-get .* --simulate|nvidia-smi .*(?:--query|-lgi|-s -v|-q))",
 )
-# Programs in whose midst it may end, too; the others are done at once.
-_TAKES_TIME = re.compile(
+# Programs that a crash may also interrupt; the others take too little time.
+_LONG_RUNNING = re.compile(
     r"apt-get|dpkg|systemctl (?:start|stop|restart|disable --now)|sriov-manage|update-initramfs"
 )
-_ELSEWHERE = ("/bed/", "/dev/", "/proc/", "/tmp/", "/var/lib/juju/")
+_IGNORED_PATHS = ("/bed/", "/dev/", "/proc/", "/tmp/", "/var/lib/juju/")
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.chmod")
 
 
 class Observer:
-    """Counts the steps of this process, and ends it at the one that is asked for."""
+    """Counts the steps of this process, and ends it at the requested step."""
 
     def __init__(self, step: int, how: str) -> None:
         self._step = step
         self._how = how
-        self._is_noting = False
+        self._is_recording = False
         self._written: set[str] = set()
         self._synced: set[int] = set()
-        self._under_way = ""
+        self._running = ""
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start counting."""
         sync, begin = os.fsync, subprocess.Popen.__init__
 
         def fsync(fd: int) -> None:
@@ -59,27 +59,27 @@ class Observer:
 
         def start(process, *args, **kwargs):  # type: ignore[no-untyped-def]
             begin(process, *args, **kwargs)
-            name, self._under_way = self._under_way, ""
+            name, self._running = self._running, ""
             if name:
-                time.sleep(0.15)  # it is at its work
-                self._note(f"during {name}")
+                time.sleep(0.15)  # now the program runs
+                self._record(f"during {name}")
 
         os.fsync = fsync
         subprocess.Popen.__init__ = start  # type: ignore[method-assign]
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._audit)
 
     def end(self) -> None:
-        """Note that all was done but to leave."""
-        self._note("the end")
+        """Record that everything except the exit is done."""
+        self._record("the end")
 
-    def _hear(self, event, args):  # type: ignore[no-untyped-def]
-        if self._is_noting:
+    def _audit(self, event, args):  # type: ignore[no-untyped-def]
+        if self._is_recording:
             return
         if event == "subprocess.Popen":
-            words = " ".join(map(str, args[1]))
-            if _LOOKS.match(words) is None:
-                self._note(words)
-                self._under_way = words if _TAKES_TIME.search(words) else ""
+            command = " ".join(map(str, args[1]))
+            if _READ_ONLY.match(command) is None:
+                self._record(command)
+                self._running = command if _LONG_RUNNING.search(command) else ""
         elif event == "open":
             path, _, flags = args
             if flags & (os.O_WRONLY | os.O_RDWR) and isinstance(path, (str, os.PathLike)):
@@ -90,23 +90,23 @@ class Observer:
                 self._written.add(os.fspath(args[1]))
 
     def _change(self, verb: str, path: str) -> None:
-        is_idle = os.path.lexists(path) == (verb == "mkdir") and verb != "write"
-        if not path.startswith(_ELSEWHERE) and not is_idle:
-            self._note(f"{verb} {path}")
+        has_no_effect = os.path.lexists(path) == (verb == "mkdir") and verb != "write"
+        if not path.startswith(_IGNORED_PATHS) and not has_no_effect:
+            self._record(f"{verb} {path}")
             self._written.add(path)
 
-    def _note(self, step: str) -> None:
-        self._is_noting = True
-        with open(NOTES, "a+", encoding="utf-8") as notes:
-            notes.write(step.replace("\n", " ") + "\n")
-            notes.seek(0)
-            number = len(notes.readlines())
+    def _record(self, step: str) -> None:
+        self._is_recording = True
+        with open(STEPS, "a+", encoding="utf-8") as steps:
+            steps.write(step.replace("\n", " ") + "\n")
+            steps.seek(0)
+            number = len(steps.readlines())
         if number == self._step and os.path.exists(PLAN):
             os.unlink(PLAN)
             if self._how == "power":
                 self._lose_power()
             os.kill(os.getpid(), signal.SIGKILL)
-        self._is_noting = False
+        self._is_recording = False
 
     def _lose_power(self) -> None:
         for path in self._written:
@@ -118,9 +118,9 @@ class Observer:
         time.sleep(60)
 
 
-def main(words: "list[str]") -> None:
-    script = next(word for word in words if word.endswith(".py"))
-    sys.argv = words[words.index(script) :]
+def main(arguments: "list[str]") -> None:
+    script = next(argument for argument in arguments if argument.endswith(".py"))
+    sys.argv = arguments[arguments.index(script) :]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     with open(PLAN, encoding="utf-8") as plan:
         observer = Observer(**json.load(plan))

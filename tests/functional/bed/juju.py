@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Juju as one unit of the charm sees it: hook tools, and the dispatch run for each event."""
+"""Juju as one unit of the charm sees it: the hook tools, and a dispatch for each event."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TOOLS = (
 
 @dataclass
 class Outcome:
-    """What one event did.
+    """The outcome of one event.
 
     Attributes:
-        returncode: of the dispatch; 0 unless the unit is in error.
-        calls: the hook tools that were called.
-        log: what it wrote to Juju's log.
+        returncode: the exit code of the dispatch; 0 unless the unit is in error.
+        calls: the calls of hook tools.
+        log: the text that the event wrote to Juju's log.
         failed: the message of an action that failed.
-        results: an action's results.
+        results: the results of an action.
     """
 
     returncode: int
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Juju:
-    """One unit on one machine. What Juju knows is a folder of small files, read by `hook-tool`."""
+    """One unit on one machine. Juju's state is a folder of small files that `hook-tool` reads."""
 
     def __init__(self, machine: Machine, repository: Path, **config: Any) -> None:
         self._machine = machine
@@ -59,13 +59,13 @@ class Juju:
         options = yaml.safe_load((repository / "config.yaml").read_text())["options"]
         self._defaults = {name: option["default"] for name, option in options.items()}
         self._actions = yaml.safe_load((repository / "actions.yaml").read_text())
-        if not (self._folder / "config.json").exists():  # it may come with the machine's image
+        if not (self._folder / "config.json").exists():  # the machine's image may have one
             for name in ("relations", "resources", "action"):
                 (self._folder / name).mkdir()
             self._write("config.json", json.dumps({**self._defaults, **config}))
 
     def configure(self, **config: Any) -> Outcome:
-        """Set options, with _ for -, and run config-changed; None is the default."""
+        """Set options, with _ for -, and run config-changed; None resets an option."""
         options = json.loads(self._read("config.json"))
         for name, value in config.items():
             key = name.replace("_", "-")
@@ -74,12 +74,12 @@ class Juju:
         return self.hook("config-changed")
 
     def attach(self, package: Path | None) -> Outcome:
-        """Attach a file as the resource and run upgrade-charm, as Juju does."""
+        """Attach a file as the resource, and run upgrade-charm as Juju does."""
         self.store(package)
         return self.hook("upgrade-charm")
 
     def store(self, package: Path | None, name: str = "nvidia-vgpu.deb") -> None:
-        """Put a file into Juju's store, under a name; None takes it out."""
+        """Put a file into Juju's store under a name; None removes it."""
         inside = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/resources"
         target = self._machine.root / inside / "nvidia-vgpu-software" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class Juju:
         return self.hook("nova-vgpu-relation-changed")
 
     def trigger(self, trigger: str) -> Outcome:
-        """Let the principal send a restart-trigger."""
+        """Send a restart-trigger from the principal."""
         self._write(_databag(PRINCIPAL), json.dumps({"restart-trigger": trigger}))
         return self.hook("nova-vgpu-relation-changed")
 
@@ -107,7 +107,7 @@ class Juju:
         return self._dispatch(f"hooks/{name}", self.variables(name))
 
     def action(self, name: str, **params: Any) -> Outcome:
-        """Run the dispatch for an action, parameters with _ for -."""
+        """Run the dispatch for an action; parameters have _ for -."""
         known = self._actions[name].get("params", {})
         given = {key: option["default"] for key, option in known.items() if "default" in option}
         given.update({key.replace("_", "-"): value for key, value in params.items()})
@@ -127,29 +127,29 @@ class Juju:
         return level, message.rstrip("\n")
 
     @property
-    def version(self) -> str:
+    def workload_version(self) -> str:
         """The workload's version."""
         return self._read("version").strip()
 
     @property
     def databag(self) -> dict[str, str]:
-        """What the unit has published to the principal."""
+        """The data that the unit has published to the principal."""
         return dict(json.loads(self._read(_databag(UNIT)) or "{}"))
 
     def variables(self, hook: str) -> dict[str, str]:
-        """Return what Juju puts into the environment of one hook and not of others."""
-        found = {"JUJU_HOOK_NAME": hook}
+        """Return the environment variables that Juju sets for this hook only."""
+        variables = {"JUJU_HOOK_NAME": hook}
         if "-relation-" in hook:
-            found |= {"JUJU_RELATION": "nova-vgpu", "JUJU_RELATION_ID": RELATION}
-            found["JUJU_REMOTE_APP"] = PRINCIPAL.split("/")[0]
+            variables |= {"JUJU_RELATION": "nova-vgpu", "JUJU_RELATION_ID": RELATION}
+            variables["JUJU_REMOTE_APP"] = PRINCIPAL.split("/")[0]
             if not hook.endswith("-created"):
-                found["JUJU_REMOTE_UNIT"] = PRINCIPAL
+                variables["JUJU_REMOTE_UNIT"] = PRINCIPAL
             if hook.endswith("-departed"):
-                found["JUJU_DEPARTING_UNIT"] = PRINCIPAL
-        return found
+                variables["JUJU_DEPARTING_UNIT"] = PRINCIPAL
+        return variables
 
     def environment(self, path: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-        """Return what Juju puts into the environment of a hook."""
+        """Return the environment that Juju gives to a hook."""
         return {
             "PATH": "/bed/tools:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOOK_TOOLS_STATE": "/bed/juju",
@@ -171,7 +171,9 @@ class Juju:
             "./dispatch", check=False, env=self.environment(path, env), cwd=f"/{CHARM}"
         )
         if result.returncode != 0 and self._read(_databag(UNIT)) != before:
-            self._write(_databag(UNIT), before or "{}")  # a hook that fails has set nothing
+            self._write(
+                _databag(UNIT), before or "{}"
+            )  # Juju discards the changes of a failed hook
         log = (self._folder / "log").read_text() + result.stdout + result.stderr
         return Outcome(result.returncode, (self._folder / "calls").read_text().splitlines(), log)
 
@@ -188,7 +190,7 @@ def _databag(unit: str) -> str:
 
 
 def make_charm(target: Path, base: str = CHARM_BASE) -> Path:
-    """Lay out the charm of a base as Juju unpacks it: what charmcraft is told to pack."""
+    """Lay out a base's charm as Juju unpacks it: the files that charmcraft packs."""
     target.mkdir(parents=True, exist_ok=True)
     parts = yaml.safe_load((REPOSITORY / "charmcraft.yaml").read_text(encoding="utf-8"))["parts"]
     no_bytecode = shutil.ignore_patterns("__pycache__")
@@ -196,7 +198,7 @@ def make_charm(target: Path, base: str = CHARM_BASE) -> Path:
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=no_bytecode)
-        elif source.exists():  # but for the version, which is stamped on what is packed
+        elif source.exists():  # `version` is missing: only packing writes it
             shutil.copy(source, target / name)
     shutil.copytree(ensure_dependencies(base), target / "venv", ignore=no_bytecode)
     return target

@@ -1,10 +1,10 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's side of a host: what /sys shows of its cards, and NVIDIA's driver behind it.
+"""The kernel's side of a host: its cards in /sys, backed by a simulation of NVIDIA's driver.
 
-No NVIDIA module can be loaded here. `nvidia.Driver` stands for it, outside the host, where tests
-may look at it. The host reaches it in two ways: its /sys is a file system that hands on what is
-written to it (see `sysfs`), and the sample package's programs ask at a socket (see `ask`).
+No NVIDIA module can be loaded here. `nvidia.Driver` simulates it outside the host, where tests can
+inspect it. The host reaches the driver in two ways: its /sys is a file system that forwards writes
+(see `sysfs`), and the sample package's programs send requests over a socket (see `ask`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import nvidia
 import recorded
 
 HERE = Path(__file__).parent
-# What of /sys is the host's own; overlays give them a place where the kernel has none.
+# The parts of /sys that each host has for itself; overlays add mount points that the kernel lacks.
 _OWN = ("bus/pci", "bus/mdev", "class/mdev_bus")
 _OVERLAID = ("bus", "class", "devices", "module")
 
 
 @lru_cache(maxsize=None)
-def why_still() -> str:
-    """Say why nothing that is written to a host's /sys is heard here; empty if it is."""
+def why_sys_is_static() -> str:
+    """Return why writes to a host's /sys do not reach the driver here; empty if they do."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
@@ -47,12 +47,12 @@ def why_still() -> str:
 
 
 class Kernel:
-    """The kernel of one host; use it as a context, in which the driver can be asked.
+    """The kernel of one host; use it as a context manager, within which the driver answers.
 
     Attributes:
-        driver: NVIDIA's driver.
-        tree: what /sys shows of the cards, as plain files.
-        cut_power: what a program on the host that asks for a power cut gets.
+        driver: the simulated driver.
+        tree: the cards in /sys, as plain files.
+        cut_power: called when a program on the host requests a power cut.
     """
 
     cut_power: Callable[[], None]
@@ -60,16 +60,16 @@ class Kernel:
     def __init__(
         self, folder: Path, bed: Path, host: dict[str, Any], *, reacts: bool = True
     ) -> None:
-        """Plan a kernel.
+        """Prepare a kernel.
 
         Args:
-            folder: an empty one for the trees.
+            folder: an empty folder for the trees.
             bed: the folder that the host has as /bed.
             host: the recorded host; see `recorded`.
-            reacts: whether the driver hears what is written to /sys, where that can be had. Each
-                read then goes through it too, which takes far longer than the kernel would.
+            reacts: whether writes to /sys reach the driver, where possible. Each read then also
+                goes through the file system, which takes far longer than the kernel would.
         """
-        self._reacts = reacts and not why_still()
+        self._reacts = reacts and not why_sys_is_static()
         self._folder = folder
         self._bed = bed
         self._errors: list[str] = []
@@ -79,7 +79,7 @@ class Kernel:
 
     def __enter__(self) -> Kernel:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._complain)
+            stack.callback(self._raise_errors)
             shutil.copy(HERE / "ask.py", self._bed / "ask")
             self._listen(stack)
             self.tree.mkdir(parents=True)
@@ -91,51 +91,51 @@ class Kernel:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _complain(self) -> None:
-        """Let no fault of the driver's simulation pass for a driver's refusal."""
+    def _raise_errors(self) -> None:
+        """Report errors of the simulation, which a test could mistake for the driver's refusal."""
         if self._errors:
             raise AssertionError("\n".join(self._errors))
 
     def _listen(self, stack: contextlib.ExitStack) -> None:
-        door = stack.enter_context(socket.socket(socket.AF_UNIX))
-        door.bind(str(self._bed / "driver"))
-        door.listen()
-        thread = threading.Thread(target=self._serve, args=(door,), daemon=True)
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(self._bed / "driver"))
+        listener.listen()
+        thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
         thread.start()
         stack.callback(thread.join)
-        stack.callback(door.shutdown, socket.SHUT_RDWR)  # which wakes the thread
+        stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes the thread
 
-    def _serve(self, door: socket.socket) -> None:
+    def _serve(self, listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = door.accept()
+                connection, _ = listener.accept()
             except OSError:
                 return
-            # Who asks may be killed before the answer, or before the question.
+            # The client may be killed before it gets the answer or sends the request.
             with contextlib.suppress(OSError, ValueError):
-                self._hear(connection)
+                self._handle(connection)
 
-    def _hear(self, connection: socket.socket) -> None:
+    def _handle(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rw") as stream:
             json.dump(self._answer(*json.loads(stream.readline())), stream)
 
-    def _answer(self, program: str, *words: str) -> nvidia.Answer:
+    def _answer(self, program: str, *arguments: str) -> nvidia.Answer:
         try:
             if program == "write":
-                return self._write(*words)
+                return self._write(*arguments)
             if program == "power-cut":
                 self.cut_power()
                 return 0, ""
             if program == "modprobe":
-                self.driver.load(*words)
+                self.driver.load(*arguments)
                 return 0, ""
             answer = {
                 "nvidia-smi": self.driver.nvidia_smi,
                 "sriov-manage": self.driver.sriov_manage,
             }[program]
-            return answer(*words)
+            return answer(*arguments)
         except Exception:
-            self._errors.append(f"{program} {' '.join(words)}\n{traceback.format_exc()}")
+            self._errors.append(f"{program} {' '.join(arguments)}\n{traceback.format_exc()}")
             return 255, self._errors[-1]
 
     def _write(self, path: str, text: str) -> nvidia.Answer:
@@ -148,29 +148,29 @@ class Kernel:
     def _mount(self, stack: contextlib.ExitStack) -> None:
         shown = self._folder / "shown"
         shown.mkdir()
-        words = [self._folder / "tree", shown, self._bed / "driver"]
+        arguments = [self._folder / "tree", shown, self._bed / "driver"]
         process = subprocess.Popen(
-            [sys.executable, HERE / "sysfs.py", *words], stdin=subprocess.DEVNULL
+            [sys.executable, HERE / "sysfs.py", *arguments], stdin=subprocess.DEVNULL
         )
         stack.callback(process.wait)
         stack.callback(process.kill)
         deadline = time.monotonic() + 30
         while not os.path.ismount(shown):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the file system for /sys does not come up")
+                raise RuntimeError("the file system for /sys does not start")
             time.sleep(0.005)
         stack.callback(subprocess.run, ["umount", "-l", shown], check=True)
 
-    def boot(self, version: str | None, holder: str | None) -> None:
-        """Start anew: nothing that was made on the cards is left, but a mode that they keep.
+    def boot(self, version: str | None, bound_driver: str | None) -> None:
+        """Reset the cards; only a mode that they keep remains.
 
         Args:
-            version: the version of NVIDIA's driver, if that is loaded.
-            holder: the driver that takes the cards.
+            version: the version of NVIDIA's driver, if it is loaded.
+            bound_driver: the driver to which the cards are bound.
         """
         functions = [
-            {**known, "driver": holder} if known.get("types") else known
-            for known in self.driver.host["functions"]
+            {**function, "driver": bound_driver} if function.get("types") else function
+            for function in self.driver.host["functions"]
         ]
         self.driver.host = {
             **self.driver.host,
@@ -184,7 +184,7 @@ class Kernel:
             (self.tree / name).mkdir(parents=True, exist_ok=True)
 
     def mounts(self) -> list[str]:
-        """Return the options that show a container its /sys."""
+        """Return the options that mount /sys in a container."""
         own = [*_OWN, *(f"devices/{path.name}" for path in (self.tree / "devices").iterdir())]
         places = self._folder / "places"
         shutil.rmtree(places, ignore_errors=True)

@@ -1,11 +1,11 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host: a Debian with systemd as PID 1, over the /sys of a recorded host.
+"""A compute host: a Debian with systemd as PID 1 and the /sys of a recorded host.
 
-Its root is an overlay over one that is made once, so a fresh host costs milliseconds, and nothing
-that happens in it reaches the machine below. What the kernel would do, since no NVIDIA module can
-be loaded, is done by `kernel` and by the `modprobe` beside this file: at each boot nouveau takes
-the cards unless it is kept away, and NVIDIA's driver does if it is installed.
+Its root is an overlay over a shared root that is built once, so a new host takes milliseconds, and
+nothing on it affects the machine that runs it. No NVIDIA module can be loaded, so `kernel` and the
+`modprobe` next to this file do the kernel's part: at each boot, nouveau binds the cards unless it
+is blacklisted, and NVIDIA's driver binds them if it is installed.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from .kernel import Kernel
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
-# The base whose charm runs on the booted hosts unless a test says otherwise.
+# The base whose charm runs on the booted hosts by default.
 CHARM_BASE = "22.04"
 CHARM = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm"
-# What a host needs to boot, and what the charm may call on it.
+# The packages that a host needs to boot, and those whose programs the charm calls.
 INCLUDE = "apt,systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,pciutils,python3,iproute2"
 PROGRAMS = {"lspci": "pciutils", "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
-# Nobody boots from it, and the best compression would take longer than all else in a test.
+# Nothing boots from it, and the best compression would take longer than the rest of a test.
 INITRAMFS = "COMPRESS=gzip\nCOMPRESSLEVEL=1\n"
-# Another list of packages is another root.
+# A change of the package list builds another root.
 BASE = REPOSITORY / f"build/bed/root-{zlib.crc32((INCLUDE + INITRAMFS).encode()):08x}"
 _PR_SET_PDEATHSIG = 1
 _NOVA_COMPUTE = """\
 [Service]
-ExecStartPre=-/bin/sh -c 'sh /usr/lib/nova/look >/run/nova-found'
+ExecStartPre=-/bin/sh -c 'sh /usr/lib/nova/inspect >/run/nova-start-output'
 ExecStart=/bin/sleep infinity
 [Install]
 WantedBy=multi-user.target
 """
 
 
-def why_not() -> str:
-    """Say why no host can be booted here; empty if it can."""
+def why_unavailable() -> str:
+    """Return why no host can be booted here; empty if it can."""
     if os.getuid() != 0:
         return "needs root"
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
@@ -65,8 +65,8 @@ def why_not() -> str:
 
 
 def enter_namespace() -> None:
-    """Start this program again where its mounts and processes end with it, once."""
-    if os.environ.get("BED_NAMESPACE") == "1" or why_not():
+    """Restart this program once, in a namespace whose mounts and processes end with it."""
+    if os.environ.get("BED_NAMESPACE") == "1" or why_unavailable():
         return
     os.environ["BED_NAMESPACE"] = "1"
     namespace = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -74,18 +74,18 @@ def enter_namespace() -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let one process at a time make what all share."""
-    with open(_made(BASE.parent) / "lock", "w", encoding="utf-8") as lock:
+def _locked() -> Iterator[None]:
+    """Let only one process at a time build what all share."""
+    with open(_ensure_folder(BASE.parent) / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-@_alone()
+@_locked()
 def ensure_base() -> Path:
-    """Make the root that all hosts share, if it is not there yet."""
+    """Build the root that all hosts share, if it does not exist yet."""
     if not BASE.exists():
-        partial = Path(tempfile.mkdtemp(dir=_made(BASE.parent)))
+        partial = Path(tempfile.mkdtemp(dir=_ensure_folder(BASE.parent)))
         root = partial / "root"
         suite = platform_suite()
         command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={INCLUDE}"]
@@ -107,15 +107,15 @@ def ensure_base() -> Path:
     return BASE
 
 
-@_alone()
+@_locked()
 def ensure_dependencies(base: str = CHARM_BASE) -> Path:
-    """Fetch what the charm of a base ships into a folder, if it is not there yet."""
+    """Fetch the dependencies of a base's charm into a folder, if it does not exist yet."""
     packing = REPOSITORY / "packing"
     sources = [packing / "dependencies", *sorted((REPOSITORY / "requirements").glob("*.txt"))]
     stamp = zlib.crc32(b"".join(source.read_bytes() for source in sources))
     target = REPOSITORY / f"build/bed/dependencies-{base}-{stamp:08x}"
     if not target.exists():
-        partial = Path(tempfile.mkdtemp(dir=_made(target.parent)))
+        partial = Path(tempfile.mkdtemp(dir=_ensure_folder(target.parent)))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         subprocess.run(
             [packing / "dependencies", partial, base],
@@ -128,7 +128,7 @@ def ensure_dependencies(base: str = CHARM_BASE) -> Path:
     return target
 
 
-def _made(folder: Path) -> Path:
+def _ensure_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -140,22 +140,22 @@ def platform_suite() -> str:
     return "bookworm"
 
 
-def _parts_of(python: Path) -> list[Path]:
-    """Return the folders and files that an interpreter of this machine consists of."""
-    ask = "import sys, sysconfig; print(sys.base_prefix); print(sysconfig.get_path('stdlib'))"
-    answer = subprocess.run([python, "-c", ask], check=True, stdout=subprocess.PIPE, text=True)
+def _files_of(python: Path) -> list[Path]:
+    """Return the folders and files of an interpreter of this machine."""
+    code = "import sys, sysconfig; print(sys.base_prefix); print(sysconfig.get_path('stdlib'))"
+    answer = subprocess.run([python, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     prefix, library = map(Path, answer.stdout.splitlines())
     return [prefix] if prefix != Path("/usr") else [python.resolve(), library]
 
 
 def _layers(image: Path) -> list[Path]:
-    """Return what an image consists of, the newest first: it may lie over another."""
+    """Return the layers of an image, newest first; it may be based on another image."""
     over = image / "over"
     return [image / "root", *(_layers(over.resolve()) if over.exists() else ())]
 
 
 class Machine:
-    """One host; use it as a context, which powers it off."""
+    """One host; use it as a context manager, which powers it off at the end."""
 
     def __init__(
         self,
@@ -167,16 +167,16 @@ class Machine:
         *,
         reacts: bool = True,
     ) -> None:
-        """Plan a host.
+        """Prepare a host.
 
         Args:
             host: the recorded host; see `recorded`.
             charm: the charm's folder, as Juju unpacks it.
-            image: what `save` kept of an earlier one; None starts from a new root.
-            python: the interpreter, of this machine, that the host has as python3; None is the
+            image: the image of an earlier host, see `save`; None starts from a new root.
+            python: an interpreter of this machine to use as the host's python3; None uses the
                 root's own.
-            others: interpreters that it can see besides.
-            reacts: whether the driver hears what is written to /sys; see `kernel.Kernel`.
+            others: other interpreters of this machine that the host can use.
+            reacts: whether writes to /sys reach the driver; see `kernel.Kernel`.
         """
         self._reacts = reacts
         self._host = host
@@ -226,7 +226,7 @@ class Machine:
         stack.callback(subprocess.run, ["umount", "-l", arguments[-1]], check=True)
 
     def _prepare(self) -> None:
-        """Put in place what stands for the archive, modprobe and another Python."""
+        """Install the archive, the simulated modprobe and another Python."""
         if self._python is not None:
             link = self.root / "usr/bin/python3"
             link.unlink()
@@ -236,7 +236,7 @@ class Machine:
         (self.root / CHARM).mkdir(parents=True, exist_ok=True)
 
     def save(self, image: Path) -> Path:
-        """Power off and keep what has become of the host, to start others from."""
+        """Power off and save the host as an image, from which others can start."""
         self.power_off()
         image.mkdir(parents=True)
         for name, source in (("root", self._folder / "upper"), ("juju", self.bed / "juju")):
@@ -247,36 +247,36 @@ class Machine:
 
     @property
     def root(self) -> Path:
-        """The host's root, to look into from outside."""
+        """The host's root folder, as seen from outside."""
         return self._folder / "root"
 
     @property
     def bed(self) -> Path:
-        """A folder that the host has as /bed."""
+        """The folder that the host has as /bed."""
         return self._folder / "bed"
 
     @property
-    def over_charm(self) -> Path:
-        """What hooks have written into the charm's folder, which is left as it was."""
+    def charm_overlay(self) -> Path:
+        """The files that hooks wrote into the charm's folder; the folder itself is unchanged."""
         return self._folder / "charm"
 
     @property
     def driver(self) -> nvidia.Driver:
-        """NVIDIA's driver, as the host has it."""
+        """The host's simulated NVIDIA driver."""
         return self._kernel.driver
 
     def power_on(self) -> None:
-        """Boot; what the kernel shows is made anew, as it is at each boot."""
+        """Boot; like a real kernel, build /sys from scratch."""
         self.power_off()
         self._kernel.boot(*self._drivers_at_boot())
         command = ["unshare", "-n", "systemd-nspawn", "-q", "-b", "-D", str(self.root)]
         command += ["--register=no", "--keep-unit", "--console=pipe", "--resolv-conf=off"]
         command += [f"--bind={self.bed}:/bed"]
-        # What ops keeps in the charm's folder is of this host alone.
+        # ops writes into the charm's folder; keep that separate for each host.
         command += [f"--overlay={self._charm}:{self._folder / 'charm'}:/{CHARM}"]
         command += self._kernel.mounts()
         for python in filter(None, (self._python, *self._others)):
-            command += [f"--bind-ro={path}" for path in _parts_of(python)]
+            command += [f"--bind-ro={path}" for path in _files_of(python)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -296,10 +296,12 @@ class Machine:
                 (group / "cgroup.procs").write_text(str(os.getpid()))
 
     def _groups(self) -> list[Path]:
-        """Return control groups of this host alone: two would end each other's services."""
+        """Return control groups for this host; hosts that share one stop each other's services."""
         hierarchies = [Path("/sys/fs/cgroup") / name for name in ("", "systemd", "unified")]
         return [
-            each / self._folder.name for each in hierarchies if (each / "cgroup.procs").exists()
+            hierarchy / self._folder.name
+            for hierarchy in hierarchies
+            if (hierarchy / "cgroup.procs").exists()
         ]
 
     def _remove_groups(self) -> None:
@@ -309,19 +311,19 @@ class Machine:
                     os.rmdir(folder)
 
     def _drivers_at_boot(self) -> tuple[str | None, str | None]:
-        """Return the version of NVIDIA's driver, if it is loaded, and which driver has the cards.
+        """Return the version of NVIDIA's driver, if it is loaded, and the driver of the cards.
 
-        First come, first served: nouveau, if the cards came with it and nobody keeps it away.
+        nouveau binds the cards first, if the recorded host has it and it is not blacklisted.
         """
         version = self.text("usr/share/nvidia/vgpu/version").strip() or None
-        kept_away = any(
+        is_blacklisted = any(
             "blacklist nouveau" in file.read_text(encoding="utf-8")
             for file in (self.root / "etc/modprobe.d").glob("*.conf")
         )
         if (self.bed / "refuse-module").exists():
             return None, None
-        if not kept_away and any(
-            known.get("driver") == "nouveau" for known in self._host["functions"]
+        if not is_blacklisted and any(
+            function.get("driver") == "nouveau" for function in self._host["functions"]
         ):
             return None, "nouveau"
         return version, "nvidia" if version else None
@@ -351,11 +353,11 @@ class Machine:
             self._process, self._init = None, 0
 
     def cut_power(self) -> None:
-        """End all that runs at once; `power_on` comes next."""
+        """Kill all processes immediately; call `power_on` next."""
         os.kill(self._init, signal.SIGKILL)
 
     def _end(self) -> None:
-        """Take less time over it than a shutdown: nobody looks at it any more."""
+        """End the host without a shutdown, which would take longer."""
         if self._process is not None and self._init:
             with contextlib.suppress(ProcessLookupError):
                 self.cut_power()
@@ -376,8 +378,8 @@ class Machine:
         """Run a program on the host."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         variables = {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})}
-        words = [f"{key}={text}" for key, text in variables.items()]
-        inside = ["env", "-i", "-C", cwd, *words, *argv]
+        assignments = [f"{key}={text}" for key, text in variables.items()]
+        inside = ["env", "-i", "-C", cwd, *assignments, *argv]
         command = ["nsenter", "-t", str(self._init), "-a", "--", *inside]
         result = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -389,35 +391,35 @@ class Machine:
         return result
 
     def install_nova(self, version: str) -> None:
-        """Install a package that says it is nova-common of that version."""
+        """Install an empty package nova-common of a version."""
         self.install("nova-common", version)
 
     def install(self, name: str, version: str) -> None:
-        """Install a package that has a name and a version, and nothing else."""
+        """Install an empty package with a name and a version."""
         deb = packages.build(self.bed / f"{name}.deb", name, version, arch="all")
         self.run("dpkg", "-i", f"/bed/{deb.name}")
 
-    def install_nova_compute(self, look: str) -> None:
-        """Install a service nova-compute, which at its start looks at the host with a script."""
+    def install_nova_compute(self, script: str) -> None:
+        """Install a service nova-compute that runs a script at its start, and keeps the output."""
         for path, text in (
-            ("usr/lib/nova/look", look),
+            ("usr/lib/nova/inspect", script),
             ("etc/systemd/system/nova-compute.service", _NOVA_COMPUTE),
         ):
             (self.root / path).parent.mkdir(exist_ok=True)
             (self.root / path).write_text(text)
         self.run("systemctl", "enable", "nova-compute")
 
-    def found_by_nova(self) -> list[str]:
-        """Return what nova-compute saw when it was started in this boot, by lines."""
-        return self.run("cat", "/run/nova-found").stdout.splitlines()
+    def nova_start_output(self) -> list[str]:
+        """Return the lines that the script printed when nova-compute started in this boot."""
+        return self.run("cat", "/run/nova-start-output").stdout.splitlines()
 
     def fill_disk(self) -> None:
-        """Leave no room on the disk but for what Juju's own tools write."""
+        """Fill the disk; only the small files of Juju's tools still fit."""
         usage = os.statvfs(self._folder)
         self._resize((usage.f_blocks - usage.f_bavail) * usage.f_frsize + (64 << 10))
 
     def free_disk(self) -> None:
-        """Give it all the room again."""
+        """Undo `fill_disk`."""
         self._resize(4 << 30)
 
     def _resize(self, size: int) -> None:
@@ -425,15 +427,15 @@ class Machine:
         subprocess.run(command, check=True)
 
     def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
-        """Make a mediated device, as libvirt does when a guest starts."""
+        """Create a mediated device, as libvirt does when a guest starts."""
         function = self.driver.root / "sys/bus/pci/devices" / parent
         self.driver.write(function / "mdev_supported_types" / type_id / "create", uuid)
 
     def remove_mdev(self, uuid: str) -> None:
-        """Remove a mediated device again."""
+        """Remove a mediated device."""
         self.driver.write(self.driver.root / "sys/bus/mdev/devices" / uuid / "remove", "1")
 
     def text(self, path: str) -> str:
-        """Return a file of the host, empty if it has none."""
+        """Return the text of a file on the host; empty if there is no such file."""
         file = self.root / path
         return file.read_text(encoding="utf-8") if file.is_file() else ""

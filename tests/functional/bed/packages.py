@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Debian packages made on the spot: a sample of NVIDIA's host software, and an apt archive."""
+"""Debian packages built for tests: a sample of NVIDIA's host software, and an apt archive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Mapping
 
 _DAEMON = """\
 #!/bin/sh
-# Stands for NVIDIA's daemon: it needs the driver, and runs until it is stopped.
+# Simulates NVIDIA's daemon: it needs the driver, and runs until it is stopped.
 [ -e /sys/module/nvidia/version ] || { echo "no NVIDIA driver" >&2; exit 1; }
 exec sleep infinity
 """
@@ -25,13 +25,13 @@ _REGISTRAR = """\
 """
 _SRIOV_MANAGE = """\
 #!/bin/sh
-# Stands for NVIDIA's tool: it asks the driver, or fails as a test may want it.
+# Simulates NVIDIA's tool: it sends the request to the driver, or fails if a test requests that.
 [ -e /bed/sriov-fault ] && { sh /bed/sriov-fault "$2"; exit $?; }
 exec /bed/ask sriov-manage "$@"
 """
 _NVIDIA_SMI = """\
 #!/bin/sh
-# Stands for NVIDIA's tool: it asks the driver.
+# Simulates NVIDIA's tool: it sends the request to the driver.
 [ -e /sys/module/nvidia/version ] || {
     echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     exit 9
@@ -80,7 +80,7 @@ def build(
     scripts: Mapping[str, str] | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> Path:
-    """Build a package with dpkg-deb; files under bin or lib folders that start with #! can run."""
+    """Build a package with dpkg-deb; files that start with #! are executable."""
     control = {
         "Package": name,
         "Version": version,
@@ -119,8 +119,8 @@ def build_nvidia(
     conffiles: Mapping[str, str] | None = None,
     **options: str,
 ) -> Path:
-    """Build a sample of NVIDIA's vGPU host package; it has what a host sees of the real one."""
-    known = dict(conffiles or {})
+    """Build a sample of NVIDIA's vGPU host package, with the files that matter to a host."""
+    conffiles = dict(conffiles or {})
     name = options.pop("name", f"nvidia-vgpu-ubuntu-{branch}")
     target = folder / f"{name}_{version}_{architecture()}.deb"
     return build(
@@ -130,7 +130,7 @@ def build_nvidia(
         arch=options.pop("arch", ""),
         files={
             f"/usr/src/nvidia-{version}/dkms.conf": f"PACKAGE_VERSION={version}\n",
-            # Every branch ships these, and none declares a conflict.
+            # Every branch ships these files, and none declares a conflict.
             "/usr/bin/nvidia-vgpu-mgr": _DAEMON,
             "/usr/bin/nvidia-vgpud": _REGISTRAR,
             "/usr/bin/nvidia-smi": _NVIDIA_SMI,
@@ -138,18 +138,18 @@ def build_nvidia(
             "/usr/share/nvidia/vgpu/version": version + "\n",
             "/lib/systemd/system/nvidia-vgpu-mgr.service": _DAEMON_UNIT,
             "/lib/systemd/system/nvidia-vgpud.service": _REGISTRAR_UNIT,
-            **known,
+            **conffiles,
         },
         scripts={
             "preinst": preinst,
             "postinst": postinst,
-            "conffiles": "".join(f"{path}\n" for path in known),
+            "conffiles": "".join(f"{path}\n" for path in conffiles),
         },
     )
 
 
 def build_archive(folder: Path) -> None:
-    """Build an apt archive of what the charm may want from one, for the running kernel."""
+    """Build an apt archive of the packages that the charm may need for the running kernel."""
     folder.mkdir(parents=True, exist_ok=True)
     kernel = platform.release()
     for name in ("dkms", f"linux-headers-{kernel}", f"linux-modules-extra-{kernel}"):
@@ -166,7 +166,7 @@ def build_archive(folder: Path) -> None:
 
 
 def damage(package: Path, target: Path, how: str) -> Path:
-    """Write a damaged copy of a package: how is `truncated`, `empty`, `html` or `missing`."""
+    """Write a damaged copy of a package; `how` is `truncated`, `empty`, `html` or `missing`."""
     if how == "truncated":
         data = package.read_bytes()
         target.write_bytes(data[: len(data) - 60])
@@ -180,7 +180,7 @@ def damage(package: Path, target: Path, how: str) -> Path:
 
 
 def copy(package: Path, target: Path) -> Path:
-    """Put a package where Juju's store would, under the resource's file name."""
+    """Copy a package to where Juju's store would put it, under the resource's file name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".new")
     shutil.copyfile(package, temporary)

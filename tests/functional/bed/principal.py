@@ -1,10 +1,10 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The other side: nova-compute's own reader of the relation, its nova.conf, and Nova's options.
+"""The principal's side: nova-compute's reader of the relation, its nova.conf, and Nova's options.
 
-The reader is charmhelpers' as the principal bundles it. Importing that installs packages where
-it runs on Ubuntu and refuses to run on anything else; neither is wanted here, and none of what it
-would import is used to read a relation.
+The reader is charmhelpers, which the principal bundles. On import, charmhelpers installs packages
+on Ubuntu and refuses to run elsewhere. This module prevents both; reading a relation needs none of
+the modules that charmhelpers would import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .juju import RELATION, UNIT
 from .machine import REPOSITORY
 
 WHEELS = REPOSITORY / "build/nova"
-# The first, the last before and the first of each change of the options, and the newest.
+# The oldest release, the releases before and after each change of the options, and the newest.
 RELEASES = (17, 21, 23, 24, 29, 34)
 
 _NOVA_CONF = """\
@@ -41,7 +41,7 @@ virt_type = kvm
 
 
 def _charmhelpers() -> tuple[Any, Any]:
-    import setuptools  # noqa: F401  # brings back distutils, which charmhelpers asks for
+    import setuptools  # noqa: F401  # provides distutils, which charmhelpers imports
 
     for name in ("netifaces", "psutil", "netaddr", "apt_pkg"):
         if name not in sys.modules and importlib.util.find_spec(name) is None:
@@ -55,21 +55,21 @@ def _charmhelpers() -> tuple[Any, Any]:
 
 
 def read(databag: Mapping[str, str]) -> tuple[Any, set[str]]:
-    """Read a unit's databag as nova-compute does: sections and services."""
+    """Read a unit's databag as nova-compute does; return the sections and the services."""
     context, utils = _reader(databag)
-    found = context.SubordinateConfigContext(
+    relation_data = context.SubordinateConfigContext(
         interface=["nova-vgpu"],
         service=["nova-compute", "nova"],
         config_file="/etc/nova/nova.conf",
     )()
-    return found.get("sections", {}), utils.get_subordinate_services()
+    return relation_data.get("sections", {}), utils.get_subordinate_services()
 
 
 def read_packages(databag: Mapping[str, str], release: str) -> tuple[set[str], set[str]]:
-    """Read what to install and to purge; this reader knows the releases up to yoga."""
+    """Return the packages to install and to purge; this reader supports releases up to yoga."""
     _, utils = _reader(databag)
-    found = utils.get_subordinate_release_packages(release)
-    return found.install, found.purge
+    release_packages = utils.get_subordinate_release_packages(release)
+    return release_packages.install, release_packages.purge
 
 
 def _reader(databag: Mapping[str, str]) -> tuple[Any, Any]:
@@ -84,7 +84,7 @@ def _reader(databag: Mapping[str, str]) -> tuple[Any, Any]:
 
 
 def render(sections: Mapping[str, Any]) -> str:
-    """Write nova.conf as the principal's template does: every pair as it is, nothing escaped."""
+    """Write nova.conf as the principal's template does: every pair verbatim, without escaping."""
     default = "".join(f"{key} = {value}\n" for key, value in sections.get("DEFAULT", ()))
     text = _NOVA_CONF.format(default=default)
     for name, pairs in sections.items():
@@ -94,26 +94,26 @@ def render(sections: Mapping[str, Any]) -> str:
 
 
 def section_names(text: str) -> set[str]:
-    """Return the headings of a nova.conf."""
+    """Return the names of the sections of a nova.conf."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.read_file(io.StringIO(text))
     return set(parser.sections())
 
 
 def wheel(major: int) -> Path:
-    """Fetch a release of Nova from PyPI, once."""
-    found = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
-    if not found:
+    """Return the wheel of a Nova release, fetched from PyPI if necessary."""
+    wheels = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
+    if not wheels:
         WHEELS.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps"]
         command += ["--dest", str(WHEELS), f"nova=={major}.*"]
         subprocess.run(command, check=True, capture_output=True)
-        found = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
-    return found[-1]
+        wheels = sorted(WHEELS.glob(f"nova-{major}.*.whl"))
+    return wheels[-1]
 
 
 def nova_reads(text: str, major: int) -> dict[str, dict[str, Any]]:
-    """Return what a release of Nova makes of a nova.conf: its vGPU options, by section."""
+    """Return the vGPU options that a release of Nova reads from a nova.conf, by section."""
     conf = _read_as(text, major, "devices")
     prefixes = ("devices", "mdev_", "vgpu_")
     groups = [name for name in conf if name.startswith(prefixes)]
@@ -121,13 +121,13 @@ def nova_reads(text: str, major: int) -> dict[str, dict[str, Any]]:
 
 
 def nova_reads_pci(text: str, major: int) -> dict[str, Any]:
-    """Return what a release of Nova makes of the [pci] sections of a nova.conf."""
+    """Return the options that a release of Nova reads from the [pci] sections of a nova.conf."""
     conf = _read_as(text, major, "pci")
     return {key: conf.pci[key] for key in conf.pci}
 
 
 def _read_as(text: str, major: int, module: str) -> cfg.ConfigOpts:
-    """Read a nova.conf with one module of a release's own nova.conf package."""
+    """Read a nova.conf with a module of the package nova.conf of a release."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{module}.py"
         with zipfile.ZipFile(wheel(major)) as archive:

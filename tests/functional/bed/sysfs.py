@@ -1,10 +1,10 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A /sys whose attributes react: a FUSE file system over a recorded tree.
+"""A /sys whose attributes react to writes: a FUSE file system over a recorded tree.
 
-What is read comes from the tree as it is at that moment. What is written goes to the driver, over
-the socket that `kernel` listens at, and its refusal is the writer's errno. `kernel` starts this
-as a program, which ends with its mount and with whoever started it:
+Reads return the current content of the tree. Writes go to the driver over `kernel`'s socket, and
+the writer gets the driver's errno if it refuses. `kernel` starts this module as a program, which
+ends when it is unmounted or when its parent ends:
 
     sysfs.py TREE MOUNTPOINT SOCKET
 """
@@ -28,7 +28,7 @@ _SHOWN = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid")
 
 
 def write_only(folder: str) -> tuple[str, ...]:
-    """Return the attributes of a folder that have nothing to read, which no tree records."""
+    """Return the write-only attributes of a folder, which no tree records."""
     parent = os.path.basename(os.path.dirname(folder))
     if parent == "mdev_supported_types":
         return ("create",)
@@ -38,7 +38,7 @@ def write_only(folder: str) -> tuple[str, ...]:
 
 
 class Sysfs(fuse.Operations):
-    """Answers the kernel's questions on a file system; an OSError is the answer of its errno."""
+    """Answers the kernel's requests to the file system; an OSError returns its errno."""
 
     use_ns = True
 
@@ -48,13 +48,13 @@ class Sysfs(fuse.Operations):
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         try:
-            found = os.lstat(self._tree + path)
+            status = os.lstat(self._tree + path)
         except FileNotFoundError:
             folder, name = os.path.split(self._tree + path)
             if name in write_only(folder):
                 return {"st_mode": _WRITE_ONLY, "st_nlink": 1}
             raise
-        return {key: getattr(found, key) for key in _SHOWN}
+        return {key: getattr(status, key) for key in _SHOWN}
 
     def readdir(self, path: str, fh: int) -> list[str]:
         folder = self._tree + path
@@ -75,7 +75,7 @@ class Sysfs(fuse.Operations):
         return len(data)
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
-        """`echo 1 >attribute` does that first; an attribute has no length."""
+        """Do nothing: `echo 1 >attribute` truncates first, and an attribute has no length."""
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         raise OSError(errno.EACCES, "Permission denied")
@@ -84,9 +84,9 @@ class Sysfs(fuse.Operations):
 def main(tree: str, mountpoint: str, driver: str) -> None:
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # the parent had already ended
         return
-    # Nothing is kept: what was written or unplugged shows at once.
+    # Nothing is cached: a change in the tree is visible at once.
     fuse.FUSE(
         Sysfs(tree, driver),
         mountpoint,

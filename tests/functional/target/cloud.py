@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The deployed OpenStack, as its administrator sees it, and a guest in it."""
+"""The deployed OpenStack from the administrator's side, and a guest on it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from target import fleet
 
 NAME = "vgpu-test"
 PROGRAM = Path(__file__).with_name("vector_add.py")
-PLACE = "/usr/local/bin/vgpu-test"
-PATIENCE = 1200  # seconds for a guest to boot and compute
+PROGRAM_PATH = "/usr/local/bin/vgpu-test"
+GUEST_TIMEOUT = 1200  # seconds for a guest to boot and compute
 _LINE = re.compile(r"vgpu-test (\S+) (passed|failed): ([^\r\n]+)")
-# The console is where the test can read without a network.
+# The test reads the console, which needs no network.
 _UNIT = f"""\
 [Unit]
 Description=Add vectors on the vGPU
 After=nvidia-gridd.service
 [Service]
 Type=oneshot
-ExecStart={PLACE}
+ExecStart={PROGRAM_PATH}
 StandardOutput=journal+console
 [Install]
 WantedBy=multi-user.target
@@ -37,7 +37,7 @@ WantedBy=multi-user.target
 
 
 class Verdict(NamedTuple):
-    """What a guest said of one of its boots."""
+    """The result that a guest printed for one of its boots."""
 
     boot: str
     result: str
@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
 
 def connect() -> openstack.connection.Connection:
-    """Connect to keystone with the password that its charm has made."""
+    """Connect to keystone with the password that its charm has generated."""
     address = zaza.model.get_lead_unit_ip("keystone")
     password = zaza.model.run_on_leader("keystone", "leader-get admin_passwd")["Stdout"].strip()
     return openstack.connection.Connection(
@@ -63,7 +63,7 @@ def connect() -> openstack.connection.Connection:
 
 
 def flavor_specs(plan: dict[str, Any]) -> dict[str, str]:
-    """Return what a flavor asks for to get one vGPU of what a host's plan offers."""
+    """Return the flavor properties that request one vGPU of a host's plan."""
     if plan["aliases"]:
         return {"pci_passthrough:alias": f"{plan['aliases'][0]['name']}:1"}
     classes = [
@@ -76,9 +76,13 @@ def flavor_specs(plan: dict[str, Any]) -> dict[str, str]:
 
 
 def user_data() -> str:
-    """Return what makes a guest add vectors at each boot and say so on its console."""
+    """Return the user data that makes a guest add vectors at each boot, and print the result."""
     files = [
-        {"path": PLACE, "permissions": "0755", "content": PROGRAM.read_text(encoding="utf-8")},
+        {
+            "path": PROGRAM_PATH,
+            "permissions": "0755",
+            "content": PROGRAM.read_text(encoding="utf-8"),
+        },
         {"path": f"/etc/systemd/system/{NAME}.service", "content": _UNIT},
     ]
     steps = [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", f"{NAME}.service"]]
@@ -86,12 +90,12 @@ def user_data() -> str:
 
 
 def verdicts(console: str) -> list[Verdict]:
-    """Find what a guest has said on its console."""
-    return [Verdict(*found) for found in _LINE.findall(console)]
+    """Return the results in the text of a console."""
+    return [Verdict(*groups) for groups in _LINE.findall(console)]
 
 
 class Guest:
-    """A server with a vGPU, its image and its flavor; without a network."""
+    """A server with a vGPU and without a network, with its image and its flavor."""
 
     def __init__(
         self, cloud: openstack.connection.Connection, stack: contextlib.ExitStack
@@ -101,7 +105,7 @@ class Guest:
         self._server: Any = None
 
     def create(self, image: str, specs: dict[str, str]) -> None:
-        """Create the server on a host that has what the flavor asks for."""
+        """Create the server on a host that offers what the flavor requests."""
         cloud, stack = self._cloud, self._stack
         stored = cloud.create_image(
             NAME, filename=image, disk_format="qcow2", container_format="bare", wait=True
@@ -118,8 +122,8 @@ class Guest:
             config_drive=True,
             user_data=base64.b64encode(user_data().encode()).decode(),
         )
-        stack.callback(cloud.delete_server, self._server.id, wait=True, timeout=PATIENCE)
-        cloud.compute.wait_for_server(self._server, wait=PATIENCE)
+        stack.callback(cloud.delete_server, self._server.id, wait=True, timeout=GUEST_TIMEOUT)
+        cloud.compute.wait_for_server(self._server, wait=GUEST_TIMEOUT)
 
     @property
     def host(self) -> str:
@@ -127,7 +131,7 @@ class Guest:
         return str(self._cloud.compute.get_server(self._server.id).compute_host)
 
     def start_again(self) -> None:
-        """Start the server whatever Nova believes of it; it may still be busy to find out."""
+        """Start the server whatever state Nova assumes; Nova may still be updating the state."""
 
         def is_started() -> bool:
             with contextlib.suppress(openstack.exceptions.ConflictException):
@@ -135,14 +139,14 @@ class Guest:
                 return True
             return False
 
-        fleet.await_until(is_started, "Nova starts the guest", PATIENCE)
-        self._cloud.compute.wait_for_server(self._server, wait=PATIENCE)
+        fleet.await_until(is_started, "Nova starts the guest", GUEST_TIMEOUT)
+        self._cloud.compute.wait_for_server(self._server, wait=GUEST_TIMEOUT)
 
     def await_verdict(self, *, after: str = "") -> Verdict:
-        """Wait until the guest has said what became of a boot other than an earlier one."""
+        """Wait for the result of a boot other than an earlier one, and return it."""
 
-        def found() -> list[Verdict]:
+        def results() -> list[Verdict]:
             console = self._cloud.compute.get_server_console_output(self._server)["output"]
             return [verdict for verdict in verdicts(console) if verdict.boot != after]
 
-        return fleet.await_until(found, "the guest adds vectors", PATIENCE)[-1]
+        return fleet.await_until(results, "the guest adds vectors", GUEST_TIMEOUT)[-1]

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The compute hosts of a model, as the tests see them through Juju."""
+"""The compute hosts of a model, reached through Juju."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESOURCE = "nvidia-vgpu-software"
 MAPPINGS = "vgpu-device-mappings"
 NOVA_CONF = "/etc/nova/nova.conf"
 TIMEOUT = 900  # seconds for a change to reach nova.conf
-PAUSE = 5  # seconds between two questions
+PAUSE = 5  # seconds between two checks
 
 
 def units() -> list[str]:
@@ -38,44 +38,44 @@ def principals() -> list[str]:
 
 
 def run(unit: str, command: str) -> str:
-    """Run a command as root on a unit's host; return what it printed, less the blanks around it.
+    """Run a command as root on a unit's host; return its output without surrounding whitespace.
 
-    A host that goes down may never answer, so this gives up where zaza would wait.
+    A host that shuts down may never answer, so this has a timeout, which zaza lacks.
     """
-    ask = zaza.sync_wrapper(zaza.model.async_run_on_unit, timeout=300)
-    result = ask(unit, command, timeout=120)
+    run_on_unit = zaza.sync_wrapper(zaza.model.async_run_on_unit, timeout=300)
+    result = run_on_unit(unit, command, timeout=120)
     if result.get("Code", "0") != "0":
         raise AssertionError(f"{unit}: {command}: {result}")
     return str(result.get("Stdout", "")).strip()
 
 
 def act(unit: str, name: str, **parameters: Any) -> dict[str, str]:
-    """Run an action that is to succeed, parameters with _ for -; return its results."""
+    """Run an action that must succeed; parameters have _ for -; return its results."""
     action = _action(unit, name, parameters)
     assert action.data["status"] == "completed", f"{unit}: {name}: {action.data}"
     return dict(action.data["results"])
 
 
 def refused(unit: str, name: str, **parameters: Any) -> str:
-    """Run an action that is to fail; return its message, which Juju may tell a little later."""
+    """Run an action that must fail; return its message, which Juju may deliver late."""
     action = _action(unit, name, parameters)
     assert action.data["status"] == "failed", f"{unit}: {name}: {action.data}"
     return str(await_until(lambda: action.data.get("message"), f"{unit}: {name}: a message"))
 
 
 def _action(unit: str, name: str, parameters: dict[str, Any]) -> Any:
-    words = {key.replace("_", "-"): value for key, value in parameters.items()}
-    return zaza.model.run_action(unit, name, action_params=words)
+    action_params = {key.replace("_", "-"): value for key, value in parameters.items()}
+    return zaza.model.run_action(unit, name, action_params=action_params)
 
 
 def plan(unit: str, **parameters: Any) -> dict[str, Any]:
-    """Return the answer of show-plan, as data."""
+    """Return the output of show-plan as data."""
     return dict(json.loads(act(unit, "show-plan", format="json", **parameters)["output"]))
 
 
 @contextlib.contextmanager
 def configured(mappings: str | None) -> Iterator[None]:
-    """Set the option vgpu-device-mappings for a while; None unsets it."""
+    """Set the option vgpu-device-mappings temporarily; None unsets it."""
     before = zaza.model.get_application_config(APPLICATION)[MAPPINGS].get("value") or None
     _configure(mappings)
     try:
@@ -92,8 +92,8 @@ def _configure(mappings: str | None) -> None:
         zaza.model.set_application_config(APPLICATION, {MAPPINGS: mappings})
 
 
-def part() -> None:
-    """Remove the relation to nova-compute, and with it the units."""
+def remove_relation() -> None:
+    """Remove the relation to nova-compute, which removes the units."""
     zaza.model.remove_relation(PRINCIPAL, ENDPOINT, f"{APPLICATION}:{ENDPOINT}")
     await_until(lambda: not units(), "no unit is left")
 
@@ -105,23 +105,23 @@ def integrate() -> None:
 
 
 def settle() -> None:
-    """Wait until no unit of the model has anything to do."""
+    """Wait until all units of the model are idle."""
     zaza.model.block_until_all_units_idle()
 
 
-def await_until(holds: Callable[[], Any], what: str, timeout: int = TIMEOUT) -> Any:
-    """Ask until the answer is not empty; return it."""
+def await_until(condition: Callable[[], Any], description: str, timeout: int = TIMEOUT) -> Any:
+    """Evaluate a condition until its result is not empty; return the result."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        answer = holds()
-        if answer:
-            return answer
+        result = condition()
+        if result:
+            return result
         time.sleep(PAUSE)
-    raise AssertionError(f"not within {timeout} seconds: {what}")
+    raise AssertionError(f"not within {timeout} seconds: {description}")
 
 
 def statuses() -> dict[str, tuple[str, str]]:
-    """Return level and message of each subordinate unit of the model."""
+    """Return the level and message of each subordinate unit of the model."""
     return {
         name: (unit["workload-status"]["status"], unit["workload-status"]["info"] or "")
         for application in zaza.model.get_status().applications.values()
@@ -131,18 +131,18 @@ def statuses() -> dict[str, tuple[str, str]]:
 
 
 def await_status(unit: str, level: str, pattern: str) -> None:
-    """Wait for a unit's status: its level, and a message all of which is as a pattern says."""
-    seen = ("", "")
+    """Wait until a unit has a status level, and a message that fully matches a pattern."""
+    status = ("", "")
 
     def is_there() -> bool:
-        nonlocal seen
-        seen = statuses().get(unit, seen)
-        return seen[0] == level and re.fullmatch(pattern, seen[1]) is not None
+        nonlocal status
+        status = statuses().get(unit, status)
+        return status[0] == level and re.fullmatch(pattern, status[1]) is not None
 
     try:
         await_until(is_there, f"{unit}: {level}: {pattern}")
     except AssertionError as error:
-        raise AssertionError(f"{error}; it is {seen}") from None
+        raise AssertionError(f"{error}; it is {status}") from None
 
 
 def nova_conf(unit: str) -> nova.Sections:
@@ -150,25 +150,25 @@ def nova_conf(unit: str) -> nova.Sections:
     return nova.sections(run(unit, f"cat {NOVA_CONF}"))
 
 
-def await_nova_conf(holds: Callable[[nova.Sections], bool], what: str) -> None:
-    """Wait until the nova.conf of each compute host is as a question says."""
-    await_until(lambda: all(holds(nova_conf(unit)) for unit in principals()), what)
+def await_nova_conf(condition: Callable[[nova.Sections], bool], description: str) -> None:
+    """Wait until the nova.conf of each compute host meets a condition."""
+    await_until(lambda: all(condition(nova_conf(unit)) for unit in principals()), description)
 
 
 def boot_id(unit: str) -> str:
-    """Return what is another one after each boot of a unit's host."""
+    """Return the boot ID of a unit's host, which changes with each boot."""
     return run(unit, "cat /proc/sys/kernel/random/boot_id")
 
 
 def await_boot(unit: str, before: str) -> None:
-    """Wait until a unit's host has booted again and its unit has come to rest.
+    """Wait until a unit's host has booted again and all units are idle.
 
-    Physical hosts take many minutes, in which a command ends in an error or not at all.
+    Physical hosts take many minutes, during which commands fail or hang.
     """
-    silence = (juju.errors.JujuError, concurrent.futures.TimeoutError, AssertionError)
+    unreachable = (juju.errors.JujuError, concurrent.futures.TimeoutError, AssertionError)
 
     def is_back() -> bool:
-        with contextlib.suppress(*silence):
+        with contextlib.suppress(*unreachable):
             return boot_id(unit) != before
         return False
 

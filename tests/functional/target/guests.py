@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that computes on its vGPU, also after its host has booted; needs real cards."""
+"""A guest that computes on its vGPU, also after a reboot of its host; needs real cards."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NEEDS = {
 OFFERED = r"Unit is ready: [1-9][0-9]* NVIDIA GPUs?, 1 vGPU type(; .+)?"
 
 
-def why_not() -> str:
-    """Say what is missing; empty if nothing is."""
-    given = deployment_env.get_deployment_context()
-    missing = [f"{name} ({what})" for name, what in NEEDS.items() if not given.get(name)]
+def why_skipped() -> str:
+    """Return what the tests lack; empty if they can run."""
+    settings = deployment_env.get_deployment_context()
+    missing = [f"{name} ({use})" for name, use in NEEDS.items() if not settings.get(name)]
     return f"needs hosts with NVIDIA cards and {'; '.join(missing)}" if missing else ""
 
 
 class GuestTest(unittest.TestCase):
-    """Real cards, NVIDIA's real driver, a real guest; left out unless all is named."""
+    """Real cards, NVIDIA's real driver and a real guest; skipped unless all variables are set."""
 
     units: list[str]
     unit: str
@@ -43,17 +43,17 @@ class GuestTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        reason = why_not()
+        reason = why_skipped()
         if reason:
             raise unittest.SkipTest(reason)
-        given = deployment_env.get_deployment_context()
+        settings = deployment_env.get_deployment_context()
         with contextlib.ExitStack() as stack:
             cls.units = [unit for unit in fleet.units() if fleet.plan(unit)["cards"]]
             if not cls.units:
                 raise unittest.SkipTest("no compute host of the model has an NVIDIA card")
-            # First of all: the bundle's own mapping may name a card that is there.
-            stack.enter_context(fleet.configured(given["TEST_NVIDIA_VGPU_MAPPINGS"]))
-            _attach(given["TEST_NVIDIA_VGPU_HOST_SW"])
+            # Do this first: the bundle's own mapping may match a card of the host.
+            stack.enter_context(fleet.configured(settings["TEST_NVIDIA_VGPU_MAPPINGS"]))
+            _attach(settings["TEST_NVIDIA_VGPU_HOST_SW"])
             for unit in cls.units:
                 _load(unit)
                 fleet.await_status(unit, "active", OFFERED)
@@ -61,7 +61,7 @@ class GuestTest(unittest.TestCase):
             plan = fleet.plan(cls.units[0])
             stack.enter_context(_aliases(plan["aliases"]))
             cls.guest = cloud.Guest(cloud.connect(), stack)
-            cls.guest.create(given["TEST_NVIDIA_VGPU_GUEST_IMAGE"], cloud.flavor_specs(plan))
+            cls.guest.create(settings["TEST_NVIDIA_VGPU_GUEST_IMAGE"], cloud.flavor_specs(plan))
             cls.unit = _unit_on(cls.guest.host)
             cls.first = cls.guest.await_verdict()
             cls.addClassCleanup(stack.pop_all().close)
@@ -78,13 +78,13 @@ class GuestTest(unittest.TestCase):
     def test_2_a_guest_adds_vectors_on_its_vgpu(self) -> None:
         self.assertEqual(self.first.result, "passed", self.first.text)
 
-    def test_3_the_host_software_is_not_taken_from_under_a_guest(self) -> None:
+    def test_3_the_host_software_is_kept_while_a_guest_runs(self) -> None:
         before = fleet.run(self.unit, "dpkg-query -W 'nvidia-vgpu-ubuntu-*'")
         self.assertRegex(fleet.refused(self.unit, "pause"), "is in use; stop or migrate its guest")
         self.assertRegex(fleet.refused(self.unit, "reboot-install"), "is in use; stop or migrate")
         self.assertEqual(fleet.run(self.unit, "dpkg-query -W 'nvidia-vgpu-ubuntu-*'"), before)
 
-    def test_4_the_guest_adds_vectors_again_after_a_boot_of_its_host(self) -> None:
+    def test_4_the_guest_adds_vectors_again_after_a_reboot_of_its_host(self) -> None:
         before = fleet.boot_id(self.unit)
         fleet.run(self.unit, "systemd-run --on-active=5 systemctl reboot")
         fleet.await_boot(self.unit, before)
@@ -95,7 +95,7 @@ class GuestTest(unittest.TestCase):
 
 
 def _attach(source: str) -> None:
-    """Attach NVIDIA's package, from a file or from where it is served."""
+    """Attach NVIDIA's package from a path or URL."""
     path = source
     if "://" in source:
         path = str(Path(deployment_env.get_tmpdir()) / source.rpartition("/")[2])
@@ -105,7 +105,7 @@ def _attach(source: str) -> None:
 
 
 def _load(unit: str) -> None:
-    """Have the host software installed and its driver loaded, with a reboot if it needs one."""
+    """Install the host software and load its driver, with a reboot if necessary."""
     before = fleet.boot_id(unit)
     if fleet.act(unit, "reboot-install", i_really_mean_it=True)["reboot"] != "not needed":
         fleet.await_boot(unit, before)
@@ -113,7 +113,7 @@ def _load(unit: str) -> None:
 
 @contextlib.contextmanager
 def _aliases(aliases: list[dict[str, str]]) -> Iterator[None]:
-    """Tell the controllers the aliases of cards with vendor-specific VFIO, for a while."""
+    """Configure the aliases of vendor-specific VFIO on the controllers temporarily."""
     if not aliases:
         yield
         return
@@ -128,7 +128,7 @@ def _aliases(aliases: list[dict[str, str]]) -> Iterator[None]:
 
 
 def _unit_on(host: str) -> str:
-    """Return the charm's unit on a host, by the host's name with or without its domain."""
+    """Return the charm's unit on a host, given its name with or without domain."""
     short = re.escape(host.partition(".")[0])
     for unit in fleet.units():
         if re.fullmatch(rf"{short}(\..*)?", fleet.run(unit, "hostname")):

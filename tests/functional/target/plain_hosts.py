@@ -12,7 +12,7 @@ from target import fleet, nova
 READY = re.escape("Unit is ready: no supported NVIDIA GPU found")
 PAUSED = re.escape("Paused. Use 'resume' action to resume normal service.")
 NO_TYPES = "No vGPU types: no supported NVIDIA GPU on this host"
-# The bundles' own, which zaza.openstack's test looks for as well.
+# The mapping of the bundles, which zaza.openstack's test also expects.
 BUNDLED = ("nvidia-108", "0000:c1:00.0")
 BLOCK_FORM = """\
 nvidia-35:
@@ -21,16 +21,16 @@ nvidia-35:
 nvidia-36:
   - 0000:86:00.0
 """
-# Written into nova.conf as it is, it would be a line of its own.
+# Written verbatim into nova.conf, the text after the line break would be another option.
 BAD_MAPPING = '{nvidia-35: ["0000:84:00.0\\nvirt_type=qemu"]}'
 
 
 class PlainHostTest(unittest.TestCase):
-    """A fleet without cards; left out where a host has one."""
+    """Compute hosts without cards; skipped if a host has one."""
 
     units: list[str]
     principals: list[str]
-    word: str
+    prefix: str
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -38,29 +38,29 @@ class PlainHostTest(unittest.TestCase):
         cls.principals = fleet.principals()
         with_cards = [unit for unit in cls.units if fleet.plan(unit)["cards"]]
         if with_cards:
-            raise unittest.SkipTest(f"these have a card: {', '.join(with_cards)}")
+            raise unittest.SkipTest(f"these units have a card: {', '.join(with_cards)}")
         query = "dpkg-query -W -f '${Version}' nova-common"
-        cls.word = nova.word(fleet.run(cls.principals[0], query))
+        cls.prefix = nova.option_prefix(fleet.run(cls.principals[0], query))
 
     def test_each_compute_host_has_a_unit_that_is_ready(self) -> None:
         self.assertGreater(len(self.units), 0)
         self.assertEqual(len(self.units), len(self.principals))
         self.await_ready()
 
-    def test_the_plain_form_reaches_nova_conf_as_it_is_written(self) -> None:
+    def test_the_plain_form_reaches_nova_conf_unchanged(self) -> None:
         type_id, address = BUNDLED
         fleet.await_nova_conf(nova.offers, "a type")
         for conf in self.nova_confs():
-            self.assertEqual(conf["devices"][f"enabled_{self.word}_types"], type_id)
-            self.assertEqual(conf[f"{self.word}_{type_id}"]["device_addresses"], address)
+            self.assertEqual(conf["devices"][f"enabled_{self.prefix}_types"], type_id)
+            self.assertEqual(conf[f"{self.prefix}_{type_id}"]["device_addresses"], address)
 
-    def test_a_change_reaches_nova_conf_and_nova_compute_goes_on(self) -> None:
-        first, second = f"{self.word}_nvidia-35", f"{self.word}_nvidia-36"
+    def test_a_change_reaches_nova_conf_and_nova_compute_keeps_running(self) -> None:
+        first, second = f"{self.prefix}_nvidia-35", f"{self.prefix}_nvidia-36"
         with fleet.configured(BLOCK_FORM):
             fleet.await_nova_conf(lambda conf: second in conf, second)
             fleet.settle()
             for conf in self.nova_confs():
-                types = conf["devices"][f"enabled_{self.word}_types"]
+                types = conf["devices"][f"enabled_{self.prefix}_types"]
                 self.assertEqual(types, "nvidia-35, nvidia-36")
                 self.assertEqual(conf[first]["device_addresses"], "0000:84:00.0,0000:85:00.0")
                 self.assertEqual(conf[second]["device_addresses"], "0000:86:00.0")
@@ -73,7 +73,7 @@ class PlainHostTest(unittest.TestCase):
             self.await_ready()
         fleet.await_nova_conf(nova.offers, "a type")
 
-    def test_a_bad_value_blocks_and_changes_nothing(self) -> None:
+    def test_an_invalid_value_blocks_the_units_and_changes_nothing(self) -> None:
         before = self.nova_confs()
         with fleet.configured(BAD_MAPPING):
             for unit in self.units:
@@ -87,11 +87,11 @@ class PlainHostTest(unittest.TestCase):
             self.assertEqual(fleet.act(unit, "list-vgpu-types")["output"], NO_TYPES)
             self.assertEqual(fleet.act(unit, "list-vgpu-types", format="json")["output"], "[]")
 
-    def test_show_plan_tries_a_value_and_changes_nothing(self) -> None:
+    def test_show_plan_evaluates_a_value_and_changes_nothing(self) -> None:
         before = self.nova_confs()
         for unit in self.units:
             plan = fleet.plan(unit, mappings="{nvidia-36: ['0000:86:00.0']}")
-            types = [f"enabled_{self.word}_types", "nvidia-36"]
+            types = [f"enabled_{self.prefix}_types", "nvidia-36"]
             self.assertEqual(plan["sections"]["devices"], [types])
             self.assertEqual(plan["problems"], [])
         fleet.settle()
@@ -112,14 +112,14 @@ class PlainHostTest(unittest.TestCase):
         self.assertRegex(results["output"], rf"\A{READY}\Z")
         self.assertEqual(fleet.boot_id(unit), before)
 
-    def test_a_relation_that_goes_leaves_nothing_and_may_come_again(self) -> None:
-        """Unset the option first, as the README says: nova-compute does not see us go."""
+    def test_a_removed_relation_leaves_no_type_and_can_be_added_again(self) -> None:
+        """Unset the option first, as the README advises: nova-compute misses the removal."""
         with fleet.configured(None):
             fleet.await_nova_conf(lambda conf: not nova.offers(conf), "no type")
-            fleet.part()
+            fleet.remove_relation()
             self.assertFalse(any(nova.offers(conf) for conf in self.nova_confs()))
             fleet.integrate()
-        type(self).units = fleet.units()  # they have other numbers now
+        type(self).units = fleet.units()  # the new units have other numbers
         fleet.await_nova_conf(nova.offers, "a type")
         self.await_ready()
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Adds two vectors on the guest's vGPU and says so in one line; runs in the guest at each boot.
+"""Adds two vectors on the guest's vGPU and prints the result; runs in the guest at each boot.
 
 It needs Python and NVIDIA's guest driver, whose libcuda.so.1 compiles the program below for the
-vGPU that is there; no CUDA toolkit. https://docs.nvidia.com/cuda/cuda-driver-api/
+vGPU. It does not need the CUDA toolkit. https://docs.nvidia.com/cuda/cuda-driver-api/
 """
 
 import ctypes
@@ -15,7 +15,7 @@ LENGTH = 1 << 20
 BLOCK = 256
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
-# The oldest target of a card that offers vGPUs; the driver compiles it for newer ones.
+# The oldest target of the cards that offer vGPUs; the driver compiles it for newer cards.
 PROGRAM = b"""
 .version 6.0
 .target sm_50
@@ -52,11 +52,11 @@ done:
 
 
 class VectorError(Exception):
-    """A call of the driver, or a sum, that is not as it should be."""
+    """A driver call failed, or a sum is wrong."""
 
 
 class Driver:
-    """NVIDIA's driver API; each call that does not return 0 is a failure."""
+    """NVIDIA's driver API; a call that does not return 0 raises VectorError."""
 
     def __init__(self):
         self._library = ctypes.CDLL("libcuda.so.1")
@@ -85,7 +85,7 @@ def main():
 
 
 def add():
-    """Add the vectors on the first vGPU; return what was done and where."""
+    """Add the vectors on the first vGPU; return the number of sums and the vGPU's name."""
     cuda = Driver()
     device, context = ctypes.c_int(), ctypes.c_void_p()
     module, kernel = ctypes.c_void_p(), ctypes.c_void_p()
@@ -97,25 +97,25 @@ def add():
     cuda.cuModuleLoadData(ctypes.byref(module), PROGRAM)
     cuda.cuModuleGetFunction(ctypes.byref(kernel), module, b"add")
 
-    # All are whole numbers below 2^24, which a float holds without rounding.
+    # All values are integers below 2^24, which a float represents exactly.
     first = array("f", (float(number) for number in range(LENGTH)))
     second = array("f", (float(2 * number + 1) for number in range(LENGTH)))
     sums = array("f", bytes(4 * LENGTH))
     size = ctypes.c_size_t(sums.itemsize * LENGTH)
-    places = [ctypes.c_uint64() for _ in range(3)]
-    for place, values in zip(places, (first, second, sums)):
-        cuda.cuMemAlloc_v2(ctypes.byref(place), size)
-        cuda.cuMemcpyHtoD_v2(place, ctypes.c_void_p(values.buffer_info()[0]), size)
+    addresses = [ctypes.c_uint64() for _ in range(3)]
+    for address, values in zip(addresses, (first, second, sums)):
+        cuda.cuMemAlloc_v2(ctypes.byref(address), size)
+        cuda.cuMemcpyHtoD_v2(address, ctypes.c_void_p(values.buffer_info()[0]), size)
 
     length = ctypes.c_uint32(LENGTH)
     parameters = (ctypes.c_void_p * 4)(
-        *(ctypes.cast(ctypes.pointer(word), ctypes.c_void_p) for word in [*places, length])
+        *(ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in [*addresses, length])
     )
     blocks = (LENGTH + BLOCK - 1) // BLOCK
     cuda.cuLaunchKernel(kernel, blocks, 1, 1, BLOCK, 1, 1, 0, None, parameters, None)
     cuda.cuCtxSynchronize()
-    cuda.cuMemcpyDtoH_v2(ctypes.c_void_p(sums.buffer_info()[0]), places[2], size)
-    wrong = sum(got != 3 * number + 1 for number, got in enumerate(sums))
+    cuda.cuMemcpyDtoH_v2(ctypes.c_void_p(sums.buffer_info()[0]), addresses[2], size)
+    wrong = sum(value != 3 * number + 1 for number, value in enumerate(sums))
     if wrong:
         raise VectorError("{} of {} sums are wrong".format(wrong, LENGTH))
     return "{} sums on {}".format(LENGTH, name.value.decode())

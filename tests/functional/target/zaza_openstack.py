@@ -16,7 +16,7 @@ try:
 except ImportError:
 
     class NovaComputeNvidiaVgpuTest(unittest.TestCase):  # type: ignore[no-redef]
-        """Stands where the test would."""
+        """A placeholder for the test."""
 
         def test_vgpu_in_nova_conf(self) -> None:
             self.skipTest("zaza.openstack is not installed")

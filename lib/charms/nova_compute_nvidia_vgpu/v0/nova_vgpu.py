@@ -2,27 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both sides of the relation `nova-vgpu`.
 
-The relation is container-scoped: a subordinate that offers vGPUs provides it, nova-compute
-requires it. The provider's unit databag holds three JSON texts:
+The relation is container-scoped: a subordinate charm that offers vGPUs provides it, and
+nova-compute requires it. The provider's unit databag contains three JSON texts:
 
 * `subordinate_configuration`: sections of nova.conf, as
   `{"nova": {"/etc/nova/nova.conf": {"sections": {NAME: [[OPTION, VALUE], ...]}}}}`;
-* `services`: a list of systemd units that are paused and resumed with nova-compute's own;
-* `releases-packages-map`: packages by OpenStack release, as
+* `services`: a list of systemd units to pause and resume together with nova-compute's own;
+* `releases-packages-map`: the packages of each OpenStack release, as
   `{RELEASE: {"deb": {"install": [...], "purge": [...]}}}`.
 
-The requirer's unit databag may hold `restart-trigger`, a text that changes whenever the
-provider's services are to be restarted. As each change of the provider's databag may be answered
-by a new trigger, equal wishes must give equal bytes: `ProviderData.to_databag` sees to that.
+The requirer's unit databag may contain `restart-trigger`, a text that changes whenever the
+provider is to restart its services. The requirer may answer each change of the provider's databag
+with a new trigger. Equal data must therefore give equal bytes; `ProviderData.to_databag` ensures
+this.
 
-Providing:
+In the provider:
 
     self.nova_vgpu = NovaVgpuProvides(self)
     ...
     sections = {"devices": [("enabled_mdev_types", "nvidia-35")]}
     self.nova_vgpu.publish(ProviderData(sections=sections))
 
-Requiring:
+In the requirer:
 
     self.nova_vgpu = NovaVgpuRequires(self)
     ...
@@ -41,7 +42,7 @@ import ops
 
 LIBID = "6d2f4c0f3f7f4b6cb6b1a4a0c9f1d7e2"
 LIBAPI = 0
-LIBPATCH = 2
+LIBPATCH = 3
 PYDEPS = ["jsonschema"]
 
 __all__ = [
@@ -62,13 +63,13 @@ _SERVICES = "services"
 _PACKAGES = "releases-packages-map"
 _TRIGGER = "restart-trigger"
 
-# One line of printable text: the principal prints options, values and names as they are, so that
-# a line break would start an option of the writer's choice.
+# One line of printable text. The principal writes options, values and names into nova.conf without
+# escaping, so a line break would inject another option.
 _LINE = {"type": "string", "pattern": "^[^\\x00-\\x1f\\x7f]*$(?![\\s\\S])"}
-_WORD = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9@:._+-]*$(?![\\s\\S])"}
-_WORDS = {"type": "array", "items": _WORD}
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9@:._+-]*$(?![\\s\\S])"}
+_NAMES = {"type": "array", "items": _NAME}
 
-# JSON Schema (draft 7) of the provider's databag, each text read as JSON.
+# JSON Schema (draft 7) of the provider's databag, with each text parsed as JSON.
 DATABAG_SCHEMA: Mapping[str, Any] = {
     "$schema": "http://json-schema.org/draft-07/schema#",
     "type": "object",
@@ -113,7 +114,7 @@ DATABAG_SCHEMA: Mapping[str, Any] = {
             },
             "required": [_SERVICE],
         },
-        _SERVICES: _WORDS,
+        _SERVICES: _NAMES,
         _PACKAGES: {
             "type": "object",
             "additionalProperties": {
@@ -121,7 +122,7 @@ DATABAG_SCHEMA: Mapping[str, Any] = {
                 "properties": {
                     "deb": {
                         "type": "object",
-                        "properties": {"install": _WORDS, "purge": _WORDS},
+                        "properties": {"install": _NAMES, "purge": _NAMES},
                         "additionalProperties": False,
                     }
                 },
@@ -133,15 +134,15 @@ DATABAG_SCHEMA: Mapping[str, Any] = {
 
 
 class DatabagError(ValueError):
-    """A databag does not hold what the schema asks for; the text names the place."""
+    """A databag does not match the schema; the text names the element at fault."""
 
 
 @dataclass(frozen=True)
 class ProviderData:
-    """What the provider says.
+    """The data that the provider publishes.
 
     Attributes:
-        sections: nova.conf's sections, each a sequence of option and value, in their order.
+        sections: the sections of nova.conf, each an ordered sequence of options and values.
         services: systemd units to pause and resume with nova-compute.
         release: codename of the installed OpenStack release, for `packages`.
         packages: packages that belong to that release.
@@ -153,15 +154,15 @@ class ProviderData:
     packages: Sequence[str] = ()
 
     def to_databag(self) -> dict[str, str]:
-        """Return the texts of the databag; equal data gives equal bytes.
+        """Return the content of the databag; equal data gives equal bytes.
 
         Raises:
-            DatabagError: an option or a value would break out of its line.
+            DatabagError: a name or a value is not one line of printable text.
         """
         sections: dict[str, list[list[str]]] = {}
         for name, pairs in self.sections.items():
             sections[name] = [[option, value] for option, value in pairs]
-            for text in (name, *(word for pair in pairs for word in pair)):
+            for text in (name, *(text for pair in pairs for text in pair)):
                 if not text.isprintable():
                     raise DatabagError(f"section {name!r}: not one line of text: {text!r}")
         packages = {}
@@ -179,28 +180,31 @@ class ProviderData:
         """Read a provider's databag, which may be empty.
 
         Raises:
-            DatabagError: a text is no JSON, or not what the schema asks for.
+            DatabagError: a text is not JSON, or does not match the schema.
         """
-        import jsonschema  # slow to import, and only the requirer needs it
+        import jsonschema  # slow to import; only the requirer needs it
 
         data: dict[str, Any] = {}
         for key in (_CONFIGURATION, _SERVICES, _PACKAGES):
             if databag.get(key):
                 try:
                     data[key] = json.loads(databag[key])
-                except (ValueError, RecursionError) as error:
-                    raise DatabagError(f"{key}: no JSON") from error
-        fault = next(jsonschema.Draft7Validator(DATABAG_SCHEMA).iter_errors(data), None)
-        if fault is not None:
-            place = ".".join(str(word) for word in fault.absolute_path)
-            raise DatabagError(f"{place}: {fault.message[:200]}")
+                except (ValueError, RecursionError) as cause:
+                    raise DatabagError(f"{key}: no JSON") from cause
+        error = next(jsonschema.Draft7Validator(DATABAG_SCHEMA).iter_errors(data), None)
+        if error is not None:
+            element = ".".join(str(key) for key in error.absolute_path)
+            raise DatabagError(f"{element}: {error.message[:200]}")
         configuration = data.get(_CONFIGURATION, {_SERVICE: {_CONFIG_FILE: {"sections": {}}}})
         sections = configuration[_SERVICE][_CONFIG_FILE]["sections"]
         releases: dict[str, Any] = data.get(_PACKAGES, {})
         release = next(iter(releases), None)
         packages = releases[release] if release is not None else {}
         return cls(
-            sections={name: tuple((a, b) for a, b in pairs) for name, pairs in sections.items()},
+            sections={
+                name: tuple((option, value) for option, value in pairs)
+                for name, pairs in sections.items()
+            },
             services=tuple(data.get(_SERVICES, ())),
             release=release,
             packages=tuple(packages.get("deb", {}).get("install", ())),
@@ -208,7 +212,7 @@ class ProviderData:
 
 
 class NovaVgpuProvides(ops.Object):
-    """The subordinate's side."""
+    """The subordinate's side of the relation."""
 
     def __init__(self, charm: ops.CharmBase, relation_name: str = DEFAULT_RELATION_NAME) -> None:
         super().__init__(charm, relation_name)
@@ -217,51 +221,51 @@ class NovaVgpuProvides(ops.Object):
 
     @property
     def is_related(self) -> bool:
-        """Whether there is a principal to speak to."""
+        """Whether the relation to the principal exists."""
         return bool(self.model.relations[self._name])
 
     def restart_trigger(self, relation: ops.Relation) -> str:
-        """Return the principal's latest trigger; empty if it has sent none."""
+        """Return the principal's latest restart trigger; empty if it has sent none."""
         triggers = (relation.data[unit].get(_TRIGGER, "") for unit in relation.units)
         return next(filter(None, triggers), "")
 
     def publish(self, data: ProviderData, *, keep_sections: bool = False) -> bool:
-        """Write what differs; return whether anything did.
+        """Publish the data that differs; return whether any did.
 
         Args:
-            data: what to say.
-            keep_sections: leave the sections that are published now, whatever `data` has.
+            data: the data to publish.
+            keep_sections: keep the sections that are published now, and ignore those of `data`.
 
         Raises:
-            DatabagError: an option or a value would break out of its line.
+            DatabagError: a name or a value is not one line of printable text.
         """
         databag = data.to_databag()
         if keep_sections:
             del databag[_CONFIGURATION]
         changed = False
         for relation in self.model.relations[self._name]:
-            mine = relation.data[self._charm.unit]
-            difference = {key: text for key, text in databag.items() if mine.get(key) != text}
-            if difference:
-                mine.update(difference)
+            published = relation.data[self._charm.unit]
+            changes = {key: text for key, text in databag.items() if published.get(key) != text}
+            if changes:
+                published.update(changes)
                 changed = True
         return changed
 
     def published(self) -> ProviderData:
-        """Return what is published now; nothing if that cannot be read."""
-        found = ProviderData()
+        """Return the data that is published now; empty if it cannot be read."""
+        data = ProviderData()
         for relation in self.model.relations[self._name]:
             with contextlib.suppress(DatabagError):
-                found = ProviderData.from_databag(relation.data[self._charm.unit])
-        return found
+                data = ProviderData.from_databag(relation.data[self._charm.unit])
+        return data
 
     def withdraw(self) -> bool:
-        """Take everything back, and nova.conf with it; return whether anything changed."""
+        """Withdraw all data, including the sections of nova.conf; return whether any changed."""
         return self.publish(ProviderData())
 
 
 class NovaVgpuRequires(ops.Object):
-    """The principal's side."""
+    """The principal's side of the relation."""
 
     def __init__(self, charm: ops.CharmBase, relation_name: str = DEFAULT_RELATION_NAME) -> None:
         super().__init__(charm, relation_name)
@@ -269,10 +273,10 @@ class NovaVgpuRequires(ops.Object):
         self._name = relation_name
 
     def provided(self) -> tuple[ProviderData, ...]:
-        """Return what each subordinate says.
+        """Return the data of each subordinate.
 
         Raises:
-            DatabagError: one of them does not keep to the schema.
+            DatabagError: the data of a subordinate does not match the schema.
         """
         return tuple(
             ProviderData.from_databag(relation.data[unit])
@@ -281,6 +285,6 @@ class NovaVgpuRequires(ops.Object):
         )
 
     def trigger_restart(self, trigger: str) -> None:
-        """Ask each subordinate to restart its services, once for each new text."""
+        """Ask each subordinate to restart its services; a new text requests a new restart."""
         for relation in self.model.relations[self._name]:
             relation.data[self._charm.unit][_TRIGGER] = trigger

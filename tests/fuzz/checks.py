@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold, whatever comes in. Each function is given what the charm gave out."""
+"""Checks that all output of the charm must pass, whatever its input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
 _TYPE = r"[A-Za-z][A-Za-z0-9_-]*-[0-9]{1,9}"
 _CLASS = r"VGPU|CUSTOM_[A-Z0-9_]{1,248}"
 
-# Every option that the charm ever writes into nova.conf, and the form of its value.
+# Every option that the charm writes into nova.conf, and the format of its value.
 _OPTIONS = {
     "enabled_mdev_types": rf"{_TYPE}(?:, {_TYPE})*",
     "enabled_vgpu_types": rf"{_TYPE}(?:, {_TYPE})*",
@@ -57,7 +57,7 @@ _JSON_OPTIONS = {
     },
 }
 
-# Every program that the charm ever starts, with all of its words; {root} is that of the host.
+# Every program that the charm starts, with all its arguments; {root} is the host's root.
 _ARCHIVED = r"(?:linux-headers-\S+|linux-modules-extra-\S+|dkms|pciutils|mdevctl)"
 _NAME = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
 _FILE = r"/\S+\.deb"
@@ -89,103 +89,101 @@ _COMMANDS = (
     rf"nvidia-smi mig -i {_ADDRESS} (?:-lgi|-dci|-dgi|-cgi [0-9]{{1,6}} -C)",
 )
 
-_LOG_LIMIT = 600  # characters of one record
-_ANSWER_LIMIT = 128 * 1024  # bytes that the kernel takes as one argument of `action-set`
+_LOG_LIMIT = 600  # characters of one log record
+_ANSWER_LIMIT = 128 * 1024  # bytes that the kernel accepts as one argument of `action-set`
 
 
-def said(problem: Problem) -> None:
-    """A problem is one line of `juju status`, which ends with what mends it."""
-    level, text = wording.format_problem(problem, APP)
+def problem(reported: Problem) -> None:
+    """A problem is one line of `juju status`, which ends with the remedy."""
+    level, text = wording.format_problem(reported, APP)
     status(level.value, text)
-    if (
-        problem.kind is not ProblemKind.MAPPING_INVALID
-    ):  # what was expected is the mend, and varies
-        template = wording._MESSAGES[problem.kind][1]
-        parts = [(text, field) for text, field, _, _ in Formatter().parse(template)]
-        mend = parts[-1][0] if parts[-1][1] is None else ""
-        assert text.endswith(mend), text
+    if reported.kind is not ProblemKind.MAPPING_INVALID:  # its remedy depends on the mistake
+        template = wording._MESSAGES[reported.kind][1]
+        fields = [(text, field) for text, field, _, _ in Formatter().parse(template)]
+        remedy = fields[-1][0] if fields[-1][1] is None else ""
+        assert text.endswith(remedy), text
 
 
 def status(level: str, message: str) -> None:
-    assert level in [known.value for known in wording.Level]
+    assert level in [status_level.value for status_level in wording.Level]
     assert 0 < len(message) <= 119, message
     assert message.isprintable(), message
 
 
 def databag(bag: Mapping[str, str]) -> None:
-    """The relation's data is what the principal takes, and no more than that."""
+    """The relation's data matches the schema of the principal, and has no other keys."""
     assert set(bag) <= {"subordinate_configuration", "services", "releases-packages-map"}
-    found = ProviderData.from_databag(bag)
-    assert list(found.services) in ([], ["nvidia-vgpu-mgr"])
-    assert all(re.fullmatch(_NAME, name) for name in found.packages)
-    sections(found.sections)
+    data = ProviderData.from_databag(bag)
+    assert list(data.services) in ([], ["nvidia-vgpu-mgr"])
+    assert all(re.fullmatch(_NAME, name) for name in data.packages)
+    sections(data.sections)
 
 
-def sections(found: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Sections and options of nova.conf are those that the charm knows, each of its form."""
-    types = set(found) - {"devices", "pci"}
+def sections(published: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """All sections and options of nova.conf are known, and each value has the right format."""
+    types = set(published) - {"devices", "pci"}
     assert all(re.fullmatch(f"(?:mdev|vgpu)_{_TYPE}", name) for name in types), types
     listed: list[str] = []
     addresses: list[str] = []
-    for name, pairs in found.items():
+    for name, pairs in published.items():
         for option, value in pairs:
             assert (name == "pci") == (option in (*_JSON_OPTIONS, "report_in_placement"))
             if option in _JSON_OPTIONS:
                 keys = json.loads(value)
-                for key, word in keys.items():
-                    assert re.fullmatch(_JSON_OPTIONS[option][key], word, re.ASCII), (key, word)
-                # With neither, Nova would give out any virtual function of the host.
+                for key, text in keys.items():
+                    assert re.fullmatch(_JSON_OPTIONS[option][key], text, re.ASCII), (key, text)
+                # Without either key, Nova would offer any virtual function of the host.
                 assert option != "alias" or keys.keys() & {"resource_class", "product_id"}, value
                 addresses += [keys["address"]] if "address" in keys else []
             else:
                 assert re.fullmatch(_OPTIONS[option], value, re.ASCII), (option, value)
             listed += value.split(", ") if name == "devices" else []
             addresses += value.split(",") if option == "device_addresses" else []
-    # Either, if it stood twice, would make nova-compute refuse to start.
+    # A type or an address that is listed twice would prevent nova-compute from starting.
     assert len(set(listed)) == len(listed)
     assert len(set(addresses)) == len(addresses)
-    _is_read_back(found)
+    _is_read_back(published)
 
 
-def _is_read_back(found: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Written as the principal does, `key = value` with nothing escaped, it reads the same."""
+def _is_read_back(published: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """Nova reads the same values from the file that the principal writes without escaping."""
     text = "".join(
         f"\n[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in pairs)
-        for name, pairs in found.items()
+        for name, pairs in published.items()
     )
-    assert len(text.splitlines()) == sum(2 + len(pairs) for pairs in found.values())
-    reader = cfg.ConfigParser("nova.conf", {})  # Nova's own
+    assert len(text.splitlines()) == sum(2 + len(pairs) for pairs in published.values())
+    reader = cfg.ConfigParser("nova.conf", {})  # Nova's parser
     iniparser.BaseParser.parse(reader, text.splitlines(keepends=True))
-    assert list(reader.sections) == list(found)
-    for name, pairs in found.items():
-        told: dict[str, list[str]] = {}
+    assert list(reader.sections) == list(published)
+    for name, pairs in published.items():
+        values: dict[str, list[str]] = {}
         for option, value in pairs:
-            told.setdefault(option, []).append(value)
-        assert reader.sections[name] == told
+            values.setdefault(option, []).append(value)
+        assert reader.sections[name] == values
 
 
 def commands(started: Iterable[Sequence[str]], root: Path) -> None:
-    """What is started is known, and nothing of what came in is among its words."""
+    """All started programs are known, and no input appears in their arguments."""
     for argv in started:
-        assert not any("\0" in word for word in argv), argv
+        assert not any("\0" in argument for argument in argv), argv
         forms = (form.replace("{root}", re.escape(str(root))) for form in _COMMANDS)
         assert any(re.fullmatch(form, " ".join(argv), re.ASCII) for form in forms), argv
 
 
-def answer(text: str) -> None:
-    """An action's answer is lines of printable text that fit into one argument."""
+def action_output(text: str) -> None:
+    """The output of an action is printable lines that fit into one argument."""
     assert all(line.isprintable() for line in text.split("\n")), text
     assert len(f"output={text}".encode()) < _ANSWER_LIMIT
 
 
-def message(text: str) -> None:
-    """A record of the log is one line, and no longer than somebody reads."""
+def log_message(text: str) -> None:
+    """A log record is one line of limited length."""
     assert text.isprintable(), text
     assert len(text) <= _LOG_LIMIT, text
 
 
 class Log(logging.Handler):
-    """Holds every record to `message`."""
+    """Checks every log record with `log_message`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,41 +200,41 @@ class Log(logging.Handler):
     def __exit__(self, kind: object, *_: object) -> None:
         logging.getLogger().removeHandler(self)
         for text in self.texts if kind is None else ():
-            message(text)
+            log_message(text)
 
 
 def host(
     root: Path, text: str, options: VariantDriverOptions = DEFAULTS, run: Any = None
 ) -> Assessment:
-    """What an event publishes and says of a host, and what the actions answer, is sound."""
-    found = facts.gather(root, run, count=run is not None)
-    needs_software = bool(found.cards)
-    situation = assess(
-        root, found, CharmState(), text, needs_software=needs_software, options=options
+    """All that an event publishes and reports, and the outputs of actions, pass the checks."""
+    gathered = facts.gather(root, run, count=run is not None)
+    needs_software = bool(gathered.cards)
+    assessment = assess(
+        root, gathered, CharmState(), text, needs_software=needs_software, options=options
     )
-    for line in wording.unit_statuses(situation, APP):
+    for line in wording.unit_statuses(assessment, APP):
         status(line.level.value, line.message)
-    for problem in situation.problems:
-        said(problem)
-    sections(situation.sections)
-    databag(ProviderData(sections=situation.sections).to_databag())
+    for reported in assessment.problems:
+        problem(reported)
+    sections(assessment.sections)
+    databag(ProviderData(sections=assessment.sections).to_databag())
 
-    def situation_of(cards: tuple[Card, ...]) -> Assessment:
-        later = found._replace(cards=cards)
+    def assessment_of(cards: tuple[Card, ...]) -> Assessment:
+        later = gathered._replace(cards=cards)
         return assess(
             root, later, CharmState(), text, needs_software=needs_software, options=options
         )
 
-    outlook = situation_of(
-        cards_after(found.cards, lambda cards: situation_of(cards).plan.preparation)
+    outlook = assessment_of(
+        cards_after(gathered.cards, lambda cards: assessment_of(cards).plan.preparation)
     )
     sections(outlook.sections)
-    answer(show_plan.plan_text(situation, outlook, {}, APP))
-    answer(list_vgpu_types.types_text(found.cards))
-    assert json.loads(show_plan.plan_json(situation, outlook, {}, APP)).keys() == _PLAN_KEYS
-    for row in json.loads(list_vgpu_types.types_json(found.cards)):
+    action_output(show_plan.plan_text(assessment, outlook, {}, APP))
+    action_output(list_vgpu_types.types_text(gathered.cards))
+    assert json.loads(show_plan.plan_json(assessment, outlook, {}, APP)).keys() == _PLAN_KEYS
+    for row in json.loads(list_vgpu_types.types_json(gathered.cards)):
         assert row.keys() == _TYPE_KEYS
-    return situation
+    return assessment
 
 
 _PLAN_KEYS = {
@@ -246,8 +244,8 @@ _PLAN_KEYS = {
 _TYPE_KEYS = {"id", "address", "name", "framebuffer", "framework", "mig_backed", "free", "maximum"}
 
 
-def written(root: Path) -> None:
-    """What the charm wrote on a host is for root to write, and its unit is as it always is."""
+def files(root: Path) -> None:
+    """Only root can write the files that the charm wrote, and their modes are as expected."""
     names = (*trees.RECORDS, f"etc/systemd/system/{APP}.service", f"etc/modprobe.d/{APP}.conf")
     for path in filter(Path.exists, map(root.joinpath, names)):
         assert path.stat().st_mode & 0o022 == 0, path
