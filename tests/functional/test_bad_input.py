@@ -52,7 +52,7 @@ VALUES = {
     "an unknown key": "{nvidia-233: {devices: ['84:00.0'], max_instances: 3}}",
     "max-instances of 0": "{nvidia-233: {devices: ['84:00.0'], max-instances: 0}}",
     "a negative max-instances": "{nvidia-233: {devices: ['84:00.0'], max-instances: -1}}",
-    "a lower-case resource class": "{nvidia-233: {devices: ['84:00.0'], resource-class: custom_x}}",
+    "a lower-case class": "{nvidia-233: {devices: ['84:00.0'], resource-class: custom_x}}",
     "a device in two types": "{nvidia-233: ['84:00.0'], nvidia-234: ['0000:84:00.0']}",
     "a type that the card does not offer": "{T4-99Q: ['0000:84:00.0']}",
     "an escape beyond Unicode": '{nvidia-35: ["\\U00110000"]}',
