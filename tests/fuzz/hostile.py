@@ -60,12 +60,12 @@ def numerals() -> SearchStrategy[str]:
 
 def type_names() -> SearchStrategy[str]:
     """A name that a driver could give to a vGPU type."""
-    known = ("T4-8Q", "A40-8Q", "L40S-8Q", "A100D-1-10C", "-1-5C", "8Q", "\xa0", "")
+    endings = ("T4-8Q", "A40-8Q", "L40S-8Q", "A100D-1-10C", "-1-5C", "8Q", "\xa0", "")
     return st.builds(
         "{}{}{}".format,
         st.sampled_from(["", "GRID ", "NVIDIA ", "GRID \t"]),
         st.one_of(st.just(""), texts(8)),
-        st.sampled_from(known),
+        st.sampled_from(endings),
     )
 
 

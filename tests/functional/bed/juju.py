@@ -108,10 +108,12 @@ class Juju:
 
     def action(self, name: str, **params: Any) -> Outcome:
         """Run the dispatch for an action; parameters have _ for -."""
-        known = self._actions[name].get("params", {})
-        given = {key: option["default"] for key, option in known.items() if "default" in option}
-        given.update({key.replace("_", "-"): value for key, value in params.items()})
-        self._write("action/params.json", json.dumps(given))
+        declared = self._actions[name].get("params", {})
+        values = {
+            key: option["default"] for key, option in declared.items() if "default" in option
+        }
+        values.update({key.replace("_", "-"): value for key, value in params.items()})
+        self._write("action/params.json", json.dumps(values))
         for leftover in ("failed", "results.json"):
             (self._folder / "action" / leftover).unlink(missing_ok=True)
         env = {"JUJU_ACTION_NAME": name, "JUJU_ACTION_UUID": "1", "JUJU_HOOK_NAME": ""}
