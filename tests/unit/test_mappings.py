@@ -9,13 +9,13 @@ from host.gpus import PciAddress, PciId
 from planning import mappings
 from planning.mappings import VgpuRequest
 
-EXPECTED_MAPPING = "expected a mapping of vGPU types to devices, as {nvidia-35: ['0000:84:00.0']}"
-EXPECTED_LIST = "expected a list of devices, as ['0000:84:00.0']"
-NO_TYPE = "no vGPU type; a type is an id (nvidia-35) or a name (T4-8Q)"
-NO_DEVICE = "no device; a device is a PCI address (0000:84:00.0) or a PCI id (10de:1eb8)"
-NO_LONG_FORM = "takes devices and, if wanted, max-instances and resource-class"
-NO_LIMIT = "expected a number from 1 to 9999"
-NO_CLASS = "expected VGPU or CUSTOM_ with capitals, digits and underscores"
+EXPECTED_MAPPING = "expected a mapping of up to 256 types: {nvidia-35: ['0000:84:00.0']}"
+EXPECTED_LIST = "expected a list of 1 to 4096 devices: ['0000:84:00.0']"
+NO_TYPE = "expected a type ID (nvidia-35) or a type name (T4-8Q)"
+NO_DEVICE = "expected a PCI address (0000:84:00.0) or a PCI ID (10de:1eb8)"
+NO_LONG_FORM = "expected devices; optional: max-instances, resource-class"
+NO_LIMIT = "expected an integer from 1 to 9999"
+NO_CLASS = "expected VGPU, or CUSTOM_ followed by A-Z, 0-9 or _"
 NO_CHARACTER = "a character that YAML does not allow"
 
 
