@@ -62,8 +62,8 @@ def test_invalid_mapping_keeps_published_data(deploy):
     unit.configure('{nvidia-233: ["0000:84:00.0\\nvirt_type=qemu"]}')
     assert unit.databag == before
     assert unit.status == testing.BlockedStatus(
-        "vgpu-device-mappings: nvidia-233, device 1: no device; a device is a PCI address "
-        "(0000:84:00.0) or a PCI id (10de:1eb8)"
+        "vgpu-device-mappings: nvidia-233, device 1: "
+        "expected a PCI address (0000:84:00.0) or a PCI ID (10de:1eb8)"
     )
 
 
