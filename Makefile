@@ -1,7 +1,7 @@
 # `make test` needs make, python3 and, for the booted hosts, root. It installs everything else.
 .DEFAULT_GOAL := help
 .PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova pack \
-	test-pack lock demo bench clean
+	test-pack lock demo bench statuses clean
 
 # Everything that is downloaded or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -79,6 +79,9 @@ lock:  ## Regenerate requirements/: the newest that requirements.txt and each Py
 
 demo: setup  ## Show the charm at work on simulated hosts
 	@$(VENV)/bin/python tests/functional/demo.py
+
+statuses:  ## Write the table of statuses into the README
+	@python3 tests/statuses.py
 
 bench: setup $(CHARMCRAFT)/ready  ## Compare the packed charm's hooks with a no-op charm's
 	@$(CHARMCRAFT)/bin/python packing/pack.py --output build/bench ubuntu@22.04:amd64

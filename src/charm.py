@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The charm: Juju's events on one side, the host and its plan on the other.
+"""The charm: Juju's events and actions on one side, the host on the other.
 
-Every event goes the same way: gather facts, plan, ensure, render, publish, status.
+Every event takes the same steps: gather facts, ensure the host software, assess, prepare the
+cards, publish, set the status.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from pathlib import Path
 
 import ops
 
-import boot
-from cards import guest_mdevs
+from cards import boot_service, guest_mdevs
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
-from driver import daemon, legacy_charm, software
+from driver import resource, software
 from gpu.card import Card
-from gpu.problems import REBOOT, HostError, Problem, ProblemKind
-from host import facts as host
-from host.facts import HostFacts
-from nova_compute import nova_conf
-from planning.plan import Plan, VariantDriverOptions
-from planning.preparation import Preparation
-from state import charm_state as memories
+from gpu.problems import NEEDS_REBOOT, SOFTWARE_BROKEN, HostError, Problem, ProblemKind
+from host.driver_state import DAEMON
+from host.facts import HostFacts, gather
+from state import boot_result, charm_state, folders
 from state.charm_state import CharmState
-from status import unit_status
-from status.assessment import Assessment, assess
-from system import commands
+from status import messages
+from status.assessment import (
+    Assessment,
+    Inputs,
+    assess,
+    needs_software,
+    withdrawn,
+    withdrawn_sections,
+)
+from status.unit_status import format_problem, unit_statuses, why_no_types_listed
+from system import commands, systemd
 
 RESOURCE = "nvidia-vgpu-software"
 
@@ -43,7 +48,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     """Offers the NVIDIA GPUs of a compute host to its guests."""
 
     root = Path("/")
-    # The predecessor's; nothing of ours is kept there.
+    # Written by the charm that had this name before; this charm keeps nothing there.
     _stored = ops.StoredState()  # type: ignore[no-untyped-call]  # ops does not type it
 
     @staticmethod
@@ -54,7 +59,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
         self.nova_vgpu = NovaVgpuProvides(self)
-        self._situation: Assessment | None = None
+        self._assessment: Assessment | None = None
         relation = self.on["nova-vgpu"]
         for event, handler in (
             (self.on.install, self._on_install),
@@ -62,8 +67,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             (self.on.start, self._on_start),
             (self.on.config_changed, self._on_config_or_update),
             (self.on.update_status, self._on_config_or_update),
-            (relation.relation_created, self._on_relation_event),
-            (relation.relation_joined, self._on_relation_event),
+            (relation.relation_created, self._on_relation_joined),
+            (relation.relation_joined, self._on_relation_joined),
             (relation.relation_changed, self._on_relation_changed),
             (relation.relation_departed, self._on_departing),
             (relation.relation_broken, self._on_relation_broken),
@@ -78,292 +83,207 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         ):
             framework.observe(event, handler)
 
+    # Events
+
     def _on_install(self, _: ops.InstallEvent) -> None:
-        """Begin without the memory of a unit that was here before."""
+        """Start without the state of an earlier unit, but with its records of the cards."""
+        from driver import legacy_charm
+
         legacy_charm.take_over(self.root, self.run)
-        memories.adopt_card_records(self.root)
-        has_reported = memories.load(self.root).reported_in_placement
-        self._reconcile(
-            CharmState(reported_in_placement=has_reported), ensure=True, look_again=True
-        )
+        folders.adopt_card_records(self.root)
+        in_placement = charm_state.load(self.root).reported_in_placement
+        self._refresh(CharmState(reported_in_placement=in_placement))
 
     def _on_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
-        """Take over, too, what the charm that was here before us left, and its pause."""
+        """Take over the files and the pause of the charm that had this name before."""
+        from driver import legacy_charm
+
         legacy_charm.take_over(self.root, self.run)
-        memory = memories.load(self.root)
-        if memory == CharmState() and getattr(self._stored, "is_paused", False) is True:
-            memory = memory._replace(paused=True)
-        self._reconcile(memory, ensure=True, look_again=True)
+        state = charm_state.load(self.root)
+        if state == CharmState() and getattr(self._stored, "is_paused", False) is True:
+            state = state._replace(paused=True)
+        self._refresh(state)
 
     def _on_start(self, _: ops.StartEvent) -> None:
-        """Look again, also after a boot, which restarted all daemons by itself."""
-        memory = memories.load(self.root)._replace(restart_pending=False)
-        self._reconcile(memory, ensure=True, look_again=True)
+        """Refresh also after a boot, which has restarted all daemons."""
+        self._refresh(charm_state.load(self.root)._replace(restart_pending=False))
 
     def _on_config_or_update(self, _: ops.EventBase) -> None:
-        self._reconcile(memories.load(self.root), ensure=True, trust_published=True)
+        self._reconcile(charm_state.load(self.root), gather(self.root))
 
-    def _on_relation_event(self, _: ops.RelationEvent) -> None:
-        self._reconcile(memories.load(self.root)._replace(is_related=True))
-
-    def _on_relation_broken(self, _: ops.RelationBrokenEvent) -> None:
-        self._save(memories.load(self.root)._replace(is_related=False, published_digest=""))
+    def _on_relation_joined(self, _: ops.RelationEvent) -> None:
+        state = charm_state.load(self.root)
+        self._report(state._replace(is_related=True, published_digest=""))
 
     def _on_relation_changed(self, event: ops.RelationChangedEvent) -> None:
-        memory = memories.load(self.root)._replace(is_related=True)
         trigger = self.nova_vgpu.restart_trigger(event.relation)[:200]
-        if trigger and trigger != memory.handled_restart_trigger:
-            memory = memory._replace(handled_restart_trigger=trigger, restart_pending=True)
-        self._reconcile(memory, trust_published=True)
+        state = charm_state.load(self.root).with_restart_trigger(trigger)
+        self._report(state._replace(is_related=True))
+
+    def _on_relation_broken(self, _: ops.RelationBrokenEvent) -> None:
+        state = charm_state.load(self.root)
+        self._save(state._replace(is_related=False, published_digest=""))
 
     def _on_departing(self, _: ops.EventBase) -> None:
-        """Take back what nova.conf would otherwise keep: the principal does not see us go."""
-        sections = (
-            {"pci": [nova_conf.REPORT_IN_PLACEMENT]}
-            if memories.load(self.root).reported_in_placement
-            else {}
-        )
-        self.nova_vgpu.publish(ProviderData(sections=sections))
-        memory = self._save(memories.load(self.root)._replace(published_digest=""))
-        self._situation = Assessment(host.gather(self.root), Plan(), (), memory)
+        """Withdraw what nova.conf would otherwise keep: the principal gets no event for this."""
+        state = charm_state.load(self.root)
+        self.nova_vgpu.publish(ProviderData(sections=withdrawn_sections(state)))
+        state = self._save(state._replace(published_digest=""))
+        self._assessment = withdrawn(gather(self.root), state)
 
     def _on_remove(self, _: ops.RemoveEvent) -> None:
-        """Leave the driver, which guests may need; take along what is ours."""
-        boot.remove_unit(self.root, self.run)
-        memories.delete(self.root)
+        """Remove the charm's own files, but not the driver, which guests may need."""
+        boot_service.remove(self.root, self.run)
+        folders.delete(self.root)
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
-        situation = self._situation or self._assess(
-            host.gather(self.root), memories.load(self.root)
-        )
-        gravest = unit_status.unit_statuses(situation, self.app.name)[0]
-        event.add_status(ops.StatusBase.from_name(gravest.level.value, gravest.message))
+        assessment = self._assessment
+        if assessment is None:
+            assessment = self._assess(gather(self.root), charm_state.load(self.root))
+        status = unit_statuses(assessment, self.app.name)[0]
+        event.add_status(ops.StatusBase.from_name(status.level.value, status.message))
+
+    # Actions
 
     def _on_pause(self, event: ops.ActionEvent) -> None:
-        memory, facts = memories.load(self.root), host.gather(self.root)
+        state, facts = charm_state.load(self.root), gather(self.root)
         try:
-            if facts.in_use:
-                raise HostError(Problem(ProblemKind.VGPUS_IN_USE, facts.in_use[0]))
-            # Remembered first: a mask of ours must never look like the principal's.
-            memories.save(self.root, memory._replace(paused=True))
-            if facts.has_vgpu_daemon:
-                daemon.pause(self.run)
+            software.refuse_in_use(facts)
+            # Saved first: a mask by this unit must never be taken for the principal's.
+            charm_state.save(self.root, state._replace(paused=True))
+            software.pause(self.run, facts)
         except HostError as error:
-            self._save(memory)
-            event.fail(unit_status.format_problem(error.problem, self.app.name)[1])
+            self._save(state)
+            self._fail(event, error.problem)
             return
-        self._reconcile(memory._replace(paused=True))
+        self._report(state._replace(paused=True, published_digest=""))
 
     def _on_resume(self, event: ops.ActionEvent) -> None:
-        memory, facts = memories.load(self.root), host.gather(self.root)
+        state, facts = charm_state.load(self.root), gather(self.root)
         try:
-            is_ours = memory.paused or facts.is_principal_paused is False
-            if facts.is_principal_paused or (facts.is_paused_by_mask and not is_ours):
-                raise HostError(Problem(ProblemKind.PAUSED_BY_PRINCIPAL))
-            if facts.has_vgpu_daemon:
-                daemon.resume(self.run)
+            software.resume(self.run, facts, state)
         except HostError as error:
-            event.fail(unit_status.format_problem(error.problem, self.app.name)[1])
+            self._fail(event, error.problem)
             return
-        situation = self._reconcile(memory._replace(paused=False), ensure=True)
-        for problem in situation.problems:
+        state = state._replace(paused=False, published_digest="")
+        assessment = self._reconcile(state, gather(self.root))
+        for problem in assessment.problems:
             if problem.kind is ProblemKind.SERVICE_DOWN:
-                event.fail(unit_status.format_problem(problem, self.app.name)[1])
+                self._fail(event, problem)
 
     def _on_reboot_install(self, event: ops.ActionEvent) -> None:
-        memory = memories.load(self.root)
         force = event.params.get("force") is True
-        if self._is_refused(event, memory, force):
+        may_reboot = event.params.get("i-really-mean-it") is True
+        if self._is_refused(event, force):
             return
-        situation = self._reconcile(memory, ensure=True, look_again=True, force=force)
-        is_due = any(problem.kind in REBOOT for problem in situation.problems)
-        wording = unit_status.REBOOT_NEEDED if is_due else unit_status.REBOOT_NOT_NEEDED
-        is_asked = event.params.get("i-really-mean-it") is True
-        if is_due and is_asked and not software.is_broken(situation.problems):
-            if self._is_refused(event, situation.state, force):  # a guest may have come meanwhile
+        assessment = self._refresh(charm_state.load(self.root), force=force)
+        kinds = {problem.kind for problem in assessment.problems}
+        is_broken = bool(kinds & SOFTWARE_BROKEN)
+        reboot = messages.REBOOT_NEEDED if kinds & NEEDS_REBOOT else messages.REBOOT_NOT_NEEDED
+        if kinds & NEEDS_REBOOT and may_reboot and not is_broken:
+            if self._is_refused(event, force):  # a guest may have started meanwhile
                 return
             try:
-                daemon.schedule_reboot(self.run)
+                systemd.schedule_reboot(self.run)
             except HostError as error:
-                event.fail(unit_status.format_problem(error.problem, self.app.name)[1])
+                self._fail(event, error.problem)
                 return
-            wording = unit_status.REBOOT_SCHEDULED
-        message = unit_status.unit_statuses(situation, self.app.name)[0].message
-        event.set_results({"reboot": wording, "output": message})
-        if software.is_broken(situation.problems):
+            reboot = messages.REBOOT_SCHEDULED
+        message = unit_statuses(assessment, self.app.name)[0].message
+        event.set_results({"reboot": reboot, "output": message})
+        if is_broken:
             event.fail(message)
 
-    def _is_refused(self, event: ops.ActionEvent, memory: CharmState, force: bool) -> bool:
-        """Fail an action if the host must not be touched now."""
-        refusal = software.why_refused(host.gather(self.root), memory, force=force)
-        if refusal is not None:
-            event.fail(unit_status.format_problem(refusal, self.app.name)[1])
-        return refusal is not None
+    def _is_refused(self, event: ops.ActionEvent, force: bool) -> bool:
+        """Fail an action if the host must not be changed now."""
+        state = charm_state.load(self.root)
+        problem = software.why_refused(gather(self.root), state, force=force)
+        if problem is not None:
+            self._fail(event, problem)
+        return problem is not None
 
     def _on_list_vgpu_types(self, event: ops.ActionEvent) -> None:
-        from actions import list_vgpu_types  # not needed by any hook
+        from actions import list_vgpu_types  # no hook needs the actions
         from actions.detailed_facts import gather_detailed
 
         facts = gather_detailed(self.root, self.run)
         if event.params.get("format") == "json":
-            answer = list_vgpu_types.types_json(facts.cards)
+            result = list_vgpu_types.types_json(facts.cards)
         else:
-            answer = list_vgpu_types.types_text(facts.cards) or unit_status.why_no_types_listed(
-                facts
-            )
-        _answer(event, answer)
+            result = list_vgpu_types.types_text(facts.cards) or why_no_types_listed(facts)
+        self._set_output(event, result)
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
-        from actions import show_plan  # not needed by any hook
+        from actions import dry_run, show_plan
         from actions.detailed_facts import gather_detailed
-        from actions.dry_run import cards_after
 
-        facts, memory = gather_detailed(self.root, self.run), memories.load(self.root)
-        wish = event.params.get("mappings")
-        situation = outlook = self._assess(facts, memory, wish)
-        if situation.needs_preparation:
+        facts, state = gather_detailed(self.root, self.run), charm_state.load(self.root)
+        mapping = event.params.get("mappings")
 
-            def planned(cards: tuple[Card, ...]) -> Preparation:
-                return self._assess(facts._replace(cards=cards), memory, wish).plan.preparation
+        def assess_cards(cards: tuple[Card, ...]) -> Assessment:
+            return self._assess(facts._replace(cards=cards), state, mapping)
 
-            later = facts._replace(cards=cards_after(facts.cards, planned))
-            outlook = self._assess(later, memory, wish)
-        show = show_plan.plan_json if event.params.get("format") == "json" else show_plan.plan_text
+        assessment = assess_cards(facts.cards)
+        predicted = dry_run.predict(assessment, assess_cards)
+        is_json = event.params.get("format") == "json"
+        show = show_plan.plan_json if is_json else show_plan.plan_text
         published = self.nova_vgpu.published().sections
-        _answer(event, show(situation, outlook, published, self.app.name))
+        self._set_output(event, show(assessment, predicted, published, self.app.name))
+
+    def _set_output(self, event: ops.ActionEvent, text: str) -> None:
+        """Return an action's result; one that is too large and cannot be truncated fails."""
+        from actions import output
+
+        if output.fits_result(text):
+            event.set_results({"output": text})
+        else:
+            event.fail(messages.TOO_LARGE)
+
+    def _fail(self, event: ops.ActionEvent, problem: Problem) -> None:
+        event.fail(format_problem(problem, self.app.name))
+
+    # Steps of the events
+
+    def _refresh(self, state: CharmState, *, force: bool = False) -> Assessment:
+        """Reconcile without anything that was read, asked or tried earlier."""
+        facts = software.refresh_detection(self.root, self.run)
+        return self._reconcile(state.without_cached_answers(), facts, force=force)
 
     def _reconcile(
-        self,
-        memory: CharmState,
-        *,
-        ensure: bool = False,
-        look_again: bool = False,
-        trust_published: bool = False,
-        force: bool = False,
+        self, state: CharmState, facts: HostFacts, *, force: bool = False
     ) -> Assessment:
-        """Make what the option asks for true on this host and known to the principal.
+        """Ensure the host software and the cards, and report the result.
 
         Args:
-            memory: what is remembered, with the event's own change to it.
-            ensure: whether to install and repair the host software, and to prepare the cards.
-            look_again: whether to ask lspci and Juju's store again, not only sysfs and memory.
-            trust_published: whether the relation need not be read if nothing changed.
-            force: whether vGPUs in use do not hold the host software back.
+            state: the charm's state, with the event's own change.
+            facts: the host as it is.
+            force: whether the host software is changed although vGPUs are in use.
         """
-        if look_again:
-            software.refresh_detection(self.root, self.run)
-        facts = host.gather(self.root, self.run if look_again else None)
-        if look_again:
-            software.ensure_mdevctl(self.root, self.run, facts)
-        if ensure and self._needs_software(facts):
-            facts, memory = self._ensure_software(facts, memory, look_again, force)
-        if facts.driver.loaded and facts.driver.loaded != memory.workload_version:
-            self.unit.set_workload_version(facts.driver.loaded)
-            memory = memory._replace(workload_version=facts.driver.loaded)
-        memory = software.handle_restart_trigger(self.root, self.run, facts, memory)
-        situation = self._assess(facts, memory)
-        is_driven = facts.driver.installed is not None or facts.driver.loaded is not None
-        if ensure and facts.cards and is_driven and not situation.is_paused:
-            situation = self._ensure_devices(situation, look_again)
-        self._situation = situation = self._publish(situation, trust_published)
-        self._save(situation.state)
-        return situation
+        if needs_software(self.config, facts):
+            facts, state = self._ensure_software(facts, state, force)
+        assessment = self._assess_host(facts, state)
+        if facts.cards and assessment.has_driver and not assessment.is_paused:
+            assessment = self._prepare_cards(assessment)
+        return self._publish(assessment)
 
-    def _save(self, memory: CharmState) -> CharmState:
-        """Keep the memory; a disk that takes nothing costs the next event some work."""
-        try:
-            memories.save(self.root, memory)
-        except HostError as error:
-            logger.error("%s", error)
-        return memory
+    def _report(self, state: CharmState) -> Assessment:
+        """Report what holds on the host, without a change to it."""
+        return self._publish(self._assess_host(gather(self.root), state))
 
     def _ensure_software(
-        self, facts: HostFacts, memory: CharmState, look_again: bool, force: bool
+        self, facts: HostFacts, state: CharmState, force: bool
     ) -> tuple[HostFacts, CharmState]:
-        if look_again or not memory.resource_path:
-            memory = memory._replace(resource_path=self._fetch())
-        memory, resource = software.inspect_resource(self.run, memory)
-        if facts.is_paused_by_mask or memory.paused:
-            return facts, memory
-        if software.will_install(facts, resource, force=force):
-            self.unit.status = ops.MaintenanceStatus(unit_status.INSTALLING)
-        memory, changed = software.ensure(
-            self.root, self.run, facts, resource, memory, force=force
-        )
-        return (host.gather(self.root) if changed else facts), memory
+        if not state.resource_path:
+            state = state._replace(resource_path=self._fetch_resource())
+        state = resource.ensure_inspected(self.run, state)
+        if facts.is_paused_by_mask or state.paused:
+            return facts, state
+        if software.will_install(facts, resource.inspected(state), force=force):
+            self.unit.status = ops.MaintenanceStatus(messages.INSTALLING)
+        state, is_changed = software.ensure(self.root, self.run, facts, state, force=force)
+        return (gather(self.root) if is_changed else facts), state
 
-    def _ensure_devices(self, situation: Assessment, look_again: bool) -> Assessment:
-        """Let the boot service do now what it will do at each boot."""
-        try:
-            memories.save(self.root, situation.state)  # it goes by the wish that stands there
-            boot.ensure_unit(self.root, self.run, self.charm_dir)
-            guest_mdevs.record_guest_mdevs(self.root, situation.facts.cards)
-            if boot.has_run(self.root):
-                was_vain = (
-                    situation.failed_recently(time.time())
-                    and not situation.facts.has_vgpus_to_restore
-                )
-                if not situation.needs_preparation or (was_vain and not look_again):
-                    return situation
-            self.unit.status = ops.MaintenanceStatus(unit_status.ENABLING)
-            boot.start(self.root, self.run)
-        except HostError as error:
-            if not boot.failures(self.root):
-                problems = (error.problem, *situation.problems)
-                return situation._replace(problems=problems)
-        found = self._assess(host.gather(self.root), situation.state)
-        is_vain = boot.is_permanent(self.root, risks_published=bool(found.state.applied_mapping))
-        return found.with_failed_attempt(time.time()) if is_vain else found
-
-    def _assess(self, facts: HostFacts, memory: CharmState, wish: object = None) -> Assessment:
-        text = self.config.get("vgpu-device-mappings", "") if wish is None else wish
-        needs_software = self._needs_software(facts)
-        found = assess(
-            self.root,
-            facts,
-            memory,
-            str(text),
-            needs_software=needs_software,
-            options=VariantDriverOptions(
-                report_in_placement=memory.reported_in_placement
-                or self.config.get("report-in-placement") is True,
-                live_migratable=self.config.get("live-migratable") is True,
-            ),
-        )
-        if memory.is_related or self.nova_vgpu.is_related:
-            return found._replace(state=found.state._replace(is_related=True))
-        return found._replace(problems=(*found.problems, Problem(ProblemKind.NOT_RELATED)))
-
-    def _publish(self, situation: Assessment, trust_published: bool) -> Assessment:
-        """Tell the principal what differs from what it was told last."""
-        facts, memory = situation.facts, situation.state
-        if facts.nova is None:  # which words it will understand is not known yet
-            return situation
-        installed = facts.driver.installed
-        is_served = facts.has_vgpu_daemon and installed is not None and not memory.paused
-        data = ProviderData(
-            sections=situation.sections,
-            services=[daemon.DAEMON] if is_served else [],
-            release=facts.nova.codename,
-            packages=[installed.name] if installed else [],
-        )
-        held = situation.plan.keeps_published
-        digest = hashlib.sha256(f"{held}{data.to_databag()}".encode()).hexdigest()
-        if trust_published and digest == memory.published_digest:
-            return situation
-        if not memory.is_related:
-            return situation._replace(state=memory._replace(published_digest=""))
-        # Only data that was read back counts as published: Juju drops what a hook wrote if it
-        # is killed.
-        was_there = not self.nova_vgpu.publish(data, keep_sections=held)
-        return situation._replace(
-            state=memory._replace(published_digest=digest if was_there else "")
-        )
-
-    def _needs_software(self, facts: HostFacts) -> bool:
-        return bool(facts.cards) or self.config.get("force-install-nvidia-vgpu") is True
-
-    def _fetch(self) -> str:
+    def _fetch_resource(self) -> str:
         """Return the path of the resource's file; empty if none is attached."""
         try:
             return str(self.model.resources.fetch(RESOURCE))
@@ -371,15 +291,82 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             logger.info("no resource %s: %s", RESOURCE, error)
             return ""
 
+    def _assess_host(self, facts: HostFacts, state: CharmState) -> Assessment:
+        """Assess the host after a requested restart, and report the driver's version to Juju."""
+        version = facts.driver.loaded
+        if version and version != state.workload_version:
+            self.unit.set_workload_version(version)
+            state = state._replace(workload_version=version)
+        state = software.handle_restart_trigger(self.root, self.run, facts, state)
+        return self._assess(facts, state)
 
-def _answer(event: ops.ActionEvent, text: str) -> None:
-    """Give an action's answer; one that is too large and has no end to leave out is refused."""
-    from actions import output
+    def _assess(
+        self, facts: HostFacts, state: CharmState, mapping: str | None = None
+    ) -> Assessment:
+        """Assess the host with the options, or with another mapping."""
+        inputs = Inputs.from_config(self.config, facts, state)
+        if mapping is not None:
+            inputs = inputs._replace(mapping=mapping)
+        if state.is_related or self.nova_vgpu.is_related:
+            return assess(self.root, facts, state._replace(is_related=True), inputs)
+        assessment = assess(self.root, facts, state, inputs)
+        not_related = Problem(ProblemKind.NOT_RELATED)
+        return assessment._replace(problems=(*assessment.problems, not_related))
 
-    if output.fits_result(text):
-        event.set_results({"output": text})
-    else:
-        event.fail(unit_status.TOO_LARGE)
+    def _prepare_cards(self, assessment: Assessment) -> Assessment:
+        """Let the boot service do now what it will do at each boot."""
+        try:
+            charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
+            boot_service.ensure_installed(self.root, self.run, self.charm_dir)
+            guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
+            if boot_result.has_run(self.root) and not assessment.should_prepare(time.time()):
+                return assessment
+            self.unit.status = ops.MaintenanceStatus(messages.PREPARING)
+            boot_service.run_now(self.root, self.run)
+        except HostError as error:
+            if not boot_result.failures(self.root):
+                return assessment._replace(problems=(error.problem, *assessment.problems))
+        prepared = self._assess(gather(self.root), assessment.state)
+        risks_published = bool(prepared.state.mapping.applied)
+        if boot_result.is_permanent(self.root, risks_published=risks_published):
+            return prepared.with_failed_attempt(time.time())
+        return prepared
+
+    def _publish(self, assessment: Assessment) -> Assessment:
+        """Publish to the principal what has changed, and save the state."""
+        state = assessment.state
+        if assessment.facts.nova is not None:  # otherwise its option names are not known yet
+            data = self._provider_data(assessment)
+            keeps_sections = assessment.plan.keeps_published
+            text = f"{keeps_sections}{data.to_databag()}"
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            if not state.is_related:
+                state = state._replace(published_digest="")
+            elif digest != state.published_digest:
+                # Only data that was read back counts as published: if a hook is killed, Juju
+                # drops what it wrote.
+                is_changed = self.nova_vgpu.publish(data, keep_sections=keeps_sections)
+                state = state._replace(published_digest="" if is_changed else digest)
+        self._assessment = assessment._replace(state=self._save(state))
+        return self._assessment
+
+    def _provider_data(self, assessment: Assessment) -> ProviderData:
+        facts, installed = assessment.facts, assessment.facts.driver.installed
+        has_daemon = facts.has_vgpu_daemon and installed is not None
+        return ProviderData(
+            sections=assessment.sections,
+            services=[DAEMON] if has_daemon and not assessment.state.paused else [],
+            release=facts.nova.codename if facts.nova else None,
+            packages=[installed.name] if installed else [],
+        )
+
+    def _save(self, state: CharmState) -> CharmState:
+        """Save the state; if the disk is full, the next event has some more to do."""
+        try:
+            charm_state.save(self.root, state)
+        except HostError as error:
+            logger.error("%s", error)
+        return state
 
 
 if __name__ == "__main__":

@@ -76,9 +76,10 @@ class Driver:
 
     # sysfs
 
-    def write(self, path: Path, text: str) -> None:
+    def write(self, path: str | Path, text: str) -> None:
         """Apply a value that is written to an attribute, or refuse it with an OSError."""
-        path, text = path.parent.resolve() / path.name, text.strip()
+        path, text = Path(path), text.strip()
+        path = path.parent.resolve() / path.name
         if path.parent == self.root.resolve() / "sys/bus/pci/drivers/nvidia":
             self._bind_by_hand(path.name, text)
             return

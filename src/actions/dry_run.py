@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cards as they will be once the work on them is done, as far as that can be told; pure.
+"""The cards as they will be after their preparation, as far as that can be predicted; pure.
 
-Where a card will have virtual functions that are not there yet cannot be computed.
+The addresses of virtual functions that are not enabled yet cannot be computed.
 """
 
 from __future__ import annotations
@@ -10,86 +10,108 @@ from __future__ import annotations
 from typing import Callable
 
 from gpu.card import Card, CardMode, Framework, VgpuType
-from host.gpus import PciAddress
+from gpu.pci import PciAddress
 from planning.preparation import Partitioning, Preparation, TypeAssignment, gpu_instance_profiles
+from status.assessment import Assessment
 
-__all__ = ["cards_after"]
+__all__ = ["cards_after", "predict"]
+
+
+def predict(
+    assessment: Assessment, assess_cards: Callable[[tuple[Card, ...]], Assessment]
+) -> Assessment:
+    """Return the assessment as it will be after the preparation of the cards.
+
+    Args:
+        assessment: the assessment of the cards as they are.
+        assess_cards: returns the assessment of other cards.
+    """
+    if not assessment.needs_preparation:
+        return assessment
+
+    def plan_preparation(cards: tuple[Card, ...]) -> Preparation:
+        return assess_cards(cards).plan.preparation
+
+    return assess_cards(cards_after(assessment.facts.cards, plan_preparation))
 
 
 def cards_after(
-    cards: tuple[Card, ...], planned: Callable[[tuple[Card, ...]], Preparation]
+    cards: tuple[Card, ...], plan_preparation: Callable[[tuple[Card, ...]], Preparation]
 ) -> tuple[Card, ...]:
-    """Return the cards after the work.
+    """Return the cards as they will be after their preparation.
 
     Args:
         cards: the cards as they are.
-        planned: says what is to be done; it is asked again for each card, since cards share what
-            is asked for.
+        plan_preparation: returns what to prepare; it is called again for each card, since cards
+            share the limit of a request.
     """
-    found = list(cards)
+    predicted = list(cards)
     for number, card in enumerate(cards):
-        work = planned(tuple(found))
-        modes = {step.card: step for step in work.partitionings}
-        types = {step.card: step for step in work.type_assignments}
-        found[number] = _forecast(card, modes.get(card.gpu.address), types)
-    return tuple(found)
+        preparation = plan_preparation(tuple(predicted))
+        partitionings = {step.card: step for step in preparation.partitionings}
+        assignments = {step.card: step for step in preparation.type_assignments}
+        predicted[number] = _card_after(
+            card, partitionings.get(card.address), assignments.get(card.address)
+        )
+    return tuple(predicted)
 
 
-def _forecast(
-    card: Card, mode: Partitioning | None, types: dict[PciAddress, TypeAssignment]
+def _card_after(
+    card: Card, partitioning: Partitioning | None, assignment: TypeAssignment | None
 ) -> Card:
     if not card.parents:
         return card
-    if mode is not None and not card.in_use:
-        card = _parted(card, mode)
-    step = types.get(card.gpu.address)
-    return card if step is None else _carrying(card, step)
+    if partitioning is not None and not card.in_use:
+        card = _partitioned(card, partitioning)
+    return card if assignment is None else _with_type(card, assignment)
 
 
-def _parted(card: Card, step: Partitioning) -> Card:
-    wanted = gpu_instance_profiles(step, card)
-    if wanted is None or (step.mixed_size and (card.mode or CardMode()).mixed_size is None):
+def _partitioned(card: Card, partitioning: Partitioning) -> Card:
+    wanted = gpu_instance_profiles(partitioning, card)
+    mode = card.mode or CardMode()
+    if wanted is None or (partitioning.mixed_size and mode.mixed_size is None):
         return card
-    if wanted:
-        shown = [known for known in card.known_types if known.gpu_instance_profile in wanted]
-    elif card.is_mig_partitioned:
-        shown = [known for known in card.known_types if not known.is_mig_backed]
-    else:
-        shown = list(card.visible_types)
-    if wanted or card.is_mig_partitioned:
-        shown = [known._replace(available_instances=known.max_instances) for known in shown]
-    parted = card._replace(mode=CardMode(wanted, step.mixed_size, types_queried=True))
-    if card.framework is Framework.VENDOR_VFIO:
-        carried = () if wanted or card.is_mig_partitioned else card.assigned_types
-        return parted._replace(creatable=frozenset(_ids(shown)), assigned_types=carried)
-    return parted._replace(types=tuple(shown))
+    leaves_mig = not wanted and card.is_mig_partitioned
+    visible = _visible_types(card, wanted)
+    if wanted or leaves_mig:
+        visible = [known._replace(available_instances=known.max_instances) for known in visible]
+    mode = CardMode(wanted, partitioning.mixed_size, types_queried=True)
+    if card.framework is not Framework.VENDOR_VFIO:
+        return card._replace(mode=mode, types=tuple(visible))
+    return card._replace(
+        mode=mode,
+        creatable=frozenset(vgpu_type.id for vgpu_type in visible),
+        assigned_types=() if wanted or leaves_mig else card.assigned_types,
+    )
 
 
-def _ids(types: list[VgpuType]) -> list[str]:
-    return [known.id for known in types]
+def _visible_types(card: Card, profiles: tuple[int, ...]) -> list[VgpuType]:
+    """Return the types that a card shows with GPU instances of some profiles, or with none."""
+    if profiles:
+        return [known for known in card.known_types if known.gpu_instance_profile in profiles]
+    if card.is_mig_partitioned:
+        return [known for known in card.known_types if not known.is_mig_backed]
+    return list(card.visible_types)
 
 
-def _carrying(card: Card, step: TypeAssignment) -> Card:
-    """Set the type on as many functions as hold it, those first that have it."""
-    carried = dict(card.assigned_types)
-    room = len(step.functions) if step.limit is None else step.limit
-    known = card.find_type(step.type_id)
-    if known is not None and known.max_instances is not None:
-        room = min(room, known.max_instances)
-    if known is not None and known.gpu_instance_profile is not None and card.mode is not None:
-        room = min(
-            room,
-            card.mode.gpu_instances.count(known.gpu_instance_profile)
-            * known.vgpus_per_gpu_instance,
-        )
-    occupied = card.guest_parents
+def _with_type(card: Card, assignment: TypeAssignment) -> Card:
+    """Assign the type to as many functions as possible, first to those that have it already."""
+    assigned, guest_parents = dict(card.assigned_types), card.guest_parents
+    vgpu_type = card.find_type(assignment.type_id)
+    limits = [len(assignment.functions) if assignment.limit is None else assignment.limit]
+    if vgpu_type is not None:
+        known_limits = (vgpu_type.max_instances, card.gpu_instance_capacity(vgpu_type))
+        limits += [limit for limit in known_limits if limit is not None]
 
     def rank(function: PciAddress) -> tuple[bool, bool]:
-        return function not in occupied, carried.get(function) != step.type_id
+        has_type = assigned.get(function) == assignment.type_id
+        return function not in guest_parents, not has_type
 
-    chosen = sorted(sorted(step.functions, key=rank)[:room])
+    chosen = sorted(sorted(assignment.functions, key=rank)[: min(limits)])
     others = [
-        pair for pair in card.assigned_types if pair[0] in occupied and pair[0] not in chosen
+        (function, type_id)
+        for function, type_id in card.assigned_types
+        if function in guest_parents and function not in chosen
     ]
-    mine = [(function, step.type_id) for function in chosen]
-    return card._replace(assigned_types=tuple(sorted(mine + others)))
+    with_type = [(function, assignment.type_id) for function in chosen]
+    return card._replace(assigned_types=tuple(sorted(with_type + others)))

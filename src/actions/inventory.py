@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many vGPUs of which type Nova is offered, card by card; pure."""
+"""How many vGPUs of which type Nova is offered on each card; pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["CardInventory", "card_inventories"]
 
 
 class CardInventory(NamedTuple):
-    """A type on a card.
+    """The vGPUs of one type on one card, as placement counts them.
 
     Attributes:
         card: the card.
         assignment: the type.
-        total: how many vGPUs Nova may make of it; None if nobody can tell.
-        free: how many of them are left; None if that was not asked for.
+        total: how many vGPUs Nova may create; None if that is unknown.
+        free: how many of them are left; None if that was not read.
     """
 
     card: Card
@@ -35,59 +35,59 @@ def card_inventories(
     """Return what a plan offers; nothing if what was published before stays."""
     if plan.keeps_published:
         return ()
-    mdev = [found for found in plan.assignments if found.framework is Framework.MDEV]
+    mdev = [of for of in plan.assignments if of.framework is Framework.MDEV]
     if not nova.supports_several_types:
         mdev = mdev[:1]
-    takes_all = len(mdev) == 1 and not nova.restricts_single_type
-    found: list[CardInventory] = []
+    takes_all_cards = len(mdev) == 1 and not nova.restricts_single_type
+    inventories: list[CardInventory] = []
     for assignment in plan.assignments:
         if assignment.framework is Framework.VENDOR_VFIO:
-            found += _on_functions(assignment, cards)
+            inventories += _of_functions(assignment, cards)
         elif assignment in mdev:
-            found += _of_mdevs(assignment, cards, takes_all=takes_all)
-    return tuple(sorted(found, key=lambda offer: offer.card.gpu.address))
+            inventories += _of_mdevs(assignment, cards, takes_all_cards)
+    return tuple(sorted(inventories, key=lambda inventory: inventory.card.address))
 
 
-def _on_functions(assignment: Assignment, cards: tuple[Card, ...]) -> Iterator[CardInventory]:
+def _of_functions(assignment: Assignment, cards: tuple[Card, ...]) -> Iterator[CardInventory]:
     for card in cards:
-        if card.gpu.address in assignment.cards:
-            mine = [function for function in assignment.addresses if function in card.parents]
-            free = sum(function not in card.guest_parents for function in mine)
-            yield CardInventory(card, assignment, len(mine), free)
+        if card.address in assignment.cards:
+            offered = [function for function in assignment.addresses if function in card.parents]
+            free = sum(function not in card.guest_parents for function in offered)
+            yield CardInventory(card, assignment, len(offered), free)
 
 
 def _of_mdevs(
-    assignment: Assignment, cards: tuple[Card, ...], *, takes_all: bool
+    assignment: Assignment, cards: tuple[Card, ...], takes_all_cards: bool
 ) -> Iterator[CardInventory]:
-    room = assignment.max_instances
+    remaining = assignment.max_instances
     for card in cards:
-        known = card.find_type(assignment.type_id)
-        is_named = card.gpu.address in assignment.cards
-        if not is_named and not (takes_all and known is not None and card.visible_types):
+        vgpu_type = card.find_type(assignment.type_id)
+        is_mapped = card.address in assignment.cards
+        is_taken = takes_all_cards and vgpu_type is not None and bool(card.visible_types)
+        if not is_mapped and not is_taken:
             continue
-        parents = card.parents if takes_all else assignment.addresses
-        number = _number(card, known, [each for each in card.parents if each in parents])
-        if room is not None and number is not None and card.parents == (card.gpu.address,):
-            number = number if number <= room else 0  # Nova counts cards whole
-            room -= number
-        yield CardInventory(card, assignment, number, _free(card, known, number))
+        offered = card.parents if takes_all_cards else assignment.addresses
+        parents = sum(parent in offered for parent in card.parents)
+        total = _total(card, vgpu_type, parents)
+        if remaining is not None and total is not None and card.is_own_parent:
+            total = total if total <= remaining else 0  # Nova counts whole cards
+            remaining -= total
+        yield CardInventory(card, assignment, total, _free(card, vgpu_type, total))
 
 
-def _number(card: Card, known: VgpuType | None, parents: list[object]) -> int | None:
-    maximum = known.max_instances if known is not None else None
-    if card.parents == (card.gpu.address,):
-        return maximum
+def _total(card: Card, vgpu_type: VgpuType | None, parents: int) -> int | None:
+    limit = vgpu_type.max_instances if vgpu_type is not None else None
+    if card.is_own_parent:
+        return limit
     if not parents:
         return None
-    return len(parents) if maximum is None else min(len(parents), maximum)
+    return parents if limit is None else min(parents, limit)
 
 
-def _free(card: Card, known: VgpuType | None, number: int | None) -> int | None:
-    if known is None or known.available_instances is None:
+def _free(card: Card, vgpu_type: VgpuType | None, total: int | None) -> int | None:
+    if vgpu_type is None or vgpu_type.available_instances is None:
         return None
-    used = sum(type_id == known.id for _, type_id in card.guest_vgpus)
-    return (
-        known.available_instances
-        if number is None
-        else min(known.available_instances, max(number - used, 0))
-    )
+    if total is None:
+        return vgpu_type.available_instances
+    used = sum(type_id == vgpu_type.id for _, type_id in card.guest_vgpus)
+    return min(vgpu_type.available_instances, max(total - used, 0))

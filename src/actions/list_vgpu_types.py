@@ -1,11 +1,11 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The answer of the action list-vgpu-types; pure."""
+"""The result of the action list-vgpu-types; pure."""
 
 from __future__ import annotations
 
 import json
-from typing import Iterable
+from typing import Iterable, Iterator
 
 from actions.output import truncate_to_result
 from gpu.card import Card, VgpuType, type_number
@@ -15,42 +15,40 @@ __all__ = ["types_json", "types_text"]
 
 def types_text(cards: Iterable[Card]) -> str:
     """Return `id, address, name, description`, a line for each type of each card."""
-    return truncate_to_result(
-        "\n".join(
-            ", ".join(
-                filter(None, (known.id, str(card.gpu.address), known.name, known.description))
-            )
-            for card in cards
-            for known in _all_types(card)
-        )
-    )
+    lines = []
+    for card, vgpu_type in _all_types(cards):
+        fields = (vgpu_type.id, str(card.address), vgpu_type.name, vgpu_type.description)
+        lines.append(", ".join(filter(None, fields)))
+    return truncate_to_result("\n".join(lines))
 
 
 def types_json(cards: Iterable[Card]) -> str:
     """Return the same with framebuffer (MiB), framework, kind, free and maximum instances."""
     rows = [
         {
-            "id": known.id,
-            "address": str(card.gpu.address),
-            "name": known.name,
-            "framebuffer": known.framebuffer,
+            "id": vgpu_type.id,
+            "address": str(card.address),
+            "name": vgpu_type.name,
+            "framebuffer": vgpu_type.framebuffer,
             "framework": card.framework.value if card.framework else None,
-            "mig_backed": known.is_mig_backed,
-            "free": known.available_instances,
-            "maximum": known.max_instances,
+            "mig_backed": vgpu_type.is_mig_backed,
+            "free": vgpu_type.available_instances,
+            "maximum": vgpu_type.max_instances,
         }
-        for card in cards
-        for known in _all_types(card)
+        for card, vgpu_type in _all_types(cards)
     ]
     return json.dumps(rows)
 
 
-def _all_types(card: Card) -> list[VgpuType]:
-    """Return a card's types, those among them that it would have to be parted for first."""
-    shown = {known.id for known in card.types}
-    hidden = [
-        known._replace(available_instances=0)
-        for known in card.known_types
-        if known.id not in shown
-    ]
-    return sorted((*card.types, *hidden), key=lambda known: type_number(known.id) or 0)
+def _all_types(cards: Iterable[Card]) -> Iterator[tuple[Card, VgpuType]]:
+    """Return the types of each card, including those that need another partitioning."""
+    for card in cards:
+        shown = {vgpu_type.id for vgpu_type in card.types}
+        hidden = [
+            vgpu_type._replace(available_instances=0)
+            for vgpu_type in card.known_types
+            if vgpu_type.id not in shown
+        ]
+        types = sorted((*card.types, *hidden), key=lambda of: type_number(of.id) or 0)
+        for vgpu_type in types:
+            yield card, vgpu_type

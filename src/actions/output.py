@@ -1,25 +1,25 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How long the answer of an action may be."""
+"""How much an action may return."""
 
 from __future__ import annotations
 
 __all__ = ["fits_result", "truncate_to_result"]
 
-# Bytes; the hook tool takes an answer as one argument, which the kernel limits to 128 KiB.
+# Bytes; the hook tool takes a result as one argument, which the kernel limits to 128 KiB.
 _LIMIT = 120 * 1024
 
 
 def fits_result(text: str) -> bool:
-    """Whether Juju takes an answer."""
+    """Whether Juju accepts a result."""
     return len(text.encode()) <= _LIMIT
 
 
 def truncate_to_result(text: str) -> str:
-    """Return the lines that Juju takes, and how many are left out."""
+    """Return the lines that Juju accepts, and the number of those left out."""
     if fits_result(text):
         return text
     start = text.encode()[: _LIMIT - 100].decode(errors="ignore")
     shown = start.rsplit("\n", 1)[0]
     left_out = len(text.splitlines()) - len(shown.splitlines())
-    return f"{shown}\n... and {left_out} lines more, which is more than Juju takes"
+    return f"{shown}\n... and {left_out} more lines, which exceed the limit of Juju"

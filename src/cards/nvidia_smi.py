@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What only nvidia-smi tells of a card, or does to it; the only place that starts it.
+"""What only nvidia-smi reports about a card, or changes on it; the only module that runs it.
 
-Cards are named by their PCI address, which all its commands take for an index.
+Cards are identified by PCI address, which all its commands accept in place of an index.
 https://docs.nvidia.com/datacenter/tesla/mig-user-guide/ and
 https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
 """
@@ -13,7 +13,7 @@ import re
 from typing import Iterable
 
 from gpu.card import COUNT_LIMIT, NAME_LIMIT, VgpuType
-from host.gpus import PciAddress
+from gpu.pci import PciAddress
 from system.commands import CommandError, Result, Runner
 from system.text import one_line
 
@@ -38,8 +38,8 @@ _MODES = {
     "N/A": None,
     "[Not Supported]": None,
 }
-_DIGITS = 6  # of a type, a profile or a count, with its 0x
-_TIMEOUT = 60.0  # seconds; a card that fell off the bus answers late
+_MAX_DIGITS = 6  # of a type, a profile or a count, with its 0x
+_TIMEOUT = 60.0  # seconds; a card that fell off the bus delays the answer
 # |   0  MIG 1g.5gb          19        7          4:1     |: name, profile, instance, placement
 _NO_INSTANCES = re.compile(r"No (?:MIG-enabled|GPU instances)", re.IGNORECASE)
 _INSTANCE = re.compile(
@@ -49,19 +49,19 @@ _INSTANCE = re.compile(
 
 
 def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
-    """Return all vGPU types of a card, whatever it carries now; their ids are hexadecimal here.
+    """Return all vGPU types of a card, however it is used now; their IDs are hexadecimal here.
 
     Raises:
         CommandError: the driver does not answer.
     """
-    found = []
+    types = []
     text = _smi(run, card, "vgpu", "-s", "-v").stdout
     for block in re.split(r"(?=vGPU Type ID)", text)[1:]:
         fields = _fields(block)
         number = _number(fields.get("vGPU Type ID", ""), 16)
         name = one_line(fields.get("Name", ""), NAME_LIMIT)
         if number is not None and name:
-            found.append(
+            types.append(
                 VgpuType(
                     id=f"nvidia-{number}",
                     name=name,
@@ -71,28 +71,28 @@ def supported_types(run: Runner, card: PciAddress) -> tuple[VgpuType, ...]:
                     vgpus_per_gpu_instance=_count(fields.get("Max Instances Per GI", "")) or 1,
                 )
             )
-    return tuple(found)
+    return tuple(types)
 
 
 def _description(fields: dict[str, str]) -> str:
-    """Say in the words of a mediated device's description what is told of it here."""
+    """Return a description in the form that mediated devices have in sysfs."""
     memory = _number(fields.get("FB Memory", "").split(" ")[0])
-    maximum = _count(fields.get("Max Instances", ""))
-    told = (("framebuffer={}M", memory), ("max_instance={}", maximum))
-    return ", ".join(text.format(number) for text, number in told if number is not None)
+    limit = _count(fields.get("Max Instances", ""))
+    items = (("framebuffer={}M", memory), ("max_instance={}", limit))
+    return ", ".join(text.format(number) for text, number in items if number is not None)
 
 
 def mig_mode(run: Runner, card: PciAddress) -> tuple[bool | None, bool | None]:
-    """Return whether MIG mode is on, and whether it will be after a reset; None: has no MIG.
+    """Return whether MIG mode is on, and whether it will be after a reset; None: no MIG support.
 
     Raises:
         CommandError: the driver does not answer.
     """
     query = "--query-gpu=mig.mode.current,mig.mode.pending"
     text = _smi(run, card, query, "--format=csv,noheader").stdout
-    words = [word.strip() for word in text.strip().split(",")]
-    if len(words) == 2 and all(word in _MODES for word in words):
-        return _MODES[words[0]], _MODES[words[1]]
+    modes = [mode.strip() for mode in text.strip().split(",")]
+    if len(modes) == 2 and all(mode in _MODES for mode in modes):
+        return _MODES[modes[0]], _MODES[modes[1]]
     raise CommandError(("nvidia-smi", query), f"unknown answer: {text.strip()[:60]}")
 
 
@@ -106,10 +106,10 @@ def set_mig_mode(run: Runner, card: PciAddress, on: bool) -> None:
 
 
 def reset(run: Runner, card: PciAddress) -> None:
-    """Reset a card; only while nothing uses it.
+    """Reset a card.
 
     Raises:
-        CommandError: something does, or the card cannot be reset alone.
+        CommandError: a program uses the card, or it cannot be reset alone.
     """
     _smi(run, card, "--gpu-reset")
 
@@ -144,13 +144,13 @@ def destroy_instances(run: Runner, card: PciAddress) -> None:
     Raises:
         CommandError: one is in use.
     """
-    if instances(run, card):  # the command fails where there is none
+    if instances(run, card):  # the command fails if there is none
         _smi(run, card, "mig", "-dci", check=False)
         _smi(run, card, "mig", "-dgi")
 
 
 def mixed_size(run: Runner, card: PciAddress) -> bool | None:
-    """Return whether a card is in mixed-size mode; None: it has none.
+    """Return whether a card is in mixed-size mode; None: it does not support it.
 
     Raises:
         CommandError: the driver does not answer.
@@ -160,7 +160,7 @@ def mixed_size(run: Runner, card: PciAddress) -> bool | None:
 
 
 def is_on_functions(run: Runner, card: PciAddress) -> bool | None:
-    """Return whether the driver puts a card's vGPUs on virtual functions; None: it does not say.
+    """Return whether a card's vGPUs are on virtual functions; None: the driver does not report it.
 
     Raises:
         CommandError: the driver does not answer.
@@ -173,26 +173,25 @@ def set_mixed_size(run: Runner, card: PciAddress, on: bool) -> None:
     """Switch mixed-size mode.
 
     Raises:
-        CommandError: the card carries vGPUs (19, "In use by another client"), or cannot do that.
+        CommandError: the card has vGPUs (19, "In use by another client"), or does not support it.
     """
     _smi(run, card, "vgpu", "-shm", "1" if on else "0")
 
 
 def reason(error: CommandError) -> str:
-    """Return why a command failed: the end of the last line that it left."""
-    lines = [line.strip() for line in error.output.splitlines() if line.strip()]
-    return one_line((lines[-1] if lines else str(error)).rsplit(": ", 1)[-1], 200)
+    """Return why a command failed: the end of its last line."""
+    return error.reason.rsplit(": ", 1)[-1]
 
 
-def _smi(run: Runner, card: PciAddress, *words: str, check: bool = True) -> Result:
-    # A command of its own, `vgpu` or `mig`, comes before the card.
-    command = [word for word in words[:1] if not word.startswith("-")]
-    options: Iterable[str] = words[len(command) :]
-    return run("nvidia-smi", *command, "-i", str(card), *options, timeout=_TIMEOUT, check=check)
+def _smi(run: Runner, card: PciAddress, *arguments: str, check: bool = True) -> Result:
+    # A subcommand, `vgpu` or `mig`, comes before the card.
+    subcommand = [argument for argument in arguments[:1] if not argument.startswith("-")]
+    options: Iterable[str] = arguments[len(subcommand) :]
+    return run("nvidia-smi", *subcommand, "-i", str(card), *options, timeout=_TIMEOUT, check=check)
 
 
 def _fields(text: str) -> dict[str, str]:
-    """Read `Name : value` lines; of those that stand twice, the last."""
+    """Read `Name : value` lines; of repeated names, the last."""
     parts = (line.partition(":") for line in text.split("\n"))
     return {name.strip(): value.strip() for name, _, value in parts}
 
@@ -204,6 +203,6 @@ def _count(text: str) -> int | None:
 
 def _number(text: str, base: int = 10) -> int | None:
     try:
-        return int(text, base) if len(text) <= _DIGITS else None
+        return int(text, base) if len(text) <= _MAX_DIGITS else None
     except ValueError:  # N/A
         return None

@@ -1,25 +1,24 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a card is parted: GPU instances for MIG-backed types, or mixed-size mode.
+"""Partitions cards: GPU instances for MIG-backed types, or mixed-size mode.
 
-The order matters. MIG mode changes only while the card has no virtual functions; enabling them
-binds the driver anew, which wipes GPU instances and leaves mixed-size mode; so the functions come
-between the two, and instances before the first vGPU.
+The order matters. MIG mode can be changed only while the card has no virtual functions; enabling
+them binds the driver again, which destroys GPU instances and ends mixed-size mode. So virtual
+functions are enabled between the two, and instances are created before the first vGPU.
 https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Callable
 
 from cards import nvidia_smi, virtual_functions
 from gpu.card import Card, CardMode
+from gpu.pci import PciAddress
 from gpu.problems import HostError, Problem, ProblemKind
-from host.gpus import PciAddress
 from planning.preparation import Partitioning, gpu_instance_profiles
 from state import driver_cache
 from system.commands import CommandError, Runner
@@ -30,55 +29,50 @@ logger = logging.getLogger(__name__)
 
 
 def query_types(root: Path, run: Runner, card: Card, step: Partitioning) -> None:
-    """Ask the driver what a card can be, and refuse what it cannot, before anything is touched.
+    """Ask the driver for all types of a card, and reject what it does not support.
 
-    The driver tells all types of a card, however it is parted now; if it tells none of a kind,
-    the card has to be parted to know.
+    The driver reports all types of a card, however it is partitioned now. If it reports none of
+    a kind, time-sliced or MIG-backed, only partitioning the card shows them.
 
     Raises:
-        HostError: NO_MIG or TYPE_NOT_OFFERED; DISK.
+        HostError: NO_MIG or TYPE_NOT_OFFERED; DISK_WRITE_FAILED.
     """
-    address, wants_mig = card.gpu.address, bool(step.instance_requests)
+    address, wants_mig = card.address, bool(step.instance_requests)
     try:
-        has_mig = not wants_mig or nvidia_smi.mig_mode(run, address)[0] is not None
-        told = nvidia_smi.supported_types(run, address)
+        supports_mig = not wants_mig or nvidia_smi.mig_mode(run, address)[0] is not None
+        reported = nvidia_smi.supported_types(run, address)
     except CommandError as error:
         logger.warning("%s", error)
         return
-    driver_cache.save_types(root, card.gpu, told, are_all=True)
-    driver_cache.mark_queried(root, address, has_mig=has_mig)
-    if not has_mig:
-        raise HostError(Problem(ProblemKind.NO_MIG, str(address), step.requested_types[0]))
-    card = card._replace(known_types=told)
-    unknown = [word for word in step.requested_types if card.find_known_type(word) is None]
-    if unknown and any(known.is_mig_backed is wants_mig for known in told):
-        raise HostError(Problem(ProblemKind.TYPE_NOT_OFFERED, str(address), unknown[0]))
+    driver_cache.save_types(root, card.gpu, reported, are_all=True)
+    driver_cache.mark_queried(root, address, supports_mig=supports_mig)
+    if not supports_mig:
+        requested = step.requested_types[0]
+        raise HostError(Problem(ProblemKind.NO_MIG, address, vgpu_type=requested))
+    card = card._replace(known_types=reported)
+    unknown = [name for name in step.requested_types if card.find_known_type(name) is None]
+    if unknown and any(vgpu_type.is_mig_backed is wants_mig for vgpu_type in reported):
+        raise HostError(Problem(ProblemKind.TYPE_NOT_OFFERED, address, vgpu_type=unknown[0]))
 
 
 def ensure_mig_mode(
-    root: Path,
-    run: Runner,
-    card: Card,
-    step: Partitioning | None,
-    is_free: Callable[[], bool],
-    sleep: Callable[[float], None] = time.sleep,
+    root: Path, run: Runner, card: Card, wanted: bool, is_free: Callable[[], bool]
 ) -> None:
-    """Switch MIG mode on for a card that needs GPU instances, off for one that does not.
+    """Switch MIG mode on or off.
 
-    Its virtual functions are off afterwards, and to be enabled again whatever came of it.
+    Its virtual functions are disabled for that, and the caller enables them again in any case.
 
     Args:
         root: the root of the host's file system.
         run: starts programs on the host.
         card: the card.
-        step: how it is to be parted; None for a card that may stay as it comes.
-        is_free: tells whether no vGPU of the card is in use now.
-        sleep: waits so many seconds.
+        wanted: whether MIG mode is to be on.
+        is_free: returns whether no vGPU of the card is in use now.
 
     Raises:
-        HostError: MIG_FAILED; MIG_PENDING, if only a reboot brings the change.
+        HostError: MIG_FAILED; MIG_PENDING if only a reboot completes the change.
     """
-    address, wanted = card.gpu.address, step is not None and bool(step.instance_requests)
+    address = card.address
     current, pending = _read_mig_mode(run, address, wanted)
     if current in (None, wanted):
         return
@@ -86,13 +80,18 @@ def ensure_mig_mode(
     if card.gpu.virtual_functions:
         if not is_free():
             raise _failed(address, "a guest has just started")
-        virtual_functions.disable_virtual_functions(root, run, card.gpu, sleep)
+        virtual_functions.disable_virtual_functions(root, run, card.gpu)
     try:
         if current:
             nvidia_smi.destroy_instances(run, address)
-        _switch(run, address, wanted, is_pending=pending == wanted)
+        logger.info("%s: switching MIG mode %s", address, "on" if wanted else "off")
+        if pending != wanted:
+            nvidia_smi.set_mig_mode(run, address, wanted)
+        is_complete = _complete_mig_mode(run, address, wanted)
     except CommandError as error:
         raise _failed(address, nvidia_smi.reason(error)) from error
+    if not is_complete:
+        raise HostError(Problem(ProblemKind.MIG_PENDING, address))
 
 
 def _read_mig_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | None, bool | None]:
@@ -101,35 +100,32 @@ def _read_mig_mode(run: Runner, card: PciAddress, wanted: bool) -> tuple[bool | 
     except CommandError as error:
         if wanted:
             raise _failed(card, nvidia_smi.reason(error)) from error
-        # Time-sliced types need nothing of nvidia-smi; it may not even be there.
+        # Time-sliced types do not need nvidia-smi, which may not be installed.
         logger.warning("%s", error)
         return None, None
 
 
-def _failed(card: PciAddress, reason: str) -> HostError:
-    return HostError(Problem(ProblemKind.MIG_FAILED, str(card), reason))
-
-
-def _switch(run: Runner, card: PciAddress, wanted: bool, *, is_pending: bool) -> None:
-    logger.info("%s: switching MIG mode %s", card, "on" if wanted else "off")
-    if not is_pending:
-        nvidia_smi.set_mig_mode(run, card, wanted)
+def _complete_mig_mode(run: Runner, card: PciAddress, wanted: bool) -> bool:
+    """Reset a card if its MIG mode is pending; return whether the mode is in effect."""
     if nvidia_smi.mig_mode(run, card)[0] == wanted:
-        return
-    try:  # it waits for a reset, which a client of the card may prevent
+        return True
+    try:
         nvidia_smi.reset(run, card)
-    except CommandError as error:
+    except CommandError as error:  # a client uses the card
         logger.warning("%s cannot be reset: %s", card, nvidia_smi.reason(error))
-    if nvidia_smi.mig_mode(run, card)[0] != wanted:
-        raise HostError(Problem(ProblemKind.MIG_PENDING, str(card)))
+    return nvidia_smi.mig_mode(run, card)[0] == wanted
+
+
+def _failed(card: PciAddress, reason: str) -> HostError:
+    return HostError(Problem(ProblemKind.MIG_FAILED, card, reason=reason))
 
 
 def note_if_functions_unused(root: Path, run: Runner, card: PciAddress) -> bool:
-    """Whether the driver says that a card itself carries its vGPUs, although it shows SR-IOV."""
+    """Whether the driver reports that a card with SR-IOV offers its vGPUs itself; record that."""
     try:
         if nvidia_smi.is_on_functions(run, card) is not False:
             return False
-        logger.info("%s carries its vGPUs itself", card)
+        logger.info("%s offers its vGPUs itself", card)
         driver_cache.save_mode(root, card, CardMode(vgpus_on_functions=False))
     except (CommandError, HostError) as error:
         logger.warning("%s", error)
@@ -138,72 +134,69 @@ def note_if_functions_unused(root: Path, run: Runner, card: PciAddress) -> bool:
 
 
 def partition(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
-    """Make the GPU instances of a card, or switch mixed-size mode; return what could not be done.
+    """Create the GPU instances of a card, or set mixed-size mode; return what could not be done.
 
-    The card has its virtual functions, and no vGPU of it is in use.
+    The caller ensures that the card has its virtual functions, and that none of its vGPUs is in
+    use.
 
     Raises:
-        HostError: MIG_FAILED or MIXED_SIZE_FAILED; DISK.
+        HostError: MIG_FAILED or MIXED_SIZE_FAILED; DISK_WRITE_FAILED.
     """
-    address = card.gpu.address
+    address = card.address
     try:
         if step.instance_requests:
-            return _make_instances(root, run, card, step)
-        is_mixed = _switch_sizes(run, address, step.mixed_size)
+            return _create_instances(root, run, card, step)
+        mixed_size = _set_mixed_size(run, address, step.mixed_size)
     except CommandError as error:
+        reason = nvidia_smi.reason(error)
         if step.instance_requests:
-            raise _failed(address, nvidia_smi.reason(error)) from error
+            raise _failed(address, reason) from error
         if step.mixed_size:
-            reason = nvidia_smi.reason(error)
-            raise HostError(
-                Problem(ProblemKind.MIXED_SIZE_FAILED, str(address), reason)
-            ) from error
-        logger.warning("%s", error)  # nobody asked for what it cannot tell
+            problem = Problem(ProblemKind.MIXED_SIZE_FAILED, address, reason=reason)
+            raise HostError(problem) from error
+        logger.warning("%s", error)  # nothing was requested that needs nvidia-smi
         return []
-    driver_cache.save_mode(root, address, CardMode((), is_mixed))
+    driver_cache.save_mode(root, address, CardMode((), mixed_size))
     return []
 
 
-def _make_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
-    """Make the instances that are missing, the driver's choice of place; larger ones first."""
-    address = card.gpu.address
-    told = nvidia_smi.supported_types(run, address)
-    driver_cache.save_types(root, card.gpu, told, are_all=True)
-    card = card._replace(known_types=told)
+def _create_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
+    """Create the missing instances, where the driver chooses; larger ones first."""
+    address = card.address
+    reported = nvidia_smi.supported_types(run, address)
+    driver_cache.save_types(root, card.gpu, reported, are_all=True)
+    card = card._replace(known_types=reported)
     problems = [
-        Problem(ProblemKind.TYPE_NOT_OFFERED, str(address), word)
-        for word in step.requested_types
-        if card.find_mig_backed_type(word) is None
+        Problem(ProblemKind.TYPE_NOT_OFFERED, address, vgpu_type=requested)
+        for requested in step.requested_types
+        if card.find_mig_backed_type(requested) is None
     ]
     wanted = gpu_instance_profiles(step, card)
     if wanted is None:
-        return problems or [_failed(address, "its types tell no profile").problem]
-    there = nvidia_smi.instances(run, address)
-    if Counter(there) - Counter(wanted) and not step.keeps_other_instances:
-        logger.info("%s: destroying GPU instances of the profiles %s", address, there)
+        return problems or [_failed(address, "the driver reports no profile").problem]
+    present = nvidia_smi.instances(run, address)
+    if Counter(present) - Counter(wanted) and not step.keeps_other_instances:
+        logger.info("%s: destroying the GPU instances with the profiles %s", address, present)
         nvidia_smi.destroy_instances(run, address)
-        there = ()
-    missing = Counter(wanted) - Counter(there)
+        present = ()
+    missing = Counter(wanted) - Counter(present)
     try:
-        for profile in sorted(missing, key=lambda each: -_size(card, each)):
+        for profile in sorted(missing, key=lambda profile: -_framebuffer(card, profile)):
             for _ in range(missing[profile]):
                 nvidia_smi.create_instance(run, address, profile)
-    finally:  # what there is counts, also where it is less than was asked for
+    finally:  # the instances that exist count, even if they are fewer than requested
         driver_cache.save_mode(root, address, CardMode(nvidia_smi.instances(run, address)))
-    logger.info("%s has GPU instances of the profiles %s", address, wanted)
+    logger.info("%s has GPU instances with the profiles %s", address, wanted)
     return problems
 
 
-def _size(card: Card, profile: int) -> int:
-    """Return how much memory the largest type of a profile has, in MiB."""
-    return max(
-        known.framebuffer or 0
-        for known in card.known_types
-        if known.gpu_instance_profile == profile
-    )
+def _framebuffer(card: Card, profile: int) -> int:
+    """Return the memory of the largest type of a profile, in MiB."""
+    types = (known for known in card.known_types if known.gpu_instance_profile == profile)
+    return max(vgpu_type.framebuffer or 0 for vgpu_type in types)
 
 
-def _switch_sizes(run: Runner, card: PciAddress, wanted: bool) -> bool | None:
+def _set_mixed_size(run: Runner, card: PciAddress, wanted: bool) -> bool | None:
     current = nvidia_smi.mixed_size(run, card)
     if current is None or current == wanted:
         return current

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the devices of a plan exist: virtual functions, how cards are parted, vGPU types.
+"""Prepares the cards for a mapping: virtual functions, partitioning, types on functions.
 
-What was made is gone after each boot, so this runs at each boot, before Nova, and whenever the
-plan changes. It does nothing where all is as it should be, and nothing to a card in use.
+A boot undoes all of this, so it runs at each boot, before Nova, and whenever the mapping changes.
+It does nothing where everything is in place, and changes no card that is in use.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import AbstractSet, Callable
+from typing import AbstractSet, Dict, Optional
 
 from cards import guest_mdevs, partitioning, type_assignment, virtual_functions
-from cards.type_assignment import Planner
+from cards.type_assignment import PlanMaker
 from gpu.card import Card
-from gpu.problems import HostError, Problem, ProblemKind
-from host import facts as host
-from host.facts import HostFacts
-from host.gpus import PciAddress
-from nova_compute.compatibility import apply_release
+from gpu.pci import PciAddress
+from gpu.problems import (
+    DRIVER_PENDING,
+    GUEST_PENDING,
+    PREPARATION_PENDING,
+    HostError,
+    Problem,
+    ProblemKind,
+)
+from host.driver_state import VGPUD
+from host.facts import HostFacts, gather
+from nova_compute.compatibility import plan_for_nova
+from nova_compute.nova_conf import VariantDriverOptions
+from planning import mappings
 from planning.mappings import VgpuRequest
-from planning.plan import DEFAULTS, Plan, VariantDriverOptions, make_plan
+from planning.plan import Plan
 from planning.preparation import (
     Partitioning,
     Preparation,
@@ -32,169 +41,181 @@ from planning.preparation import (
     only_adds_instances,
 )
 from state import driver_cache
-from system import sysfs
+from system import systemd
 from system.commands import CommandError, Runner
 
 __all__ = ["prepare_cards"]
 
-# What the driver still owes when all was done.
-_LATE = frozenset(
-    {ProblemKind.TYPES_UNKNOWN, ProblemKind.INSTANCES_MISSING, ProblemKind.WAITING_TO_LEAVE_MIG}
-)
-# What the work on the cards is to end, or what is nobody's fault.
-_PASSING = _LATE | {
-    ProblemKind.VFS_DISABLED,
-    ProblemKind.TYPE_NOT_SET,
-    ProblemKind.MIXED_SIZE_PENDING,
-    ProblemKind.MIXED_SIZE_GUESTS,
-    ProblemKind.GUESTS_USE_OTHER_TYPE,
-}
-_MAX_PASSES = 4  # new functions tell types, and types the sizes that a card is to mix
-_TYPES_TIMEOUT = 20  # seconds that the driver gets to tell the types of a card
+# The preparation or the guests are expected to end these; they say nothing about the mapping.
+_PENDING = PREPARATION_PENDING | GUEST_PENDING
+# New functions report types, and types report the sizes that a card is to mix.
+_MAX_PASSES = 4
+_TYPES_TIMEOUT = 20  # seconds for the driver to report the types of a card
 
 logger = logging.getLogger(__name__)
+
+# Cards that are not ready for types yet, each with its partitioning if that changes.
+_Steps = Dict[PciAddress, Optional[Partitioning]]
 
 
 def prepare_cards(
     root: Path,
     run: Runner,
-    requests: tuple[VgpuRequest, ...],
-    options: VariantDriverOptions = DEFAULTS,
-    sleep: Callable[[float], None] | None = None,
-    write: Callable[[Path, str], None] | None = None,
+    mapping: str,
     *,
+    report_in_placement: bool = False,
     is_new_mapping: bool = False,
     budget: float = math.inf,
 ) -> tuple[Problem, ...]:
-    """Make true what the requests mean on this host; return what could not be done.
+    """Apply a mapping to the cards of this host; return what could not be done.
 
-    Cards are dealt with one after the other, since sriov-manage does not bear company, and one
-    that fails stops no other.
+    Cards are prepared one after the other, since sriov-manage does not support concurrent runs,
+    and a card that fails does not stop the others.
 
     Args:
         root: the root of the host's file system.
         run: starts programs on the host.
-        requests: what is asked for.
-        options: how Nova is to be told of it.
-        sleep: waits so many seconds.
-        write: writes an attribute, as `sysfs.write` does.
+        mapping: the value of the option vgpu-device-mappings.
+        report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
-        budget: seconds, after which no further card is begun with.
+        budget: seconds, after which no further card is started.
+
+    Raises:
+        HostError: the mapping is not valid.
     """
-    sleep, write = sleep or time.sleep, write or sysfs.write
-    planned = functools.partial(_plan, requests, options)
+    options = VariantDriverOptions(report_in_placement=report_in_placement)
+    make_plan = functools.partial(_make_plan, _parse(mapping), options)
+    problems = _run_passes(root, run, make_plan, is_new_mapping, time.monotonic() + budget)
+    facts = gather(root)
+    problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
+    problems += _types_not_restored(facts)
+    problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
+    return tuple(dict.fromkeys(problems))
+
+
+def _parse(mapping: str) -> tuple[VgpuRequest, ...]:
+    data = mappings.parse(mapping)
+    if data is not None:  # the charm has validated it, but its file may be damaged
+        mappings.check(data)
+    return mappings.requests(data)
+
+
+def _make_plan(
+    requests: tuple[VgpuRequest, ...], options: VariantDriverOptions, facts: HostFacts
+) -> Plan:
+    return plan_for_nova(requests, facts.cards, facts.nova, options)
+
+
+def _run_passes(
+    root: Path, run: Runner, make_plan: PlanMaker, is_new_mapping: bool, deadline: float
+) -> list[Problem]:
+    """Prepare the cards until nothing changes any more."""
     problems: list[Problem] = []
     done: set[tuple[PciAddress, Partitioning | None]] = set()
-    silent: set[str] = set()
-    deadline = time.monotonic() + budget
+    given_up: set[PciAddress] = set()
     for _ in range(_MAX_PASSES):
-        plan = planned(host.gather(root))
+        plan = make_plan(gather(root))
         steps = {
             address: step
             for address, step in _pending_steps(plan.preparation).items()
             if (address, step) not in done
         }
-        fresh = {
+        without_functions = {
             address: step for address, step in steps.items() if address in plan.preparation.enable
         }
-        if is_new_mapping and fresh:
-            steps = fresh
-        elif is_new_mapping and any(problem.kind not in _PASSING for problem in plan.problems):
+        if is_new_mapping and without_functions:
+            steps = without_functions
+        elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
-        else:
-            problems += type_assignment.assign_types(
-                root, planned, write, steps
-            )  # others may take minutes
+        else:  # the other cards may take minutes
+            problems += type_assignment.assign_types(root, make_plan, steps)
         done.update(steps.items())
         for address in sorted(steps):
             if time.monotonic() > deadline:
-                problems.append(
-                    Problem(ProblemKind.VFS_FAILED, str(address), "no time left in this run")
-                )
+                reason = "no time left in this run"
+                problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
             else:
-                problems += _prepare_card(root, run, address, planned, sleep, write)
-        failed = {problem.subject for problem in problems}
-        has_news, silent = _wait_for_types(root, run, planned, failed | silent, sleep)
+                problems += _prepare_card(root, run, make_plan, address)
+        given_up.update(problem.address for problem in problems if problem.address is not None)
+        has_news = _wait_for_types(root, run, make_plan, given_up)
         if not steps and not has_news:
             break
-    found = host.gather(root)
-    problems += guest_mdevs.restore_guest_mdevs(root, found.mdevs_to_restore, write)
-    problems += [
-        Problem(ProblemKind.TYPE_REFUSED, str(function), type_id, "its guest cannot start")
-        for function, type_id in found.types_to_restore
+    return problems
+
+
+def _types_not_restored(facts: HostFacts) -> list[Problem]:
+    reason = "its guest cannot start"
+    return [
+        Problem(ProblemKind.TYPE_REFUSED, function, vgpu_type=type_id, reason=reason)
+        for function, type_id in facts.types_to_restore
     ]
-    told = {problem.subject for problem in problems}
-    problems += [
+
+
+def _remaining_problems(
+    plan: Plan, reported: list[Problem], is_new_mapping: bool
+) -> list[Problem]:
+    """Return the problems of a plan that its preparation should have ended."""
+    addresses = {problem.address for problem in reported if problem.address is not None}
+    return [
         problem
-        for problem in planned(found).problems
-        if problem.kind in _LATE or (is_new_mapping and problem.kind not in _PASSING)
-        if problem.subject not in told
+        for problem in plan.problems
+        if problem.kind in DRIVER_PENDING or (is_new_mapping and problem.kind not in _PENDING)
+        if problem.address not in addresses
     ]
-    return tuple(dict.fromkeys(problems))
 
 
-def _plan(
-    requests: tuple[VgpuRequest, ...], options: VariantDriverOptions, found: HostFacts
-) -> Plan:
-    """Return the plan, without types where there is no Nova yet to be told of them."""
-    plan = make_plan(requests, found.cards)
-    if found.nova is None:
-        return plan._replace(preparation=plan.preparation._replace(type_assignments=()))
-    return apply_release(plan, found.cards, found.nova, options)
-
-
-def _pending_steps(work: Preparation) -> dict[PciAddress, Partitioning | None]:
-    """Return the cards that are not ready to carry types, each with how it is to be parted."""
-    steps: dict[PciAddress, Partitioning | None] = dict.fromkeys(work.enable)
-    steps.update((step.card, step) for step in work.partitionings)
+def _pending_steps(preparation: Preparation) -> _Steps:
+    steps: _Steps = dict.fromkeys(preparation.enable)
+    steps.update((step.card, step) for step in preparation.partitionings)
     return steps
 
 
 def _prepare_card(
-    root: Path,
-    run: Runner,
-    address: PciAddress,
-    planned: Planner,
-    sleep: Callable[[float], None],
-    write: Callable[[Path, str], None],
+    root: Path, run: Runner, make_plan: PlanMaker, address: PciAddress
 ) -> list[Problem]:
-    """Give a card its mode and its virtual functions.
+    """Partition a card and enable its virtual functions.
 
-    All is looked at again first: the cards before it may have met what is asked for, or taken
-    minutes, in which a guest may have started.
+    Everything is read again first: earlier cards may have met the request, or taken minutes, in
+    which a guest may have started.
     """
-    found = host.gather(root)
-    card = next((card for card in found.cards if card.gpu.address == address), None)
-    work = planned(found).preparation
-    steps = _pending_steps(work)
+    facts = gather(root)
+    card = next((card for card in facts.cards if card.address == address), None)
+    preparation = make_plan(facts).preparation
+    steps = _pending_steps(preparation)
     if card is None or address not in steps:
         return []
-    step, keeps_mode = steps[address], address in work.keep_mode
+    step, keeps_mode = steps[address], address in preparation.keep_mode
     problems: list[Problem] = []
-    try:
-        if step is not None:
+    if step is not None:
+        try:
             partitioning.query_types(root, run, card, step)
-    except HostError as error:
-        problems, step, keeps_mode = [error.problem], None, True
+        except HostError as error:
+            problems, step, keeps_mode = [error.problem], None, True
     if card.in_use:
-        return problems + (_add_instances(root, run, card, step) if step is not None else [])
-    if step is not None and gpu_instance_profiles(step, card) != (
-        card.mode.gpu_instances if card.mode else ()
-    ):
-        type_assignment.unassign_all(root, card, write)  # no guest has one, and they hold the mode
+        return problems if step is None else problems + _add_instances(root, run, card, step)
+    if step is not None and _changes_instances(step, card):
+        type_assignment.unassign_all(root, card)  # not a guest's, and they block the mode change
     try:
-        _set_mode_and_enable_functions(root, run, card, step, sleep, keeps_mode=keeps_mode)
-        problems += partitioning.partition(root, run, card, step) if step is not None else []
+        _set_mode_and_enable_functions(root, run, card, step, keeps_mode)
+        if step is not None:
+            problems += partitioning.partition(root, run, card, step)
     except HostError as error:
-        is_without = error.problem.kind is ProblemKind.VFS_FAILED
-        if not (is_without and partitioning.note_if_functions_unused(root, run, address)):
-            problems.append(error.problem)
+        is_unused = (
+            error.problem.kind is ProblemKind.VFS_FAILED
+            and partitioning.note_if_functions_unused(root, run, address)
+        )
+        problems += [] if is_unused else [error.problem]
     return problems
 
 
+def _changes_instances(step: Partitioning, card: Card) -> bool:
+    present = card.mode.gpu_instances if card.mode else ()
+    return gpu_instance_profiles(step, card) != present
+
+
 def _add_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> list[Problem]:
-    """Make the GPU instances that a card in use lacks, if that is all it lacks."""
+    """Create the missing GPU instances of a card in use, if nothing else is to be changed."""
     if not only_adds_instances(step, card):
         return []
     try:
@@ -204,69 +225,69 @@ def _add_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> l
 
 
 def _set_mode_and_enable_functions(
-    root: Path,
-    run: Runner,
-    card: Card,
-    step: Partitioning | None,
-    sleep: Callable[[float], None],
-    *,
-    keeps_mode: bool,
+    root: Path, run: Runner, card: Card, step: Partitioning | None, keeps_mode: bool
 ) -> None:
-    """Switch MIG mode, then enable the functions; a mode that cannot be had costs none of them.
+    """Set MIG mode, then enable the functions, even if the mode could not be set.
 
     Raises:
-        HostError: VFS_FAILED, MIG_FAILED or MIG_PENDING; DISK.
+        HostError: VFS_FAILED, MIG_FAILED or MIG_PENDING; DISK_WRITE_FAILED.
     """
-    address = card.gpu.address
 
     def is_free() -> bool:
-        now = host.gather(root).cards
-        return all(known.gpu.address != address or not known.in_use for known in now)
+        return not any(now.address == card.address and now.in_use for now in gather(root).cards)
 
     try:
         if not keeps_mode:
-            partitioning.ensure_mig_mode(root, run, card, step, is_free, sleep)
+            wants_mig = step is not None and bool(step.instance_requests)
+            partitioning.ensure_mig_mode(root, run, card, wants_mig, is_free)
     finally:
-        if virtual_functions.enable_virtual_functions(root, run, card.gpu, sleep):
-            driver_cache.save_mode(root, address, None)
+        if virtual_functions.enable_virtual_functions(root, run, card.gpu):
+            driver_cache.save_mode(root, card.address, None)
 
 
 def _wait_for_types(
-    root: Path,
-    run: Runner,
-    planned: Planner,
-    given_up: AbstractSet[str],
-    sleep: Callable[[float], None],
-) -> tuple[bool, set[str]]:
-    """Wait until the driver tells the types of cards, of new functions and of GPU instances.
+    root: Path, run: Runner, make_plan: PlanMaker, given_up: set[PciAddress]
+) -> bool:
+    """Wait until the driver reports the types of cards, of new functions and of GPU instances.
 
-    nvidia-vgpud registers the types of what is there when it runs, which was before.
+    nvidia-vgpud registers the types of what exists when it runs, which may have been earlier.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        make_plan: returns the plan for a host.
+        given_up: the cards that are not waited for; those that report nothing are added.
 
     Returns:
-        Whether a card tells more than before, and the cards that are given up.
+        Whether a card reports more than before.
     """
-    first = silent = _cards_without_types(root, planned) - given_up
+    first = waiting = _cards_without_types(root, make_plan) - given_up
     for second in range(_TYPES_TIMEOUT):
-        if not silent:
+        if not waiting:
             break
         if second == 1:
-            logger.info("%s tells no types yet, running nvidia-vgpud again", min(silent))
+            logger.info("%s reports no types yet, running %s again", min(waiting), VGPUD)
             try:
-                run("systemctl", "restart", "nvidia-vgpud", timeout=60)
+                systemd.systemctl(run, "restart", VGPUD, timeout=60)
             except CommandError as error:
                 logger.warning("%s", error)
-        sleep(1)
-        silent = _cards_without_types(root, planned) - given_up
-    return silent != first, {*given_up, *silent}
+        time.sleep(1)
+        waiting = _cards_without_types(root, make_plan) - given_up
+    given_up.update(waiting)
+    return waiting != first
 
 
-def _cards_without_types(root: Path, planned: Planner) -> set[str]:
-    """Return the cards from which something is still to be heard."""
-    found = host.gather(root)
-    if found.driver.loaded is None:
+def _cards_without_types(root: Path, make_plan: PlanMaker) -> AbstractSet[PciAddress]:
+    """Return the cards that are not in use and that the driver has yet to report on."""
+    facts = gather(root)
+    if facts.driver.loaded is None:
         return set()
-    late = {problem.subject for problem in planned(found).problems if problem.kind in _LATE}
-    late |= {
-        str(card.gpu.address) for card in found.cards if card.lost_types and not card.visible_types
+    pending = {
+        problem.address for problem in make_plan(facts).problems if problem.kind in DRIVER_PENDING
     }
-    return late & {str(card.gpu.address) for card in found.cards if not card.in_use}
+    return {
+        card.address
+        for card in facts.cards
+        if not card.in_use
+        and (card.address in pending or (card.lost_types and not card.visible_types))
+    }

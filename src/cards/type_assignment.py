@@ -1,176 +1,178 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sets vGPU types on virtual functions, and takes them off again (vendor-specific VFIO).
+"""Assigns vGPU types to virtual functions, and removes them again (vendor-specific VFIO).
 
-What a guest has is never written to, nor what somebody else set.
+A function that a guest has, or whose type was set by somebody else, is never written to.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Callable, Container, Iterator
 
-from gpu.card import Card
+from gpu.card import Card, VgpuType
+from gpu.pci import PciAddress
 from gpu.problems import HostError, Problem, ProblemKind
-from host import facts as host
-from host import libvirt_guests, vendor_vfio
-from host.facts import HostFacts
-from host.gpus import PciAddress
+from host import guest_vgpus, libvirt_guests
+from host.facts import HostFacts, gather
+from host.vendor_vfio import creatable_types, type_folder
 from planning.plan import Plan
 from planning.preparation import TypeAssignment
-from state import driver_cache
+from state import assigned_types, driver_cache
 from system import sysfs
 
-__all__ = ["Planner", "assign_types", "unassign_all"]
+__all__ = ["PlanMaker", "assign_types", "unassign_all"]
 
-Planner = Callable[[HostFacts], Plan]  # what the option means on a host as it is at the moment
+PlanMaker = Callable[[HostFacts], Plan]  # what a mapping means on a host as it is now
 
 logger = logging.getLogger(__name__)
 
 
 def assign_types(
-    root: Path,
-    planned: Planner,
-    write: Callable[[Path, str], None],
-    waiting: Container[PciAddress] = (),
+    root: Path, make_plan: PlanMaker, not_ready: Container[PciAddress]
 ) -> list[Problem]:
-    """Set the types of each ready card; return what could not be done.
+    """Assign the types of each ready card; return what could not be done.
 
-    It is planned anew after each, as they share what is asked for.
+    The plan is made again after each assignment, since cards share the limit of a request.
 
     Args:
         root: the root of the host's file system.
-        planned: makes the plan.
-        write: writes an attribute, as `sysfs.write` does.
-        waiting: the cards that are not ready.
+        make_plan: returns the plan for a host.
+        not_ready: the cards to leave out.
     """
-    found = host.gather(root)
-    problems = _problems_of(lambda: _save_types(root, found))
-    _restore_types(root, found, write)
-    for wanted in planned(found).preparation.type_assignments:
-        if wanted.card not in waiting:
-            problems += _assign_next(root, planned, wanted, write)
-    return problems + _problems_of(lambda: vendor_vfio.forget_stale(root, host.gather(root).cards))
+    facts = gather(root)
+    problems = _as_problems(lambda: _save_types(root, facts))
+    _restore_types(root, facts)
+    for planned in make_plan(facts).preparation.type_assignments:
+        if planned.card not in not_ready:
+            problems += _assign_planned(root, make_plan, planned)
+    return problems + _as_problems(lambda: _forget_stale_records(root))
 
 
-def unassign_all(root: Path, card: Card, write: Callable[[Path, str], None]) -> None:
-    """Take the types off all functions of a card that is not in use."""
+def unassign_all(root: Path, card: Card) -> None:
+    """Remove the types of all functions of a card that is not in use."""
     for function, _ in card.assigned_types:
-        _write_type(root / "sys/bus/pci/devices" / str(function) / "nvidia", "0", write)
+        _write_type(root, function, "0")
 
 
-def _problems_of(keep: Callable[[], None]) -> list[Problem]:
-    """Keep a record; a disk that takes none is told, and holds up no card."""
+def _as_problems(write: Callable[[], None]) -> list[Problem]:
+    """Write a record; a full disk is a problem, but does not stop the cards."""
     try:
-        keep()
+        write()
     except HostError as error:
         return [error.problem]
     return []
 
 
-def _save_types(root: Path, found: HostFacts) -> None:
-    for card in found.cards:
+def _save_types(root: Path, facts: HostFacts) -> None:
+    for card in facts.cards:
         if card.creatable:  # before the lists shrink
             driver_cache.save_types(root, card.gpu, card.types)
 
 
-def _restore_types(root: Path, found: HostFacts, write: Callable[[Path, str], None]) -> None:
-    """Give functions of defined guests the types back that a boot took; no limit counts them."""
-    for function, type_id in found.types_to_restore:
-        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
-        if type_id in [known.id for known in vendor_vfio.creatable_types(folder)]:
-            _write_type(folder, type_id.rsplit("-", 1)[1], write)
+def _restore_types(root: Path, facts: HostFacts) -> None:
+    """Assign the types that functions of defined guests lost at boot, regardless of limits."""
+    for function, type_id in facts.types_to_restore:
+        if _is_creatable(root, function, type_id):
+            _write_type(root, function, VgpuType(type_id, type_id).number)
 
 
-def _assign_next(
-    root: Path,
-    planned: Planner,
-    wanted: TypeAssignment,
-    write: Callable[[Path, str], None],
-) -> list[Problem]:
-    found = host.gather(root)
-    cards = {card.gpu.address: card for card in found.cards}
-    for step in planned(found).preparation.type_assignments:
-        if (step.card, step.type_id, step.functions) == (
-            wanted.card,
-            wanted.type_id,
-            wanted.functions,
-        ):
-            return list(_assign(root, step, cards[step.card], write))
-    return []  # it fell off the bus meanwhile
+def _forget_stale_records(root: Path) -> None:
+    """Forget types that are not assigned any more and that no defined guest has lost."""
+    cards = gather(root).cards
+    assigned = {pair for card in cards for pair in card.assigned_types}
+    lost = {function for function, _ in guest_vgpus.lost_types(root, cards)}
+    assigned_types.forget(
+        root,
+        lambda function, type_id: (function, type_id) not in assigned and function not in lost,
+    )
 
 
-def _assign(
-    root: Path, step: TypeAssignment, card: Card, write: Callable[[Path, str], None]
-) -> Iterator[Problem]:
-    """Set a type on functions of a card.
+def _assign_planned(root: Path, make_plan: PlanMaker, planned: TypeAssignment) -> list[Problem]:
+    facts = gather(root)
+    cards = {card.address: card for card in facts.cards}
+    for step in make_plan(facts).preparation.type_assignments:
+        if _is_same(step, planned):
+            return list(_assign(root, step, cards[step.card]))
+    return []  # the card fell off the bus meanwhile
 
-    The lists of what can still be set shrink with each one, so each is read again before its
-    function is written, and each is read back.
+
+def _is_same(step: TypeAssignment, other: TypeAssignment) -> bool:
+    return (step.card, step.type_id, step.functions) == (
+        other.card,
+        other.type_id,
+        other.functions,
+    )
+
+
+def _assign(root: Path, step: TypeAssignment, card: Card) -> Iterator[Problem]:
+    """Assign a type to functions of a card.
+
+    The lists of creatable types shrink with each assignment, so each list is read again before
+    its function is written, and each result is read back.
     """
-    devices = root / "sys/bus/pci/devices"
-    carried = _unassign(root, step, card, write)
-    number = sum(found == step.type_id for found in carried.values())
+    assigned = _unassign(root, step, card)
+    count = sum(type_id == step.type_id for type_id in assigned.values())
     defined = libvirt_guests.defined_functions(root)
-    free = [function for function in step.functions if function not in carried]
-    yield from _problems_of(lambda: vendor_vfio.record(root, free, step.type_id))
-    for function in sorted(free, key=lambda each: (each not in defined, each)):
-        folder = devices / str(function) / "nvidia"
-        if step.limit is not None and number >= step.limit:
+    free = [function for function in step.functions if function not in assigned]
+    yield from _as_problems(lambda: assigned_types.record(root, free, step.type_id))
+    for function in sorted(free, key=lambda function: (function not in defined, function)):
+        if step.limit is not None and count >= step.limit:
             break
-        if step.type_id not in [known.id for known in vendor_vfio.creatable_types(folder)]:
-            continue  # the card is full, or holds another size
-        if not _write_type(folder, step.type_id.rsplit("-", 1)[1], write):
-            yield Problem(
-                ProblemKind.TYPE_REFUSED, str(function), step.type_id, "the driver says no"
-            )
+        if not _is_creatable(root, function, step.type_id):
+            continue  # the card is full, or has vGPUs of another size
+        if not _write_type(root, function, VgpuType(step.type_id, step.type_id).number):
+            yield _refused(function, step.type_id, "the driver refuses it")
             return
-        number += 1
-    logger.info("%s carries %s on %d functions", step.card, step.type_id, number)
-    if not number and step.limit != 0:
-        yield Problem(
-            ProblemKind.TYPE_REFUSED, str(step.card), step.type_id, "no room on the card"
-        )
+        count += 1
+    logger.info("%s: %s is assigned to %d functions", step.card, step.type_id, count)
+    if not count and step.limit != 0:
+        yield _refused(step.card, step.type_id, "no room on the card")
 
 
-def _unassign(
-    root: Path, step: TypeAssignment, card: Card, write: Callable[[Path, str], None]
-) -> dict[PciAddress, str]:
-    """Take other types, and more than the limit, off functions that no guest has.
+def _refused(address: PciAddress, type_id: str, reason: str) -> Problem:
+    return Problem(ProblemKind.TYPE_REFUSED, address, vgpu_type=type_id, reason=reason)
+
+
+def _unassign(root: Path, step: TypeAssignment, card: Card) -> dict[PciAddress, str]:
+    """Remove other types, and those above the limit, from functions that no guest has.
 
     Returns:
-        What the step's functions then carry.
+        The types of the step's functions afterwards.
     """
-    mine = {*step.functions, *step.leftover_functions}
-    carried = {function: found for function, found in card.assigned_types if function in mine}
-    held = carried.keys() & (
-        card.guest_parents
-        | libvirt_guests.defined_functions(root)
-        | libvirt_guests.open_functions(root, carried)
-    )
-    kept = [function for function in step.functions if carried.get(function) == step.type_id]
-    kept.sort(key=lambda function: function not in held)
-    surplus = [*step.leftover_functions, *([] if step.limit is None else kept[step.limit :])]
-    others = [
+    functions = {*step.functions, *step.leftover_functions}
+    assigned = dict(pair for pair in card.assigned_types if pair[0] in functions)
+    in_use = assigned.keys() & (card.guest_parents | guest_vgpus.guest_functions(root, assigned))
+    with_type = [function for function in step.functions if assigned.get(function) == step.type_id]
+    with_type.sort(key=lambda function: function not in in_use)
+    surplus = [] if step.limit is None else with_type[step.limit :]
+    with_other_type = {
         function
         for function in step.functions
-        if carried.get(function, step.type_id) != step.type_id
-    ]
-    if held & set(others):  # the new type could not come, and the old one would be lost
-        others = []
-        logger.info("%s keeps its types: guests have %d functions", step.card, len(held))
-    for function in sorted(set(surplus + others) - held):
-        folder = root / "sys/bus/pci/devices" / str(function) / "nvidia"
-        if _write_type(folder, "0", write):
-            logger.info("%s no longer carries %s", function, carried.pop(function))
-    return carried
+        if assigned.get(function) not in (None, step.type_id)
+    }
+    if in_use & with_other_type:
+        # The new type could not be assigned, and the old one would be lost.
+        with_other_type = set()
+        logger.info("%s keeps its types: guests have %d functions", step.card, len(in_use))
+    for function in sorted({*step.leftover_functions, *surplus, *with_other_type} - in_use):
+        if _write_type(root, function, "0"):
+            logger.info("%s: %s is removed", function, assigned.pop(function))
+    return assigned
 
 
-def _write_type(folder: Path, number: str, write: Callable[[Path, str], None]) -> bool:
-    path = folder / "current_vgpu_type"
+def _is_creatable(root: Path, function: PciAddress, type_id: str) -> bool:
+    types = creatable_types(type_folder(root, function))
+    return any(vgpu_type.id == type_id for vgpu_type in types)
+
+
+def _write_type(root: Path, function: PciAddress, number: str) -> bool:
+    """Write the number of a type, 0 for none; return whether the driver has taken it."""
+    path = os.path.join(type_folder(root, function), "current_vgpu_type")
     try:
-        write(path, number)
+        sysfs.write(path, number)
         return sysfs.read(path) == number
     except OSError as error:
         logger.warning("%s refuses %s: %s", path, number, error)

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""NVIDIA's host software as a file, before it touches the host."""
+"""NVIDIA's host software as a package file, before it is installed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpu.problems import HostError, Problem, ProblemKind
+from host.driver_state import PACKAGE_PATTERN
 from system.commands import CommandError, Runner
+from system.text import ascii_line
 
-__all__ = ["NAME_PATTERN", "HostPackage", "inspect", "stamp", "verify"]
-
-# nvidia-vgpu-ubuntu-570, or nvidia-vgpu-ubuntu-aie-570 of NVIDIA AI Enterprise.
-NAME_PATTERN = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
+__all__ = ["HostPackage", "inspect", "stamp", "verify", "with_deb_suffix"]
 
 _MAGIC = b"!<arch>\ndebian-binary"
 _FIELD = re.compile(r"^([A-Za-z-]+): *(.*)$", re.MULTILINE)
-_GUEST = re.compile(r"nvidia-linux-grid|nvidia-grid|nvidia-driver", re.ASCII)
+_GUEST_DRIVER = re.compile(r"nvidia-linux-grid|nvidia-grid|nvidia-driver", re.ASCII)
 _VERSION = re.compile(r"[0-9A-Za-z.+:~-]{1,64}", re.ASCII)
 
 
 class HostPackage(NamedTuple):
-    """A package file: its path and what its control fields say."""
+    """A package file: its path and its control fields."""
 
     path: str
     name: str
@@ -33,7 +32,7 @@ class HostPackage(NamedTuple):
 
 
 def stamp(path: Path) -> str:
-    """Return a short text that changes with the file; empty if there is none."""
+    """Return a short text that changes with the file; empty if there is no file."""
     try:
         status = path.stat()
     except (OSError, ValueError):  # a path with a NUL
@@ -45,8 +44,8 @@ def inspect(path: Path, run: Runner) -> HostPackage:
     """Read a package's control fields and check that it is NVIDIA's host software for this host.
 
     Raises:
-        HostError: RESOURCE_MISSING for no file or an empty one; RESOURCE_INVALID, with the
-            reason, for any other that cannot be used.
+        HostError: RESOURCE_MISSING if the file is missing or empty; RESOURCE_INVALID, with the
+            reason, if it cannot be used.
     """
     try:
         with open(path, "rb") as stream:
@@ -56,27 +55,29 @@ def inspect(path: Path, run: Runner) -> HostPackage:
     if not start:
         raise HostError(Problem(ProblemKind.RESOURCE_MISSING))
     if start != _MAGIC:
-        raise _invalid("the file is no Debian package")
+        raise _invalid("the file is not a Debian package")
     try:
         control = run("dpkg-deb", "--field", str(path)).stdout
-        ours = run("dpkg", "--print-architecture").stdout.strip()
+        architecture = run("dpkg", "--print-architecture").stdout.strip()
     except CommandError as error:
         raise _invalid("the file is truncated or damaged") from error
     fields = dict(_FIELD.findall(control))
     name, version = fields.get("Package", ""), fields.get("Version", "")
-    if re.fullmatch(NAME_PATTERN, name, re.ASCII) is None or not _VERSION.fullmatch(version):
-        kind = "the guest driver" if _GUEST.match(name) else "not NVIDIA's vGPU host package"
-        raise _invalid(f"{_printable(name)} is {kind}")
-    if fields.get("Architecture") not in (ours, "all"):
-        raise _invalid(f"it is for {_printable(fields.get('Architecture', '?'))}, not {ours}")
+    if re.fullmatch(PACKAGE_PATTERN, name, re.ASCII) is None or not _VERSION.fullmatch(version):
+        kind = (
+            "the guest driver" if _GUEST_DRIVER.match(name) else "not NVIDIA's vGPU host package"
+        )
+        raise _invalid(f"{_shown(name)} is {kind}")
+    if fields.get("Architecture") not in (architecture, "all"):
+        raise _invalid(f"it is for {_shown(fields.get('Architecture', '?'))}, not {architecture}")
     return HostPackage(str(path), name, version, fields.get("Depends", ""))
 
 
 def verify(package: HostPackage, run: Runner) -> bool:
-    """Read the package to its end; return whether its driver is built on the host, by DKMS.
+    """Read the package to its end; return whether DKMS builds its driver on the host.
 
     Raises:
-        HostError: RESOURCE_INVALID, if it is truncated or damaged; its fields would still read.
+        HostError: RESOURCE_INVALID if it is truncated or damaged, which the fields do not show.
     """
     try:
         contents = run("dpkg-deb", "--contents", package.path, timeout=600).stdout
@@ -85,8 +86,8 @@ def verify(package: HostPackage, run: Runner) -> bool:
     return "/dkms.conf" in contents or re.search(r"\bdkms\b", package.depends) is not None
 
 
-def absolute_deb(package: HostPackage, folder: str) -> str:
-    """Return a path of the package that apt-get takes: absolute and ending in `.deb`."""
+def with_deb_suffix(package: HostPackage, folder: str) -> str:
+    """Return a path of the package that apt-get accepts: absolute and ending in `.deb`."""
     path = os.path.abspath(package.path)
     if path.endswith(".deb"):
         return path
@@ -95,9 +96,9 @@ def absolute_deb(package: HostPackage, folder: str) -> str:
     return link
 
 
-def _printable(text: str) -> str:
-    return "".join(letter if " " < letter <= "~" else "?" for letter in text[:40]) or "it"
+def _shown(text: str) -> str:
+    return ascii_line(text, 40) or "it"
 
 
 def _invalid(reason: str) -> HostError:
-    return HostError(Problem(ProblemKind.RESOURCE_INVALID, reason))
+    return HostError(Problem(ProblemKind.RESOURCE_INVALID, reason=reason))

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the charm that had this name before left on a host, taken over when it is refreshed.
+"""Removes what the charm that had this name before left on a host, when it is refreshed.
 
-It wrote guests' mediated devices into scripts that a service ran at each boot; `guest_mdevs` and
-`boot` do that now, so both at once would make each device twice.
+That charm wrote the guests' mediated devices into scripts that a service ran at each boot; the
+boot service of this charm recreates them, so both together would create each device twice.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ import logging
 import shutil
 from pathlib import Path
 
-from driver import installation
+from driver import nouveau
 from gpu.problems import HostError
+from system import systemd
 from system.commands import CommandError, Runner
 
 __all__ = ["take_over"]
 
-_UNIT = "systemd-mdev-workaround.service"
-_FOLDERS = ("etc/systemd/system", "lib/systemd/system")
+_SERVICE = "systemd-mdev-workaround.service"
+_UNIT_FOLDERS = ("etc/systemd/system", "lib/systemd/system")
 _SCRIPTS = ("opt/initialise_nova_mdevs.sh", "opt/remediate-nova-mdevs")
-_NO_NOUVEAU = Path("etc/modprobe.d/disable-nouveau.conf")
-_LINES = {"blacklist nouveau", "options nouveau modeset=0"}
+_NOUVEAU_FILE = Path("etc/modprobe.d/disable-nouveau.conf")
+_NOUVEAU_LINES = {"blacklist nouveau", "options nouveau modeset=0"}
 
 logger = logging.getLogger(__name__)
 
 
 def take_over(root: Path, run: Runner) -> None:
-    """Remove its boot service, its scripts and, in favour of ours, its file against nouveau.
+    """Remove its boot service and scripts, and replace its file against nouveau.
 
-    What somebody changed in that file is theirs and stays. A host without any of it costs a look
-    at six paths.
+    A file that somebody has edited stays. On a host without any of this, six paths are checked.
     """
-    if any((root / folder / _UNIT).exists() for folder in _FOLDERS):
-        logger.info("%s makes way for our own boot service", _UNIT)
-        _systemctl(run, "disable", _UNIT)
-        for folder in _FOLDERS:
-            _remove(root / folder / _UNIT)
+    if any((root / folder / _SERVICE).exists() for folder in _UNIT_FOLDERS):
+        logger.info("removing %s, which this charm's boot service replaces", _SERVICE)
+        _systemctl(run, "disable", _SERVICE)
+        for folder in _UNIT_FOLDERS:
+            _remove(root / folder / _SERVICE)
         _systemctl(run, "daemon-reload")
     for name in _SCRIPTS:
         _remove(root / name)
-    _replace_nouveau_file(root / _NO_NOUVEAU, root)
+    _replace_nouveau_file(root)
 
 
 def _remove(path: Path) -> None:
@@ -52,23 +52,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _replace_nouveau_file(path: Path, root: Path) -> None:
+def _replace_nouveau_file(root: Path) -> None:
+    path = root / _NOUVEAU_FILE
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
-    told = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    if told and told <= _LINES:
+    settings = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    if settings and settings <= _NOUVEAU_LINES:
         try:
-            installation.keep_nouveau_away(
-                root
-            )  # its bytes are in the initramfs, which says the same
+            nouveau.ensure_file(root)  # the initramfs contains the same settings already
         except HostError as error:
             logger.warning("%s stays: %s", path, error)
             return
         path.unlink()
 
 
-def _systemctl(run: Runner, *words: str) -> None:
+def _systemctl(run: Runner, verb: str, *arguments: str) -> None:
     with contextlib.suppress(CommandError):
-        run("systemctl", *words, check=False)
+        systemd.systemctl(run, verb, *arguments)

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cards and their vGPU types, as data; `mdev` and `vendor_vfio` read them from sysfs.
+"""Cards and their vGPU types, as data; `host.mdev` and `host.vendor_vfio` read them from sysfs.
 
-Which way a card goes is read from what is there, card by card, never from its model or from the
-host's release; a host may mix them. Sources:
+How a card offers vGPUs is read from sysfs for each card, never derived from its model or from the
+release of the host: one host may have several ways. Sources:
 https://docs.kernel.org/driver-api/vfio-mediated-device.html (mdev) and
 https://docs.openstack.org/nova/latest/admin/virtual-gpu.html (both).
 """
@@ -14,7 +14,7 @@ import enum
 import re
 from typing import NamedTuple
 
-from host.gpus import Gpu, PciAddress, PciId
+from gpu.pci import Gpu, PciAddress, PciId
 
 __all__ = [
     "COUNT_LIMIT",
@@ -23,12 +23,13 @@ __all__ = [
     "CardMode",
     "Framework",
     "VgpuType",
+    "description_number",
     "is_mig_backed",
-    "stated",
+    "is_type_id",
     "type_number",
 ]
 
-# More than any driver tells; what is beyond is made up.
+# More than any driver reports; larger values are not believed.
 COUNT_LIMIT = 999  # vGPUs of a card
 NAME_LIMIT = 100  # characters of a type's name
 
@@ -36,27 +37,27 @@ _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"([0-9]{1,4})[ABCQ][A-Z0-9]*$", re.ASCII)  # T4-2B4, A100-1-5CME
 _MIG_BACKED = re.compile(r"-[0-9]{1,2}-[0-9]{1,4}[ABCQ][A-Z0-9]*$", re.ASCII | re.IGNORECASE)
-# Media extensions and graphics, which some drivers leave out of the name; the longer ones first.
+# Media extensions and graphics, which some drivers leave out of the name; longer ones first.
 _ATTRIBUTE = re.compile(r"(?<=[ABCQ])(?:MEALL|NOME|GFX|ME)$", re.ASCII | re.IGNORECASE)
 
 
 class Framework(enum.Enum):
-    """Through which kernel interface a card offers vGPUs."""
+    """The kernel interface through which a card offers vGPUs."""
 
     MDEV = "mdev"  # mediated devices, on the card or on its virtual functions
-    VENDOR_VFIO = "vendor-vfio"  # a type is set on a virtual function; Nova: kernel variant driver
+    VENDOR_VFIO = "vendor-vfio"  # types are set on virtual functions; Nova: kernel variant driver
 
 
 class VgpuType(NamedTuple):
     """One vGPU type of one card.
 
     Attributes:
-        id: what Nova knows it by, `nvidia-233`: a folder in mdev_supported_types.
-        name: what people know it by, `GRID T4-8Q`.
+        id: Nova's name for it, `nvidia-233`: a folder in mdev_supported_types.
+        name: NVIDIA's name for it, `GRID T4-8Q`.
         description: the driver's own line: heads, framebuffer, resolution, instances.
-        max_instances: how many of it fit on an empty card; None if the driver does not say.
-        available_instances: how many more fit now; None if that was not asked for.
-        gpu_instance_profile: that of a MIG-backed type; None: time-sliced, or unknown.
+        max_instances: how many fit on an empty card; None if the driver does not report it.
+        available_instances: how many more fit now; None if that was not read.
+        gpu_instance_profile: that of a MIG-backed type; None if it is time-sliced or unknown.
         vgpus_per_gpu_instance: how many share one GPU instance.
     """
 
@@ -69,40 +70,45 @@ class VgpuType(NamedTuple):
     vgpus_per_gpu_instance: int = 1
 
     @property
+    def number(self) -> str:
+        """The number of the ID, which the driver takes in current_vgpu_type."""
+        return self.id.rsplit("-", 1)[-1]
+
+    @property
     def framebuffer(self) -> int | None:
-        """Memory in MiB; NVIDIA's names count in GiB, 0 for half of one."""
+        """Memory in MiB; NVIDIA's names count in GiB, with 0 for half a GiB."""
+        described = description_number(self.description, "framebuffer")
         size = _SIZE.search(self.name)
-        told = stated(self.description, "framebuffer")
-        if told is not None or size is None:
-            return told
+        if described is not None or size is None:
+            return described
         return int(size[1]) * 1024 or 512
 
     @property
     def is_mig_backed(self) -> bool:
-        """Whether its vGPUs have a GPU instance, a slice of the card, and not a share of time."""
+        """Whether its vGPUs use a GPU instance, a slice of the card, not a share of time."""
         return self.gpu_instance_profile is not None or is_mig_backed(self.name)
 
-    def matches(self, wanted: str) -> bool:
-        """Whether an operator's word, an id or a name, means this type.
+    def matches(self, requested: str) -> bool:
+        """Whether a requested type, an ID or a name, is this type.
 
-        A name may lack its brand, or all but its last word: `GRID T4-8Q`, `T4-8Q`. An id is
-        known by its number, since the folder takes its prefix from the parent's driver.
+        A name may lack its brand, or all but its last word: `GRID T4-8Q`, `T4-8Q`. IDs are
+        compared by number, since the folder takes its prefix from the driver of the parent.
         """
-        mine, theirs = type_number(self.id), type_number(wanted)
-        if mine is not None and theirs is not None:
-            return mine == theirs
-        plain = _BRAND.sub("", self.name).casefold()
-        return _BRAND.sub("", wanted).casefold() in (plain, *plain.split()[-1:])
+        number, requested_number = type_number(self.id), type_number(requested)
+        if number is not None and requested_number is not None:
+            return number == requested_number
+        name = _BRAND.sub("", self.name).casefold()
+        return _BRAND.sub("", requested).casefold() in (name, *name.split()[-1:])
 
 
 class CardMode(NamedTuple):
-    """How the driver parts a card, as nvidia-smi told in this boot.
+    """How a card is partitioned, as nvidia-smi reported since the last boot.
 
     Attributes:
         gpu_instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
-        mixed_size: whether its vGPUs may differ in size; None: the card cannot do that.
-        vgpus_on_functions: whether they may go on virtual functions; False: the driver says no.
-        supports_mig: whether it may have GPU instances; False: the driver says no.
+        mixed_size: whether its vGPUs may differ in size; None: the card does not support that.
+        vgpus_on_functions: whether vGPUs are on virtual functions; False: the driver denies it.
+        supports_mig: whether it may have GPU instances; False: the driver denies it.
         types_queried: whether the driver was asked for all types of the card.
     """
 
@@ -118,21 +124,21 @@ class Card(NamedTuple):
 
     Attributes:
         gpu: the physical function.
-        framework: None while that cannot be told: the driver is not loaded, offers nothing, or
-            the card's virtual functions are not enabled yet.
-        types: in the order of their ids; of a card in use maybe not all (vendor VFIO).
-        parents: the functions that carry vGPUs: the card itself, or its virtual functions.
-        in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest has
-            or somebody else gave a type (vendor VFIO).
-        guest_vgpus: parent and type id of each vGPU that a guest has, including those that
+        framework: None while it is unknown: the driver is not loaded, offers nothing, or the
+            virtual functions of the card are not enabled yet.
+        types: in the order of their IDs; possibly incomplete on a card in use (vendor VFIO).
+        parents: the functions that offer vGPUs: the card itself, or its virtual functions.
+        in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest
+            has or whose type was set by somebody else (vendor VFIO).
+        guest_vgpus: parent and type ID of each vGPU that a guest has, including those that
             defined guests lost at boot.
-        assigned_types: functions that carry a type, and its id (vendor VFIO).
-        creatable: ids of the types that a free function can still become (vendor VFIO).
-        function_id: vendor and device of the functions, which Nova's alias goes by.
-        known_types: types that the driver told of once, shown now or not.
-        known_types_complete: whether that is all that it knows, since it was asked a moment ago.
-        lost_types: the types of vGPUs that a boot took from defined guests.
-        mode: how the card is parted; None: nobody has looked in this boot.
+        assigned_types: functions that have a type assigned, with its ID (vendor VFIO).
+        creatable: IDs of the types that can still be assigned to a free function (vendor VFIO).
+        function_id: vendor and device ID of the virtual functions, which Nova's alias matches.
+        known_types: types that the driver has ever reported, visible now or not.
+        known_types_complete: whether those are all, since the driver was asked a moment ago.
+        lost_types: the types of vGPUs that defined guests lost at boot.
+        mode: how the card is partitioned; None if that was not read since the last boot.
     """
 
     gpu: Gpu
@@ -150,63 +156,85 @@ class Card(NamedTuple):
     mode: CardMode | None = None
 
     @property
+    def address(self) -> PciAddress:
+        """The address of the physical function."""
+        return self.gpu.address
+
+    @property
+    def is_own_parent(self) -> bool:
+        """Whether the card itself, not a virtual function, is the parent of its vGPUs."""
+        return self.parents == (self.address,)
+
+    @property
     def guest_parents(self) -> frozenset[PciAddress]:
-        """The parents of guests' vGPUs."""
+        """The parents of the guests' vGPUs."""
         return frozenset(parent for parent, _ in self.guest_vgpus)
 
     @property
     def guest_type_ids(self) -> tuple[str, ...]:
-        """The ids of their types."""
+        """The type IDs of the guests' vGPUs, sorted."""
         return tuple(sorted({type_id for _, type_id in self.guest_vgpus}))
 
     @property
     def is_sriov(self) -> bool:
-        """Whether its vGPUs go on virtual functions, as far as can be told.
+        """Whether its vGPUs are on virtual functions, as far as is known.
 
-        That it has SR-IOV is no proof: some servers show a T4 with it, which carries them itself.
+        SR-IOV alone is no proof: on some servers a T4 has it, but offers its vGPUs itself.
         """
-        is_itself = self.parents == (self.gpu.address,)
         is_denied = self.mode is not None and not self.mode.vgpus_on_functions
-        return self.gpu.total_vfs > 0 and not is_itself and not is_denied
+        return self.gpu.total_vfs > 0 and not self.is_own_parent and not is_denied
+
+    @property
+    def types_queried(self) -> bool:
+        """Whether the driver was asked for all types of the card since the last boot."""
+        return self.known_types_complete or (self.mode is not None and self.mode.types_queried)
 
     @property
     def visible_types(self) -> tuple[VgpuType, ...]:
-        """The types that its vGPUs are or could become as it is parted now."""
+        """The types that its vGPUs have or could have as it is partitioned now."""
         if self.framework is not Framework.VENDOR_VFIO:
             return self.types
         ids = self.creatable.union(type_id for _, type_id in self.assigned_types)
-        return tuple(known for known in self.types if known.id in ids)
+        return tuple(vgpu_type for vgpu_type in self.types if vgpu_type.id in ids)
 
     @property
     def is_mig_partitioned(self) -> bool:
-        """Whether it has GPU instances, or is said to have."""
-        is_said = self.mode is not None and bool(self.mode.gpu_instances)
-        return is_said or any(known.is_mig_backed for known in self.visible_types)
+        """Whether it has GPU instances, by nvidia-smi's report or by its visible types."""
+        is_reported = self.mode is not None and bool(self.mode.gpu_instances)
+        return is_reported or any(vgpu_type.is_mig_backed for vgpu_type in self.visible_types)
 
-    def find_type(self, wanted: str) -> VgpuType | None:
-        """Return the type that an operator's word means on this card, or None."""
-        return _find(self.types, wanted)
+    def find_type(self, requested: str) -> VgpuType | None:
+        """Return the type that a requested type, an ID or a name, means on this card, or None."""
+        return _find(self.types, requested)
 
-    def find_known_type(self, wanted: str) -> VgpuType | None:
-        """Return the type that a word means, shown now or not, or None."""
-        return _find(self.known_types, wanted)
+    def find_known_type(self, requested: str) -> VgpuType | None:
+        """Return the type that a requested type means, visible now or not, or None."""
+        return _find(self.known_types, requested)
 
-    def find_mig_backed_type(self, wanted: str) -> VgpuType | None:
-        """Return the MIG-backed type that a word means, shown now or not, or None."""
-        return _find(tuple(known for known in self.known_types if known.is_mig_backed), wanted)
+    def find_mig_backed_type(self, requested: str) -> VgpuType | None:
+        """Return the MIG-backed type that a requested type means, visible now or not, or None."""
+        mig_backed = tuple(filter(lambda vgpu_type: vgpu_type.is_mig_backed, self.known_types))
+        return _find(mig_backed, requested)
 
-    def is_mig_backed_name(self, wanted: str) -> bool:
-        """Whether a word means a MIG-backed type here, as far as can be told."""
-        known = self.find_mig_backed_type(wanted) or self.find_type(wanted)
-        return is_mig_backed(wanted) if known is None else known.is_mig_backed
+    def is_mig_backed_name(self, requested: str) -> bool:
+        """Whether a requested type is MIG-backed on this card, as far as is known."""
+        vgpu_type = self.find_mig_backed_type(requested) or self.find_type(requested)
+        return is_mig_backed(requested) if vgpu_type is None else vgpu_type.is_mig_backed
+
+    def gpu_instance_capacity(self, vgpu_type: VgpuType) -> int | None:
+        """Return how many vGPUs of a type its GPU instances have room for; None if unknown."""
+        if vgpu_type.gpu_instance_profile is None or self.mode is None:
+            return None
+        instances = self.mode.gpu_instances.count(vgpu_type.gpu_instance_profile)
+        return instances * vgpu_type.vgpus_per_gpu_instance
 
 
-def _find(types: tuple[VgpuType, ...], wanted: str) -> VgpuType | None:
-    """Look for the exact word first: a driver may list A100-1-5C and A100-1-5CME."""
-    for word in dict.fromkeys((wanted, _ATTRIBUTE.sub("", wanted))):
-        for known in types:
-            if known.matches(word):
-                return known
+def _find(types: tuple[VgpuType, ...], requested: str) -> VgpuType | None:
+    """Look for the exact name first: a driver may list both A100-1-5C and A100-1-5CME."""
+    for name in dict.fromkeys((requested, _ATTRIBUTE.sub("", requested))):
+        for vgpu_type in types:
+            if vgpu_type.matches(name):
+                return vgpu_type
     return None
 
 
@@ -215,13 +243,18 @@ def is_mig_backed(name: str) -> bool:
     return _MIG_BACKED.search(name) is not None
 
 
+def is_type_id(text: str) -> bool:
+    """Whether a text is a type ID, `nvidia-233`."""
+    return _TYPE_ID.fullmatch(text) is not None
+
+
 def type_number(type_id: str) -> int | None:
-    """Return the number of a type's id, `nvidia-233`; None if it is none."""
+    """Return the number of a type ID, `nvidia-233`; None if the text is not a type ID."""
     match = _TYPE_ID.fullmatch(type_id)
     return None if match is None else int(match[1])
 
 
-def stated(description: str, key: str) -> int | None:
-    """Return a number of the driver's description, `max_instance=4`."""
+def description_number(description: str, key: str) -> int | None:
+    """Return a number from the driver's description of a type, `max_instance=4`."""
     match = re.search(rf"\b{key}=([0-9]{{1,9}})M?\b", description, re.ASCII)
     return int(match[1]) if match else None

@@ -1,15 +1,30 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What can be in the way of a working vGPU, as data. How it is said stands in `status`."""
+"""What can prevent a working vGPU, as data; `status.messages` has the wording.
+
+A new problem needs a kind here, its message in `status.messages` and a row in the README, which
+the tests write.
+"""
 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from system.text import one_line
+from gpu.pci import PciAddress
 
-__all__ = ["REBOOT", "HostError", "Problem", "ProblemKind"]
+__all__ = [
+    "DRIVER_PENDING",
+    "GUEST_PENDING",
+    "NEEDS_REBOOT",
+    "NOTES",
+    "PREPARATION_PENDING",
+    "RETRIABLE",
+    "SOFTWARE_BROKEN",
+    "HostError",
+    "Problem",
+    "ProblemKind",
+]
 
 
 class ProblemKind(enum.Enum):
@@ -80,7 +95,7 @@ class ProblemKind(enum.Enum):
     # the host itself
     DISK_WRITE_FAILED = "disk-write-failed"
     CARD_UNREADABLE = "card-unreadable"
-    # why a card offers nothing, as show-plan tells it
+    # why a card offers nothing, in show-plan
     OTHER_DRIVER = "other-driver"
     VFS_NOT_ENABLED = "virtual-functions-not-enabled"
     NO_TYPES_REPORTED = "no-types-reported"
@@ -91,32 +106,104 @@ class ProblemKind(enum.Enum):
     NOT_RELATED = "not-related"
 
 
-# What only a reboot of the host mends.
-REBOOT = frozenset(
+# The driver has not reported yet what it should report once a card is prepared.
+DRIVER_PENDING = frozenset(
+    {
+        ProblemKind.TYPES_UNKNOWN,
+        ProblemKind.INSTANCES_MISSING,
+        ProblemKind.WAITING_TO_LEAVE_MIG,
+    }
+)
+# Guests have to leave first.
+GUEST_PENDING = frozenset({ProblemKind.MIXED_SIZE_GUESTS, ProblemKind.GUESTS_USE_OTHER_TYPE})
+# The preparation of the cards is expected to end these.
+PREPARATION_PENDING = DRIVER_PENDING | {
+    ProblemKind.VFS_DISABLED,
+    ProblemKind.TYPE_NOT_SET,
+    ProblemKind.MIXED_SIZE_PENDING,
+    ProblemKind.MIXED_SIZE_GUESTS,
+}
+# Another run of the boot service may end these and puts nothing at risk.
+RETRIABLE = DRIVER_PENDING | {
+    ProblemKind.VFS_FAILED,
+    ProblemKind.DISK_WRITE_FAILED,
+    ProblemKind.BOOT_SERVICE_FAILED,
+    ProblemKind.MDEV_LOST,
+}
+# Only a reboot of the host ends these.
+NEEDS_REBOOT = frozenset(
     {ProblemKind.NOUVEAU, ProblemKind.OTHER_VERSION_LOADED, ProblemKind.MIG_PENDING}
+)
+# These limit what the installed Nova makes of a mapping, but nothing is wrong with the mapping.
+NOTES = frozenset({ProblemKind.FIRST_TYPE_ONLY, ProblemKind.TAKES_ALL_CARDS})
+# The host software is not as it should be, for a reason that no reboot ends.
+SOFTWARE_BROKEN = frozenset(
+    {
+        ProblemKind.RESOURCE_MISSING,
+        ProblemKind.RESOURCE_INVALID,
+        ProblemKind.INSTALL_FAILED,
+        ProblemKind.DPKG_LOCKED,
+        ProblemKind.NOT_INSTALLED,
+        ProblemKind.NOT_LOADED,
+        ProblemKind.SERVICE_DOWN,
+    }
 )
 
 
-class Problem(NamedTuple):
-    """One thing in the way.
+class _Problem(NamedTuple):
+    kind: ProblemKind
+    address: PciAddress | None
+    arguments: tuple[tuple[str, str], ...]
+
+
+class Problem(_Problem):
+    """One problem: its kind, where it is, and the words that its message needs.
 
     Attributes:
         kind: the cause.
-        subject: what it is about: a place in the mapping, an address, a package, a service.
-        detail: the rest that the sentence of its kind needs.
-        more: a third piece, where the sentence needs one.
+        address: the card or virtual function that it concerns; None if it concerns neither.
+        arguments: names and values that the message of the kind needs, besides `address`.
     """
 
-    kind: ProblemKind
-    subject: str = ""
-    detail: str = ""
-    more: str = ""
+    __slots__ = ()
+
+    def __new__(
+        cls, kind: ProblemKind, address: PciAddress | None = None, **arguments: str
+    ) -> Problem:
+        """Make a problem from the arguments of its message."""
+        return super().__new__(cls, kind, address, tuple(sorted(arguments.items())))
+
+    def __str__(self) -> str:
+        """Return one printable line for logs, of at most 500 characters."""
+        kind, address, arguments = self
+        place = "" if address is None else f" {address}"
+        details = "".join(f" {name}={text!r}" for name, text in arguments)
+        return f"{kind.value}:{place}{details}"[:500]
+
+    def argument(self, name: str) -> str:
+        """Return an argument of the message, empty if the problem has none of that name."""
+        return dict(self.arguments).get(name, "")
+
+    def to_row(self) -> list[object]:
+        """Return the problem as plain JSON data: kind, address, arguments."""
+        kind, address, arguments = self
+        return [kind.value, "" if address is None else str(address), dict(arguments)]
+
+    @classmethod
+    def from_row(cls, row: Any) -> Problem | None:
+        """Read what `to_row` returned; None for anything else, as another revision may write."""
+        try:
+            kind, address, arguments = row
+            parsed = PciAddress.parse(address) if address else None
+            texts = {str(name): str(text) for name, text in arguments.items()}
+            return cls(ProblemKind(kind), parsed, **texts)
+        except (AttributeError, TypeError, ValueError):
+            return None
 
 
 class HostError(Exception):
-    """A step on the host could not be done; `problem` says why."""
+    """A step on the host failed; `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
-        text = f"{problem.kind.value}: {problem.subject} {problem.detail}".strip()
-        super().__init__(one_line(text, 500))
+        super().__init__(str(problem))
         self.problem = problem

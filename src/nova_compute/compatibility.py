@@ -1,8 +1,8 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the installed Nova makes of a plan, and what of it it cannot honour; pure.
+"""What the installed Nova makes of a plan, and what it does not support; pure.
 
-What a release can do stands in `releases`; here is what follows for the cards of a host.
+`release` has what a release supports; this module has what follows for the cards of a host.
 """
 
 from __future__ import annotations
@@ -10,193 +10,234 @@ from __future__ import annotations
 from typing import Iterator
 
 from gpu.card import Card, Framework
-from gpu.problems import Problem, ProblemKind
-from host.gpus import PciAddress, PciId
+from gpu.pci import PciAddress, PciId
+from gpu.problems import NOTES, Problem, ProblemKind
+from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
 from nova_compute.release import NovaVersion
-from planning.plan import DEFAULTS, Assignment, Plan, VariantDriverOptions
+from planning.mappings import VgpuRequest
+from planning.plan import Assignment, Plan, make_plan
 from planning.preparation import TypeAssignment
 
-__all__ = ["apply_release"]
+__all__ = ["apply_release", "plan_for_nova"]
 
-# These do not speak against the wish, only of what the installed Nova makes of it.
-_REMARKS = frozenset({ProblemKind.FIRST_TYPE_ONLY, ProblemKind.TAKES_ALL_CARDS})
+
+def plan_for_nova(
+    requests: tuple[VgpuRequest, ...],
+    cards: tuple[Card, ...],
+    nova: NovaVersion | None,
+    options: VariantDriverOptions = DEFAULT_OPTIONS,
+) -> Plan:
+    """Return what a host offers to its Nova.
+
+    Until Nova is installed, cards are prepared, but no types are assigned to virtual functions.
+    """
+    plan = make_plan(requests, cards)
+    if nova is None:
+        return plan._replace(preparation=plan.preparation._replace(type_assignments=()))
+    return apply_release(plan, cards, nova, options)
 
 
 def apply_release(
     plan: Plan,
     cards: tuple[Card, ...],
     nova: NovaVersion,
-    options: VariantDriverOptions = DEFAULTS,
+    options: VariantDriverOptions = DEFAULT_OPTIONS,
 ) -> Plan:
-    """Add to a plan what the operator should know of this Nova; hold it if it cannot be honoured.
+    """Adapt a plan to the installed Nova, and add what it does not support.
 
-    On a host whose cards no request names there is nothing to honour.
+    On a host whose cards no request selects there is nothing to adapt.
     """
-    if not cards or not (plan.assignments or plan.preparation.type_assignments):
+    type_assignments = plan.preparation.type_assignments
+    if not cards or not (plan.assignments or type_assignments):
         return plan
-    refused = tuple(
-        _find_variant_conflicts(plan.preparation.type_assignments, cards, nova, options)
-    )
+    conflicts = tuple(_variant_driver_conflicts(type_assignments, cards, nova, options))
     assignments = _local_types_first(plan.assignments, nova)
-    problems = tuple(dict.fromkeys([*refused, *_find_unsupported(assignments, cards, nova)]))
-    if refused:  # no function is to carry what Nova could not be told of
+    problems = tuple(dict.fromkeys([*conflicts, *_unsupported(assignments, cards, nova)]))
+    if conflicts:  # no function gets a type that cannot be published
         plan = _without_variant_driver(plan, cards)
-        assignments = tuple(found for found in assignments if found.framework is Framework.MDEV)
-    others = {card for found in assignments for card in found.cards}
-    others.update(plan.preparation.enable, (step.card for step in plan.preparation.partitionings))
-    is_partly = bool(others) and not nova.supports_variant_driver
-    passing = _REMARKS | {ProblemKind.VARIANT_DRIVER_UNSUPPORTED} if is_partly else _REMARKS
-    grave = tuple(problem for problem in problems if problem.kind not in passing)
+        assignments = tuple(_of_framework(assignments, Framework.MDEV))
+    note_kinds = NOTES
+    if not nova.supports_variant_driver and _uses_other_cards(plan, assignments):
+        note_kinds = NOTES | {ProblemKind.VARIANT_DRIVER_UNSUPPORTED}
+    notes = tuple(problem for problem in problems if problem.kind in note_kinds)
+    blocking = tuple(problem for problem in problems if problem not in notes)
     return plan._replace(
         assignments=assignments,
-        problems=(*grave, *plan.problems),
-        notes=(*(found for found in problems if found not in grave), *plan.notes),
-        keeps_published=plan.keeps_published or bool(grave),
+        problems=(*blocking, *plan.problems),
+        notes=(*notes, *plan.notes),
+        keeps_published=plan.keeps_published or bool(blocking),
     )
+
+
+def _of_framework(
+    assignments: tuple[Assignment, ...], framework: Framework
+) -> Iterator[Assignment]:
+    return (assignment for assignment in assignments if assignment.framework is framework)
+
+
+def _uses_other_cards(plan: Plan, assignments: tuple[Assignment, ...]) -> bool:
+    """Whether a plan without the kernel variant driver still offers or prepares a card."""
+    preparation = plan.preparation
+    is_offered = any(assignment.cards for assignment in assignments)
+    return is_offered or bool(preparation.enable or preparation.partitionings)
 
 
 def _without_variant_driver(plan: Plan, cards: tuple[Card, ...]) -> Plan:
-    """Leave cards under the kernel variant driver as they are, and say of them but why."""
-    work = plan.preparation
-    left = {card.gpu.address for card in cards if card.framework is Framework.VENDOR_VFIO}
+    """Leave cards under the kernel variant driver as they are, with the reason alone."""
+    preparation = plan.preparation
+    excluded = {card.address for card in cards if card.framework is Framework.VENDOR_VFIO}
 
-    def is_left(problem: Problem) -> bool:
+    def is_relevant(problem: Problem) -> bool:
         return problem.kind is not ProblemKind.TYPE_NOT_SET
 
-    problems = tuple(filter(is_left, plan.problems))
-    is_moot = plan.keeps_published and not problems  # it was these alone that held it
+    problems = tuple(filter(is_relevant, plan.problems))
     return plan._replace(
-        preparation=work._replace(
-            partitionings=tuple(step for step in work.partitionings if step.card not in left),
+        preparation=preparation._replace(
+            partitionings=tuple(
+                step for step in preparation.partitionings if step.card not in excluded
+            ),
             type_assignments=(),
-            pending=tuple(card for card in work.pending if card not in left),
+            pending=tuple(card for card in preparation.pending if card not in excluded),
         ),
         problems=problems,
-        notes=tuple(filter(is_left, plan.notes)),
-        keeps_published=plan.keeps_published and not is_moot,
+        notes=tuple(filter(is_relevant, plan.notes)),
+        keeps_published=plan.keeps_published and bool(problems),
     )
 
 
 def _local_types_first(
     assignments: tuple[Assignment, ...], nova: NovaVersion
 ) -> tuple[Assignment, ...]:
-    """Put a type for this host first where Nova goes by the first one only."""
+    """Put the types of this host's cards first where Nova uses only the first type."""
     if nova.supports_several_types:
         return assignments
     return tuple(sorted(assignments, key=lambda assignment: not assignment.cards))
 
 
-def _find_unsupported(
+def _unsupported(
     assignments: tuple[Assignment, ...], cards: tuple[Card, ...], nova: NovaVersion
 ) -> Iterator[Problem]:
-    """Find what the installed Nova cannot honour."""
-    release = f"Nova {nova}"
+    """Find what the installed Nova does not support of the mediated devices."""
     if not nova.supports_vgpus:
-        yield Problem(ProblemKind.NOVA_TOO_OLD, release)
+        yield Problem(ProblemKind.NOVA_TOO_OLD, nova=str(nova))
         return
-    assignments = tuple(found for found in assignments if found.framework is Framework.MDEV)
+    assignments = tuple(_of_framework(assignments, Framework.MDEV))
     if not assignments:
         return
+    first, is_single = assignments[0], len(assignments) == 1
     for assignment in assignments:
-        yield from _find_unsupported_options(assignment, len(assignments) == 1, cards, nova)
-    first = assignments[0].type_id
-    if len(assignments) > 1 and not nova.supports_several_types:
-        yield Problem(ProblemKind.FIRST_TYPE_ONLY, release, first)
-        return
-    is_alone = len(assignments) == 1 and not nova.restricts_single_type
-    if is_alone and any(_takes_unmapped_parents(card, assignments[0]) for card in cards):
-        yield Problem(ProblemKind.TAKES_ALL_CARDS, release, first)
+        yield from _unsupported_options(assignment, cards, nova, is_single)
+    if not is_single and not nova.supports_several_types:
+        yield Problem(ProblemKind.FIRST_TYPE_ONLY, nova=str(nova), vgpu_type=first.type_id)
+    takes_all_cards = is_single and not nova.restricts_single_type
+    if takes_all_cards and any(_takes_unmapped_parents(card, first) for card in cards):
+        yield Problem(ProblemKind.TAKES_ALL_CARDS, nova=str(nova), vgpu_type=first.type_id)
 
 
 def _takes_unmapped_parents(card: Card, assignment: Assignment) -> bool:
-    """Whether Nova offers a type on parents of a card that it was not to be offered on.
+    """Whether Nova offers a type on parents of a card on which it was not mapped.
 
-    What it counts beyond what the card holds goes once the card is full.
+    Nova drops what exceeds the room of the card once the card is full.
     """
-    known = card.find_type(assignment.type_id)
-    named = len(set(card.parents).intersection(assignment.addresses))
-    is_full = named > 0 and known is not None and named == known.max_instances
-    return known is not None and named < len(card.parents) and not is_full
+    vgpu_type = card.find_type(assignment.type_id)
+    if vgpu_type is None:
+        return False
+    mapped = len(set(card.parents).intersection(assignment.addresses))
+    is_full = mapped > 0 and mapped == vgpu_type.max_instances
+    return mapped < len(card.parents) and not is_full
 
 
-def _find_variant_conflicts(
+def _variant_driver_conflicts(
     steps: tuple[TypeAssignment, ...],
     cards: tuple[Card, ...],
     nova: NovaVersion,
     options: VariantDriverOptions,
 ) -> Iterator[Problem]:
-    """Find what Nova cannot do with functions under the kernel variant driver.
+    """Find what Nova does not support of functions under the kernel variant driver.
 
-    One class for all functions of a card, or nova-compute refuses to start
-    (PlacementPciMixedResourceClassException); and without placement an alias goes by ids, which
-    all types of a model share.
+    All functions of a card need the same resource class, or nova-compute refuses to start
+    (PlacementPciMixedResourceClassException). Without placement, an alias matches the IDs of
+    functions, which all types of a model share.
     """
-    ids = {card.gpu.address: card.function_id for card in cards}
-    first_on: dict[PciAddress, TypeAssignment] = {}
-    first_of: dict[PciId | None, TypeAssignment] = {}
+    in_placement = options.report_in_placement
+    function_ids = {card.address: card.function_id for card in cards}
+    first_on_card: dict[PciAddress, TypeAssignment] = {}
+    first_of_model: dict[PciId | None, TypeAssignment] = {}
     for step in steps:
         if not nova.supports_variant_driver:
-            yield Problem(ProblemKind.VARIANT_DRIVER_UNSUPPORTED, str(step.card), str(nova))
-        if ids[step.card] is None and not options.report_in_placement:
-            yield Problem(
-                ProblemKind.CARD_UNREADABLE, str(step.card)
-            )  # its alias would fit any function
-        if step.resource_class is not None and not options.report_in_placement:
-            yield Problem(ProblemKind.NEEDS_PLACEMENT, step.requested_type)
-        other = first_on.setdefault(step.card, step)
-        if other is not step:
+            yield Problem(ProblemKind.VARIANT_DRIVER_UNSUPPORTED, step.card, nova=str(nova))
+        if function_ids[step.card] is None and not in_placement:
+            # An alias without IDs would match any function.
+            yield Problem(ProblemKind.CARD_UNREADABLE, step.card)
+        if step.resource_class is not None and not in_placement:
+            yield Problem(ProblemKind.NEEDS_PLACEMENT, vgpu_type=step.requested_type)
+        first = first_on_card.setdefault(step.card, step)
+        if first is not step:
             yield Problem(
                 ProblemKind.TWO_TYPES_ON_CARD,
-                str(step.card),
-                other.requested_type,
-                step.requested_type,
+                step.card,
+                first=first.requested_type,
+                second=step.requested_type,
             )
             continue
-        other = first_of.setdefault(ids[step.card], step)
-        if other.type_id != step.type_id and not options.report_in_placement:
-            yield Problem(ProblemKind.ALIAS_AMBIGUOUS, other.requested_type, step.requested_type)
+        first = first_of_model.setdefault(function_ids[step.card], step)
+        if first.type_id != step.type_id and not in_placement:
+            yield Problem(
+                ProblemKind.ALIAS_AMBIGUOUS,
+                first=first.requested_type,
+                second=step.requested_type,
+            )
 
 
-def _find_unsupported_options(
-    assignment: Assignment, is_alone: bool, cards: tuple[Card, ...], nova: NovaVersion
+def _unsupported_options(
+    assignment: Assignment, cards: tuple[Card, ...], nova: NovaVersion, is_single: bool
 ) -> Iterator[Problem]:
+    """Find the options of one type that the installed Nova does not support."""
+    installed = str(nova)
     if assignment.resource_class is not None:
+        option = "resource-class"
         if not nova.supports_mdev_class:
-            yield Problem(ProblemKind.OPTION_UNSUPPORTED, "resource-class", "24", str(nova))
-        elif is_alone and not nova.restricts_single_type:
-            yield Problem(ProblemKind.OPTION_IGNORED, "resource-class", "29", str(nova))
+            yield _unsupported_option(option, "24", installed)
+        elif is_single and not nova.restricts_single_type:
+            kind = ProblemKind.OPTION_IGNORED
+            yield Problem(kind, option=option, required="29", nova=installed)
     if assignment.max_instances is None:
         return
-    on_functions = all(
-        card.parents != (card.gpu.address,)
-        for card in cards
-        if card.gpu.address in assignment.cards
-    )
     if nova.supports_max_instances:
         yield from _dropped_cards(assignment, assignment.max_instances, cards)
-    elif not on_functions or is_alone or not nova.supports_several_types:
-        # Else so many virtual functions are published, each of which Nova counts as one.
-        yield Problem(ProblemKind.OPTION_UNSUPPORTED, "max-instances", "29", str(nova))
+        return
+    on_functions = not any(
+        card.is_own_parent for card in cards if card.address in assignment.cards
+    )
+    if not on_functions or is_single or not nova.supports_several_types:
+        # Otherwise that many virtual functions are published, each of which Nova counts as one.
+        yield _unsupported_option("max-instances", "29", installed)
+
+
+def _unsupported_option(option: str, required: str, installed: str) -> Problem:
+    kind = ProblemKind.OPTION_UNSUPPORTED
+    return Problem(kind, option=option, required=required, nova=installed)
 
 
 def _dropped_cards(
     assignment: Assignment, limit: int, cards: tuple[Card, ...]
 ) -> Iterator[Problem]:
-    """Find a limit that Nova cannot meet: it counts the cards one after the other, each whole.
+    """Find a limit that drops a card: Nova counts cards one after the other, each as a whole.
 
-    Virtual functions count one by one, so any number of them can be met.
+    Virtual functions count one by one, so any limit works for them.
     """
-    room = limit
+    remaining = limit
     dropped: list[tuple[Card, int]] = []
     for card in cards:
-        known = card.find_type(assignment.type_id)
-        on_card = card.gpu.address in assignment.cards and card.parents == (card.gpu.address,)
-        if on_card and known and known.max_instances is not None:
-            if known.max_instances > room:
-                dropped.append((card, known.max_instances))
+        vgpu_type = card.find_type(assignment.type_id)
+        is_counted = card.address in assignment.cards and card.is_own_parent
+        if is_counted and vgpu_type and vgpu_type.max_instances is not None:
+            if vgpu_type.max_instances > remaining:
+                dropped.append((card, vgpu_type.max_instances))
             else:
-                room -= known.max_instances
-    if dropped and room:
-        card, maximum = dropped[0]
-        address = str(card.gpu.address)
-        yield Problem(ProblemKind.MAX_INSTANCES_DROPS_CARD, address, str(limit), str(maximum))
+                remaining -= vgpu_type.max_instances
+    if dropped and remaining:
+        card, room = dropped[0]
+        yield Problem(
+            ProblemKind.MAX_INSTANCES_DROPS_CARD, card.address, limit=str(limit), room=str(room)
+        )

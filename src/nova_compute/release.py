@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the installed Nova can do with vGPUs; the one place for a new release.
+"""What the installed Nova supports; the one place for a new release or a new option.
 
-A release is known by the version of the installed nova-common package, so a release that is not
-out yet works like the newest one here. Sources: nova/conf/devices.py and
+A release is identified by the version of the installed nova-common package, so a later release
+than those listed here works like the newest one. Sources: nova/conf/devices.py and
 nova/virt/libvirt/driver.py at each release's tag, and
 https://docs.openstack.org/nova/latest/admin/virtual-gpu.html.
 """
@@ -17,8 +17,8 @@ __all__ = ["NovaVersion"]
 
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:\.([0-9]{1,4}))?", re.ASCII)
 
-# The principal compares this name with those that its own release table holds, and fails on one
-# that it does not know; of the release that it has installed it always knows the name.
+# The principal compares this name with those in its own release table and fails on an unknown
+# one; it always knows the name of the release that it has installed.
 _CODENAMES = {
     17: "queens", 18: "rocky", 19: "stein", 20: "train", 21: "ussuri", 22: "victoria",
     23: "wallaby", 24: "xena", 25: "yoga", 26: "zed", 27: "antelope", 28: "bobcat",
@@ -27,7 +27,7 @@ _CODENAMES = {
 
 
 class NovaVersion(NamedTuple):
-    """Nova's own version, without the epoch and the revision of its package."""
+    """The upstream version of Nova, without the epoch and the revision of its package."""
 
     major: int
     minor: int = 0
@@ -51,36 +51,41 @@ class NovaVersion(NamedTuple):
 
     @property
     def codename(self) -> str | None:
-        """The release's name in Ubuntu and in the charms; None for one that is newer than this."""
+        """The release's name in Ubuntu and in the charms; None for a later release."""
         return _CODENAMES.get(self.major)
 
     @property
     def supports_vgpus(self) -> bool:
-        """Queens brought vGPUs."""
+        """Whether vGPUs exist (Queens)."""
         return self.major >= 17
 
     @property
     def option_prefix(self) -> str:
-        """`enabled_WORD_types` and `[WORD_<type>]`: renamed in Xena; 23 ignores the new name."""
+        """The PREFIX in `enabled_PREFIX_types` and `[PREFIX_<type>]`.
+
+        It changed in Xena; Wallaby ignores the new one.
+        """
         return "mdev" if self.major >= 24 else "vgpu"
 
     @property
     def supports_device_addresses(self) -> bool:
-        """Whether `[WORD_<type>] device_addresses` exists (Ussuri)."""
+        """Whether `[PREFIX_<type>] device_addresses` exists (Ussuri)."""
         return self.major >= 21
 
     @property
     def supports_several_types(self) -> bool:
-        """Before 22.2.1 only the first type counts: https://bugs.launchpad.net/nova/+bug/1900006.
+        """Whether more than the first type is used (22.2.1).
 
-        Ussuri was never mended; 17 to 20 know one type by design.
+        Ussuri was never fixed, https://bugs.launchpad.net/nova/+bug/1900006; 17 to 20 support one
+        type by design.
         """
         return self >= NovaVersion(22, 2, 1)
 
     @property
     def restricts_single_type(self) -> bool:
-        """Before 29 a single type takes every card, whatever its section says.
+        """Whether the section of a single type is respected (2024.1).
 
+        Earlier releases offer a single type on every card:
         https://bugs.launchpad.net/nova/+bug/1943934
         """
         return self.major >= 29

@@ -1,11 +1,11 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a card cannot be at once, and what its guests hold it to; pure."""
+"""What a card cannot offer at the same time, and what its guests prevent; pure."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Iterator
+from typing import Iterable, Iterator
 
 from gpu.card import Card, Framework
 from gpu.problems import Problem, ProblemKind
@@ -14,107 +14,131 @@ from planning.card_requests import CardRequest
 __all__ = [
     "mig_and_time_sliced",
     "mixed_sizes",
+    "mixed_sizes_of_plain_requests",
     "oversubscribed_cards",
     "too_few_functions",
     "types_in_use",
 ]
 
 
-def types_in_use(shares: list[CardRequest], cards: tuple[Card, ...]) -> Iterator[Problem]:
-    """Find cards whose guests have a type that they would no longer offer.
+def types_in_use(card_requests: list[CardRequest], cards: tuple[Card, ...]) -> Iterator[Problem]:
+    """Find cards whose guests have a type that the cards would no longer offer.
 
     nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
     """
     for card in cards:
-        mine = [share for share in shares if share.card is card]
-        # The driver has not been asked yet: the type in use may well be what is asked for.
-        if any(share.needs_type_query for share in mine):
+        on_card = [request for request in card_requests if request.card is card]
+        # The type in use may be the requested one, which the driver has not been asked for yet.
+        if any(request.needs_type_query for request in on_card):
             continue
-        here = {share.vgpu_type.id for share in mine if share.vgpu_type is not None}
-        if card.framework is None:  # it tells nothing yet, after a boot, but its guests had a type
-            words = [share.request.vgpu_type for share in mine]
-            here |= {owed.id for owed in card.lost_types if any(map(owed.matches, words))}
+        offered = {request.vgpu_type.id for request in on_card if request.vgpu_type is not None}
+        if card.framework is None:  # after a boot nothing is reported, but guests had a type
+            names = [request.requested_type for request in on_card]
+            offered |= {lost.id for lost in card.lost_types if any(map(lost.matches, names))}
         for type_id in card.guest_type_ids:
-            if type_id not in here:
-                yield Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, str(card.gpu.address), type_id)
+            if type_id not in offered:
+                yield Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, card.address, vgpu_type=type_id)
 
 
-def oversubscribed_cards(shares: list[CardRequest]) -> Iterator[Problem]:
-    """Find cards whose functions are given more vGPUs than the card holds.
+def oversubscribed_cards(card_requests: list[CardRequest]) -> Iterator[Problem]:
+    """Find cards whose functions are to offer more vGPUs than the card has room for.
 
-    In mixed-size mode it may hold even fewer, which the driver alone knows.
+    In mixed-size mode the room may be even less, which only the driver knows. Under
+    vendor-specific VFIO a card offers one type only; see `nova_compute.compatibility`.
     """
-    for card, mine in _by_card(shares):
-        if card.framework is Framework.VENDOR_VFIO:  # see limits: one type a card
+    for card, on_card in _by_card(card_requests):
+        if card.framework is Framework.VENDOR_VFIO:
             continue
-        wished = [share for share in mine if not share.request.is_plain and share.is_offered]
-        parts = [
-            Fraction(len(share.parents), share.vgpu_type.max_instances)
-            for share in wished
-            if share.vgpu_type and share.vgpu_type.max_instances and not share.is_mig_backed
+        offered = [request for request in on_card if not request.is_plain and request.is_offered]
+        shares = [
+            Fraction(len(request.parents), request.vgpu_type.max_instances)
+            for request in offered
+            if request.vgpu_type and request.vgpu_type.max_instances and not request.is_mig_backed
         ]
-        if len(parts) > 1 and sum(parts) > 1:
-            words = " and ".join(share.request.vgpu_type for share in wished)
-            yield Problem(ProblemKind.CARD_OVERSUBSCRIBED, str(card.gpu.address), words)
+        if len(shares) > 1 and sum(shares) > 1:
+            names = _joined_types(offered)
+            yield Problem(ProblemKind.CARD_OVERSUBSCRIBED, card.address, vgpu_types=names)
 
 
-def too_few_functions(shares: list[CardRequest]) -> Iterator[Problem]:
-    """Find cards that have fewer virtual functions than they could hold vGPUs.
+def too_few_functions(card_requests: list[CardRequest]) -> Iterator[Problem]:
+    """Find cards that have fewer virtual functions than room for vGPUs.
 
-    sriov-manage may enable but some of them.
+    sriov-manage may enable only some of them.
     """
-    for share in shares:
-        known, parents = share.vgpu_type, share.card.parents
-        is_on_functions = share.match.is_whole_card and share.card.is_sriov and bool(parents)
-        if known is None or known.max_instances is None or not is_on_functions:
+    for request in card_requests:
+        parents = request.card.parents
+        is_on_functions = request.match.is_whole_card and request.card.is_sriov and bool(parents)
+        room = None if request.vgpu_type is None else request.vgpu_type.max_instances
+        if room is None or not is_on_functions:
             continue
-        wanted = (
-            known.max_instances if share.limit is None else min(known.max_instances, share.limit)
-        )
+        wanted = room if request.limit is None else min(room, request.limit)
         if len(parents) < wanted:
-            words = (str(len(parents)), share.request.vgpu_type)
-            yield Problem(ProblemKind.TOO_FEW_FUNCTIONS, str(share.card.gpu.address), *words)
+            yield Problem(
+                ProblemKind.TOO_FEW_FUNCTIONS,
+                request.card.address,
+                count=str(len(parents)),
+                vgpu_type=request.requested_type,
+            )
 
 
-def mig_and_time_sliced(shares: list[CardRequest]) -> Iterator[Problem]:
-    """Find cards that are asked to be time-sliced and MIG-backed at once."""
-    for card, mine in _by_card(shares):
-        for share in mine:
-            if share.is_mig_backed is not mine[0].is_mig_backed:
-                words = (mine[0].request.vgpu_type, share.request.vgpu_type)
-                yield Problem(ProblemKind.MIG_AND_TIME_SLICED, str(card.gpu.address), *words)
+def mig_and_time_sliced(card_requests: list[CardRequest]) -> Iterator[Problem]:
+    """Find cards that are requested to be time-sliced and MIG-backed at the same time."""
+    for card, on_card in _by_card(card_requests):
+        first = on_card[0]
+        for request in on_card:
+            if request.is_mig_backed is not first.is_mig_backed:
+                yield Problem(
+                    ProblemKind.MIG_AND_TIME_SLICED,
+                    card.address,
+                    first=first.requested_type,
+                    second=request.requested_type,
+                )
                 break
 
 
-def mixed_sizes(shares: list[CardRequest], is_plain: bool) -> Iterator[Problem]:
+def mixed_sizes(card_requests: list[CardRequest]) -> Iterator[Problem]:
     """Find cards whose functions would offer time-sliced types of different framebuffer sizes.
 
-    Unless it is in mixed-size mode, the driver refuses the second size once a vGPU of the first
-    exists.
+    Unless the card is in mixed-size mode, the driver refuses the second size once a vGPU of the
+    first exists.
     """
-    for card, mine in _by_card(shares):
+    for card, names, is_supported in _mixed_size_cards(card_requests):
+        if not is_supported:
+            kind = ProblemKind.MIXED_SIZES
+        elif card.guest_vgpus:
+            kind = ProblemKind.MIXED_SIZE_GUESTS
+        else:
+            kind = ProblemKind.MIXED_SIZE_PENDING
+        arguments = {} if kind is ProblemKind.MIXED_SIZE_PENDING else {"vgpu_types": names}
+        yield Problem(kind, card.address, **arguments)
+
+
+def mixed_sizes_of_plain_requests(card_requests: list[CardRequest]) -> Iterator[Problem]:
+    """Find the same where plain requests are published anyway."""
+    for card, names, _ in _mixed_size_cards(card_requests):
+        yield Problem(ProblemKind.MIXED_SIZE_NEEDED, card.address, vgpu_types=names)
+
+
+def _mixed_size_cards(card_requests: list[CardRequest]) -> Iterator[tuple[Card, str, bool]]:
+    """Return cards with types of several sizes, the types, and whether the card supports that."""
+    for card, on_card in _by_card(card_requests):
         if card.framework is Framework.VENDOR_VFIO:
             continue
-        time_sliced = [share for share in mine if share.is_offered and not share.is_mig_backed]
-        if len({share.vgpu_type and share.vgpu_type.framebuffer for share in time_sliced}) < 2:
-            continue
-        words = " and ".join(share.request.vgpu_type for share in time_sliced)
-        can_be = card.is_sriov and (card.mode is None or card.mode.mixed_size is not None)
-        if can_be and card.mode is not None and card.mode.mixed_size:
-            continue
-        if is_plain:
-            yield Problem(ProblemKind.MIXED_SIZE_NEEDED, str(card.gpu.address), words)
-        elif can_be:
-            kind = (
-                ProblemKind.MIXED_SIZE_GUESTS
-                if card.guest_vgpus
-                else ProblemKind.MIXED_SIZE_PENDING
-            )
-            yield Problem(kind, str(card.gpu.address), words)
-        else:
-            yield Problem(ProblemKind.MIXED_SIZES, str(card.gpu.address), words)
+        time_sliced = [
+            request for request in on_card if request.is_offered and not request.is_mig_backed
+        ]
+        sizes = {request.vgpu_type and request.vgpu_type.framebuffer for request in time_sliced}
+        mode = card.mode
+        is_supported = card.is_sriov and (mode is None or mode.mixed_size is not None)
+        is_on = is_supported and mode is not None and bool(mode.mixed_size)
+        if len(sizes) > 1 and not is_on:
+            yield card, _joined_types(time_sliced), is_supported
 
 
-def _by_card(shares: list[CardRequest]) -> Iterator[tuple[Card, list[CardRequest]]]:
-    for card in {share.card.gpu.address: share.card for share in shares}.values():
-        yield card, [share for share in shares if share.card is card]
+def _joined_types(card_requests: Iterable[CardRequest]) -> str:
+    return " and ".join(request.requested_type for request in card_requests)
+
+
+def _by_card(card_requests: list[CardRequest]) -> Iterator[tuple[Card, list[CardRequest]]]:
+    for card in {request.card.address: request.card for request in card_requests}.values():
+        yield card, [request for request in card_requests if request.card is card]

@@ -1,35 +1,35 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what is asked for and what is there to what is offered; pure."""
+"""From the requests and the cards of a host to what the host offers; pure."""
 
 from __future__ import annotations
 
 from typing import Iterator, NamedTuple
 
 from gpu.card import Card, Framework
+from gpu.pci import PciAddress, PciId
 from gpu.problems import Problem, ProblemKind
-from host.gpus import PciAddress, PciId
-from planning import conflicts, preparation
+from planning import conflicts
 from planning.card_requests import CardMatch, CardRequest, match_cards, split_across_cards
 from planning.mappings import VgpuRequest
-from planning.preparation import Preparation
+from planning.preparation import Preparation, plan_preparation
 
-__all__ = ["DEFAULTS", "Assignment", "Plan", "VariantDriverOptions", "make_plan"]
+__all__ = ["Assignment", "Plan", "make_plan"]
 
 
 class Assignment(NamedTuple):
-    """One vGPU type, ready for Nova.
+    """One vGPU type, ready to be published to Nova.
 
     Attributes:
-        type_id: Nova's name of it, `nvidia-233`.
-        addresses: the parents that offer it. Of a plain request all that it names, on whatever
-            host they are, so that one value is published 1:1 all over a fleet.
+        type_id: Nova's name for it, `nvidia-233`.
+        addresses: the parents that offer it. Those of a plain request are all that it lists, on
+            whatever host they are, so that all hosts of a fleet publish the same value.
         cards: the cards of this host that offer it.
-        name: the people's name, if this host knows it.
-        max_instances: at most so many on this host.
-        resource_class: the class in placement; None for Nova's own, VGPU.
-        framework: how Nova is told of it.
-        function_id: vendor and device id of its virtual functions (vendor VFIO).
+        name: NVIDIA's name for it, if this host knows it.
+        max_instances: the limit on this host.
+        resource_class: the class in placement; None for Nova's default, VGPU.
+        framework: how it is published to Nova.
+        function_id: vendor and device ID of its virtual functions (vendor VFIO).
     """
 
     type_id: str
@@ -42,30 +42,15 @@ class Assignment(NamedTuple):
     function_id: PciId | None = None
 
 
-class VariantDriverOptions(NamedTuple):
-    """What the operator wants of functions under the kernel variant driver.
-
-    Attributes:
-        report_in_placement: whether each is reported to placement, under a class of its type.
-        live_migratable: whether guests may be migrated with them.
-    """
-
-    report_in_placement: bool = False
-    live_migratable: bool = False
-
-
-DEFAULTS = VariantDriverOptions()
-
-
 class Plan(NamedTuple):
     """What this host is to offer.
 
     Attributes:
         assignments: in the order of the option; all are published, or none if `keeps_published`.
-        problems: what speaks against it.
+        problems: why something is not offered.
         notes: what else the operator should know.
-        preparation: what is to be true of the cards first.
-        for_other_hosts: requests none of whose devices is a GPU of this host.
+        preparation: what must be prepared on the cards first.
+        for_other_hosts: requests that select no GPU of this host.
         keeps_published: whether what is published stays, since the mapping is wrong or unclear.
     """
 
@@ -77,37 +62,50 @@ class Plan(NamedTuple):
     keeps_published: bool = False
 
 
+class _Outcome(NamedTuple):
+    """What the requests lead to: assignments, problems and notes, which are collected."""
+
+    assignments: list[Assignment]
+    problems: list[Problem]
+    notes: list[Problem]
+
+
 def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Plan:
     """Match requests with the cards of a host.
 
-    On a host without a card every plain request is published as it stands; on a host whose cards
-    no request names, nothing is, since some releases of Nova would take those cards.
+    On a host without a card every plain request is published as it is written. On a host whose
+    cards no request selects, nothing is published, since some releases of Nova would use those
+    cards.
     """
     if not cards:
         plain = tuple(_verbatim(request) for request in requests if request.is_plain)
-        rest = tuple(request for request in requests if not request.is_plain)
-        return Plan(plain, for_other_hosts=rest)
-    targets = {request: match_cards(request, cards) for request in requests}
-    elsewhere = tuple(request for request in requests if not targets[request])
-    if len(elsewhere) == len(requests):
-        return Plan(preparation=preparation.plan_preparation([], cards), for_other_hosts=elsewhere)
-    shares = [
-        share for request in requests for share in split_across_cards(request, targets[request])
+        others = tuple(request for request in requests if not request.is_plain)
+        return Plan(plain, for_other_hosts=others)
+    matches = {request: match_cards(request, cards) for request in requests}
+    for_other_hosts = tuple(request for request in requests if not matches[request])
+    if len(for_other_hosts) == len(requests):
+        return Plan(preparation=plan_preparation([], cards), for_other_hosts=for_other_hosts)
+    card_requests = [
+        card_request
+        for request in requests
+        for card_request in split_across_cards(request, matches[request])
     ]
-    assignments, problems, remarks = _assign(requests, targets, shares)
-    clashes = tuple(_duplicates(assignments))
-    problems = [*conflicts.types_in_use(shares, cards), *problems]
-    problems += clashes or conflicts.oversubscribed_cards(shares)
-    problems += conflicts.mig_and_time_sliced(shares)
-    remarks += conflicts.too_few_functions(shares)
-    is_plain = all(request.is_plain for request in requests)
-    (remarks if is_plain else problems).extend(conflicts.mixed_sizes(shares, is_plain))
+    outcome = _assign(requests, matches, card_requests)
+    problems = [*conflicts.types_in_use(card_requests, cards), *outcome.problems]
+    duplicates = tuple(_duplicates(outcome.assignments))
+    problems += duplicates or conflicts.oversubscribed_cards(card_requests)
+    problems += conflicts.mig_and_time_sliced(card_requests)
+    notes = [*outcome.notes, *conflicts.too_few_functions(card_requests)]
+    if all(request.is_plain for request in requests):
+        notes += conflicts.mixed_sizes_of_plain_requests(card_requests)
+    else:
+        problems += conflicts.mixed_sizes(card_requests)
     return Plan(
-        assignments=tuple(assignments),
+        assignments=tuple(outcome.assignments),
         problems=tuple(dict.fromkeys(problems)),
-        notes=tuple(dict.fromkeys(remarks)),
-        preparation=preparation.plan_preparation(shares, cards),
-        for_other_hosts=elsewhere,
+        notes=tuple(dict.fromkeys(notes)),
+        preparation=plan_preparation(card_requests, cards),
+        for_other_hosts=for_other_hosts,
         keeps_published=bool(problems),
     )
 
@@ -119,140 +117,149 @@ def _verbatim(request: VgpuRequest) -> Assignment:
 
 def _assign(
     requests: tuple[VgpuRequest, ...],
-    targets: dict[VgpuRequest, tuple[CardMatch, ...]],
-    shares: list[CardRequest],
-) -> tuple[list[Assignment], list[Problem], list[Problem]]:
-    """Return assignments, what speaks against them, and what else is to be told.
+    matches: dict[VgpuRequest, tuple[CardMatch, ...]],
+    card_requests: list[CardRequest],
+) -> _Outcome:
+    """Assign types to parents, request by request.
 
-    A plain request is published as it is written even where a card here lacks its type: the
+    A plain request is published as it is written even if a card of this host lacks its type: the
     address may be meant for another host.
     """
-    assignments: list[Assignment] = []
-    problems: list[Problem] = []
-    remarks: list[Problem] = []
+    outcome = _Outcome([], [], [])
     for request in requests:
-        resolved: dict[str, Assignment] = {}
-        for share in shares:
-            found = _resolve(share) if share.request is request else None
-            if found is None:
-                continue
-            if isinstance(found, Assignment):
-                _merge(resolved, found)
-            elif _is_note(found, share):
-                remarks.append(found)
-            else:
-                problems.append(found)
-        if request.is_plain and not _is_vendor_vfio(targets[request]):
-            assignments += _as_published(request, targets[request], resolved)
+        on_cards = [of for of in card_requests if of.request is request]
+        by_type_id = _resolve_all(on_cards, outcome)
+        if request.is_plain and not _is_vendor_vfio(matches[request]):
+            outcome.assignments.extend(_as_published(request, matches[request], by_type_id))
         else:
-            assignments += map(_with_guests, resolved.values())
-    return assignments, problems, remarks
+            outcome.assignments.extend(map(_with_guests, by_type_id.values()))
+    return outcome
 
 
-def _with_guests(found: Assignment) -> Assignment:
-    """Raise a limit to what guests have already: Nova would drop what is beyond it."""
-    if found.max_instances is None or set(found.cards) & set(found.addresses):
-        return found
-    return found._replace(max_instances=max(found.max_instances, len(found.addresses)))
+def _resolve_all(on_cards: list[CardRequest], outcome: _Outcome) -> dict[str, Assignment]:
+    """Return what a request's cards offer, by type ID; add the rest to problems and notes."""
+    by_type_id: dict[str, Assignment] = {}
+    for card_request in on_cards:
+        resolved = _resolve(card_request)
+        if isinstance(resolved, Assignment):
+            _merge(by_type_id, resolved)
+        elif resolved is not None:
+            is_note = _is_note(resolved, card_request)
+            (outcome.notes if is_note else outcome.problems).append(resolved)
+    return by_type_id
 
 
-def _is_note(found: Problem, share: CardRequest) -> bool:
-    """Whether the rest is published in spite of it.
+def _with_guests(assignment: Assignment) -> Assignment:
+    """Raise a limit to what guests have already, since Nova would drop what exceeds it."""
+    if assignment.max_instances is None or set(assignment.cards) & set(assignment.addresses):
+        return assignment
+    limit = max(assignment.max_instances, len(assignment.addresses))
+    return assignment._replace(max_instances=limit)
 
-    Under vendor-specific VFIO what carries its type is; unless the card still carries what was
-    published before, which stays then. A plain request is published as it is written.
+
+def _is_note(problem: Problem, card_request: CardRequest) -> bool:
+    """Whether the rest of the plan is published in spite of a problem.
+
+    Under vendor-specific VFIO, functions with the type are published, unless the card has other
+    types, which were published before and stay. A plain request is published as it is written.
     """
-    if share.card.framework is Framework.VENDOR_VFIO:
-        return found.kind is ProblemKind.TYPE_NOT_SET and not share.card.assigned_types
-    return share.request.is_plain and found.kind is ProblemKind.TYPE_NOT_OFFERED
+    card = card_request.card
+    if card.framework is Framework.VENDOR_VFIO:
+        return problem.kind is ProblemKind.TYPE_NOT_SET and not card.assigned_types
+    return card_request.is_plain and problem.kind is ProblemKind.TYPE_NOT_OFFERED
 
 
-def _is_vendor_vfio(targets: tuple[CardMatch, ...]) -> bool:
-    return any(target.card.framework is Framework.VENDOR_VFIO for target in targets)
+def _is_vendor_vfio(matches: tuple[CardMatch, ...]) -> bool:
+    return any(match.card.framework is Framework.VENDOR_VFIO for match in matches)
 
 
-def _merge(resolved: dict[str, Assignment], found: Assignment) -> None:
-    """Add a card to those that know a request's type by one id."""
-    known = resolved.setdefault(found.type_id, found._replace(addresses=(), cards=()))
-    resolved[found.type_id] = known._replace(
-        addresses=tuple(dict.fromkeys(known.addresses + found.addresses)),
-        cards=known.cards + found.cards,
+def _merge(by_type_id: dict[str, Assignment], assignment: Assignment) -> None:
+    """Add a card to those on which a request's type has the same ID."""
+    empty = assignment._replace(addresses=(), cards=())
+    merged = by_type_id.setdefault(assignment.type_id, empty)
+    by_type_id[assignment.type_id] = merged._replace(
+        addresses=tuple(dict.fromkeys(merged.addresses + assignment.addresses)),
+        cards=merged.cards + assignment.cards,
     )
 
 
 def _as_published(
-    request: VgpuRequest, targets: tuple[CardMatch, ...], resolved: dict[str, Assignment]
+    request: VgpuRequest,
+    matches: tuple[CardMatch, ...],
+    by_type_id: dict[str, Assignment],
 ) -> Iterator[Assignment]:
-    """Publish a plain request 1:1; Nova passes over the addresses that are some other host's."""
-    if not resolved:
+    """Publish a plain request as it is written; Nova ignores the addresses of other hosts."""
+    if not by_type_id:
         yield _verbatim(request)
-    for found in resolved.values():
-        yield found._replace(addresses=_as_ordered(request, targets, found))
+    for assignment in by_type_id.values():
+        yield assignment._replace(addresses=_in_written_order(request, matches, assignment))
 
 
-def _resolve(share: CardRequest) -> Assignment | Problem | None:
-    """Say what one card makes of a request; None if other cards have all that is asked for."""
-    request, card, known = share.request, share.card, share.vgpu_type
-    if share.limit == 0 and not share.assigned_functions and not share.guests:
+def _resolve(card_request: CardRequest) -> Assignment | Problem | None:
+    """Return what one card makes of a request; None if other cards offer all of it."""
+    request, card = card_request.request, card_request.card
+    if card_request.limit == 0 and not card_request.assigned_functions and not card_request.guests:
         return None
-    if not share.is_offered:
-        reason = _reason_not_offered(share)
+    if not card_request.is_offered:
+        reason = _reason_not_offered(card_request)
+        if reason is ProblemKind.VFS_DISABLED:
+            return Problem(reason, card.address)
         if reason is not None:
-            detail = "" if reason is ProblemKind.VFS_DISABLED else request.vgpu_type
-            return Problem(reason, str(card.gpu.address), detail)
-    type_id = known.id if known else request.vgpu_type
-    parents = share.parents
+            return Problem(reason, card.address, vgpu_type=request.vgpu_type)
+    parents = card_request.parents
     if card.framework is Framework.VENDOR_VFIO:
-        parents = share.assigned_functions
+        parents = card_request.assigned_functions
         if not parents:
-            return Problem(ProblemKind.TYPE_NOT_SET, str(card.gpu.address), request.vgpu_type)
+            return Problem(ProblemKind.TYPE_NOT_SET, card.address, vgpu_type=request.vgpu_type)
     if not parents:
         return None
+    vgpu_type = card_request.vgpu_type
     return Assignment(
-        type_id=type_id,
+        type_id=vgpu_type.id if vgpu_type else request.vgpu_type,
         addresses=parents,
-        cards=(card.gpu.address,),
-        framework=card.framework or Framework.MDEV,
-        function_id=card.function_id,
-        name=known.name if known else None,
+        cards=(card.address,),
+        name=vgpu_type.name if vgpu_type else None,
         max_instances=request.max_instances,
         resource_class=request.resource_class,
+        framework=card.framework or Framework.MDEV,
+        function_id=card.function_id,
     )
 
 
-def _reason_not_offered(share: CardRequest) -> ProblemKind | None:
-    """Return why a card does not offer a type; None if nobody can tell that it does not."""
-    card = share.card
-    if share.is_unsupported:
-        is_without = share.is_mig_backed and card.mode is not None and not card.mode.supports_mig
-        return ProblemKind.NO_MIG if is_without else ProblemKind.TYPE_NOT_OFFERED
-    if share.is_mig_backed and card.is_sriov:
+def _reason_not_offered(card_request: CardRequest) -> ProblemKind | None:
+    """Return why a card does not offer a type; None if it may offer it, for all that is known."""
+    card = card_request.card
+    if card_request.is_unsupported:
+        is_denied = card.mode is not None and not card.mode.supports_mig
+        no_mig = card_request.is_mig_backed and is_denied
+        return ProblemKind.NO_MIG if no_mig else ProblemKind.TYPE_NOT_OFFERED
+    if card_request.is_mig_backed and card.is_sriov:
         return ProblemKind.INSTANCES_MISSING
     if card.is_mig_partitioned:
         return ProblemKind.WAITING_TO_LEAVE_MIG
-    if card.types and not share.needs_type_query:
+    if card.types and not card_request.needs_type_query:
         return ProblemKind.TYPE_NOT_OFFERED
     if card.is_sriov and not card.gpu.virtual_functions:
         return ProblemKind.VFS_DISABLED
-    if not share.request.is_plain or card.is_sriov:
+    if not card_request.is_plain or card.is_sriov:
         return ProblemKind.TYPES_UNKNOWN
     return None
 
 
-def _as_ordered(
-    request: VgpuRequest, targets: tuple[CardMatch, ...], found: Assignment
+def _in_written_order(
+    request: VgpuRequest, matches: tuple[CardMatch, ...], assignment: Assignment
 ) -> tuple[PciAddress, ...]:
-    """Return a plain request's addresses in its order, those of other hosts among them.
+    """Return a plain request's addresses in its order, including those of other hosts.
 
-    Cards of this host that know the type by another id are left to that id's assignment.
+    Cards of this host on which the type has another ID are left to that ID's assignment.
     """
     parents: dict[PciAddress, tuple[PciAddress, ...]] = {}
-    for target in targets:
-        mine = tuple(parent for parent in target.parents if parent in found.addresses)
-        if target.is_whole_card:
-            parents[target.card.gpu.address] = mine
+    for match in matches:
+        offered = tuple(parent for parent in match.parents if parent in assignment.addresses)
+        if match.is_whole_card:
+            parents[match.card.address] = offered
         else:
-            parents.update((address, (address,) if mine else ()) for address in target.parents)
+            parents.update((parent, (parent,) if offered else ()) for parent in match.parents)
     ordered: list[PciAddress] = []
     for address in _verbatim(request).addresses:
         ordered += parents.get(address, (address,))
@@ -260,17 +267,20 @@ def _as_ordered(
 
 
 def _duplicates(assignments: list[Assignment]) -> Iterator[Problem]:
-    """Find what makes nova-compute refuse to start: a type or an address that stands twice."""
+    """Find types or addresses that occur twice, with which nova-compute refuses to start."""
     types: set[str] = set()
     owners: dict[PciAddress, str] = {}
     for assignment in assignments:
         if assignment.type_id in types:
-            yield Problem(ProblemKind.TYPE_MAPPED_TWICE, assignment.name or "", assignment.type_id)
+            yield Problem(ProblemKind.TYPE_MAPPED_TWICE, vgpu_type=assignment.type_id)
             continue
         types.add(assignment.type_id)
         for address in assignment.addresses:
             owner = owners.setdefault(address, assignment.type_id)
             if owner != assignment.type_id:
                 yield Problem(
-                    ProblemKind.DEVICE_MAPPED_TWICE, str(address), owner, assignment.type_id
+                    ProblemKind.DEVICE_MAPPED_TWICE,
+                    device=str(address),
+                    first=owner,
+                    second=assignment.type_id,
                 )

@@ -1,18 +1,18 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be true of the cards before their vGPUs can be offered; pure.
+"""What must be prepared on the cards before they can offer vGPUs; pure.
 
-Virtual functions, the mode that parts a card, vGPU types on functions: all of it is gone after a
-boot.
+Virtual functions, partitioning and types on functions: a boot undoes all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import Iterator, NamedTuple
 
 from gpu.card import Card, Framework
-from host.gpus import PciAddress
+from gpu.pci import PciAddress
 from planning.card_requests import CardRequest
 
 __all__ = [
@@ -27,16 +27,16 @@ __all__ = [
 
 
 class TypeAssignment(NamedTuple):
-    """A vGPU type that virtual functions of a card are to carry (vendor VFIO).
+    """A vGPU type to assign to virtual functions of a card (vendor VFIO).
 
     Attributes:
         card: its physical function.
         type_id: `nvidia-1148`.
-        requested_type: the same in the operator's words.
-        functions: those that may carry it.
-        limit: on how many at the most; None for as many as the card holds.
-        resource_class: the class in placement, if one is asked for.
-        leftover_functions: functions of the card that carry a type that nobody asks for or has.
+        requested_type: the type as it was requested.
+        functions: the functions that may get it.
+        limit: the largest number of them; None for as many as the card has room for.
+        resource_class: the class in placement, if one is requested.
+        leftover_functions: functions of the card whose type is neither requested nor a guest's.
     """
 
     card: PciAddress
@@ -49,20 +49,20 @@ class TypeAssignment(NamedTuple):
 
 
 class InstanceRequest(NamedTuple):
-    """A MIG-backed type, in the operator's word, and at most how many; None: as many as fit."""
+    """A requested MIG-backed type and the largest number of vGPUs; None: as many as fit."""
 
     vgpu_type: str
     limit: int | None = None
 
 
 class Partitioning(NamedTuple):
-    """How a card is to be parted.
+    """How a card is to be partitioned.
 
     Attributes:
         card: its physical function.
-        instance_requests: the MIG-backed types that it is to offer; none: it is time-sliced.
+        instance_requests: the MIG-backed types to offer; none: it is time-sliced.
         mixed_size: whether its vGPUs are to differ in size.
-        requested_types: the types that it is to offer, in the operator's words.
+        requested_types: the types to offer, as they were requested.
         keeps_other_instances: whether its other GPU instances stay as they are.
     """
 
@@ -74,14 +74,14 @@ class Partitioning(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What is to be true of the cards that a mapping names, or that defined guests have.
+    """What to prepare on the cards that a mapping selects, or that defined guests use.
 
     Attributes:
         enable: the cards whose virtual functions are to be enabled.
-        keep_mode: those of them that no request names, whose mode is not ours to change.
-        partitionings: the cards that are to be parted in another way than they come.
-        type_assignments: the types that virtual functions are to carry (vendor VFIO).
-        pending: the cards of which some of it is not true yet.
+        keep_mode: those of them that no request selects, whose MIG mode is not changed.
+        partitionings: how cards are to be partitioned, where that differs from their default.
+        type_assignments: the types to assign to virtual functions (vendor VFIO).
+        pending: the cards on which something remains to be done.
     """
 
     enable: tuple[PciAddress, ...] = ()
@@ -92,204 +92,223 @@ class Preparation(NamedTuple):
 
     @property
     def is_pending(self) -> bool:
-        """Whether some of it is not true yet."""
+        """Whether something remains to be done."""
         return bool(self.pending)
 
 
-def plan_preparation(shares: list[CardRequest], cards: tuple[Card, ...]) -> Preparation:
-    """Say what the shares of the cards need."""
-    enable: list[PciAddress] = []
-    as_is: list[PciAddress] = []
-    modes: list[Partitioning] = []
-    types: list[TypeAssignment] = []
-    due: list[PciAddress] = []
-    for card in cards:
-        mine = [share for share in shares if share.card is card]
-        is_off = (bool(mine) or _lost_its_functions(card)) and _lacks_functions(card)
-        steps = tuple(_type_assignments(mine))
-        mode = _partitioning(mine) if mine else _partitioning_for_guests(card)
-        if is_off:
-            enable.append(card.gpu.address)
-            if not mine and mode is None:
-                as_is.append(card.gpu.address)
-        types += steps
-        if mode is not None:
-            modes.append(mode)
-        if (
-            is_off
-            or _needs_partitioning(mode, mine, card)
-            or (mine and _types_differ(steps, card))
-        ):
-            due.append(card.gpu.address)
-    return Preparation(tuple(enable), tuple(as_is), tuple(modes), tuple(types), tuple(due))
+def plan_preparation(card_requests: list[CardRequest], cards: tuple[Card, ...]) -> Preparation:
+    """Return what to prepare for the requests."""
+    parts = [
+        _prepare_card(card, [request for request in card_requests if request.card is card])
+        for card in cards
+    ]
+    return Preparation(*(tuple(chain.from_iterable(field)) for field in zip(*parts)))
 
 
-def _needs_partitioning(mode: Partitioning | None, shares: list[CardRequest], card: Card) -> bool:
-    """Whether a card is to be parted in another way, or its driver to be asked."""
-    if mode is None:
-        return False
-    if any(share.needs_type_query for share in shares):
-        return True
-    lost = (
-        any(map(_lost_its_types, shares))
-        if mode.instance_requests
-        else _shows_no_time_sliced_type(card)
+def _prepare_card(card: Card, on_card: list[CardRequest]) -> Preparation:
+    needs_functions = bool(on_card) or _lost_its_functions(card)
+    is_disabled = needs_functions and _lacks_functions(card)
+    assignments = tuple(_type_assignments(on_card))
+    partitioning = _partitioning(on_card) if on_card else _partitioning_for_guests(card)
+    is_pending = (
+        is_disabled
+        or _needs_partitioning(partitioning, on_card, card)
+        or (bool(on_card) and _types_differ(assignments, card))
     )
-    is_free = not card.in_use or only_adds_instances(mode, card)
-    return is_free and (lost or _partitioning_differs(mode, card))
+    keeps_mode = is_disabled and not on_card and partitioning is None
+    address = (card.address,)
+    return Preparation(
+        enable=address if is_disabled else (),
+        keep_mode=address if keeps_mode else (),
+        partitionings=() if partitioning is None else (partitioning,),
+        type_assignments=assignments,
+        pending=address if is_pending else (),
+    )
 
 
-def gpu_instance_profiles(step: Partitioning, card: Card) -> tuple[int, ...] | None:
-    """Return the GPU instance profiles that a step asks for; None if one is not known yet."""
-    found: list[int] = []
-    for wish in step.instance_requests:
-        known = card.find_mig_backed_type(wish.vgpu_type)
-        if known is None or known.gpu_instance_profile is None or known.max_instances is None:
+def _needs_partitioning(
+    partitioning: Partitioning | None, on_card: list[CardRequest], card: Card
+) -> bool:
+    """Whether a card is to be partitioned differently, or its driver to be asked for types."""
+    if partitioning is None:
+        return False
+    if any(request.needs_type_query for request in on_card):
+        return True
+    if partitioning.instance_requests:
+        lacks_types = any(map(_lost_its_types, on_card))
+    else:
+        lacks_types = _shows_no_time_sliced_type(card)
+    is_possible = not card.in_use or only_adds_instances(partitioning, card)
+    return is_possible and (lacks_types or _partitioning_differs(partitioning, card))
+
+
+def gpu_instance_profiles(partitioning: Partitioning, card: Card) -> tuple[int, ...] | None:
+    """Return the GPU instance profiles that a card is to have; None if one is not known yet."""
+    profiles: list[int] = []
+    for request in partitioning.instance_requests:
+        vgpu_type = card.find_mig_backed_type(request.vgpu_type)
+        if (
+            vgpu_type is None
+            or vgpu_type.gpu_instance_profile is None
+            or vgpu_type.max_instances is None
+        ):
             return None
-        number = (
-            known.max_instances if wish.limit is None else min(wish.limit, known.max_instances)
-        )
-        found += [known.gpu_instance_profile] * -(-number // known.vgpus_per_gpu_instance)
-    return tuple(sorted(found))
+        vgpus = vgpu_type.max_instances
+        if request.limit is not None:
+            vgpus = min(request.limit, vgpus)
+        instances = -(-vgpus // vgpu_type.vgpus_per_gpu_instance)  # rounded up
+        profiles += [vgpu_type.gpu_instance_profile] * instances
+    return tuple(sorted(profiles))
 
 
-def only_adds_instances(step: Partitioning, card: Card) -> bool:
-    """Whether a step takes but new GPU instances, which costs none that is there."""
-    wanted, mode = gpu_instance_profiles(step, card), card.mode
+def only_adds_instances(partitioning: Partitioning, card: Card) -> bool:
+    """Whether a partitioning only creates GPU instances and destroys none."""
+    wanted, mode = gpu_instance_profiles(partitioning, card), card.mode
     if wanted is None or mode is None or not mode.gpu_instances:
         return False
-    return step.keeps_other_instances or not Counter(mode.gpu_instances) - Counter(wanted)
+    is_superset = not Counter(mode.gpu_instances) - Counter(wanted)
+    return partitioning.keeps_other_instances or is_superset
 
 
-def _type_assignments(shares: list[CardRequest]) -> Iterator[TypeAssignment]:
-    named = {function for share in shares for function in share.functions}
-    for share in shares:
-        if share.card.framework is Framework.VENDOR_VFIO and share.vgpu_type is not None:
+def _type_assignments(on_card: list[CardRequest]) -> Iterator[TypeAssignment]:
+    selected = {function for request in on_card for function in request.functions}
+    for request in on_card:
+        card = request.card
+        if card.framework is Framework.VENDOR_VFIO and request.vgpu_type is not None:
             yield TypeAssignment(
-                card=share.card.gpu.address,
-                type_id=share.vgpu_type.id,
-                requested_type=share.request.vgpu_type,
-                functions=share.functions,
-                limit=share.limit,
-                resource_class=share.request.resource_class,
+                card=card.address,
+                type_id=request.vgpu_type.id,
+                requested_type=request.requested_type,
+                functions=request.functions,
+                limit=request.limit,
+                resource_class=request.request.resource_class,
                 leftover_functions=tuple(
                     function
-                    for function, _ in share.card.assigned_types
-                    if function not in named and function not in share.card.guest_parents
+                    for function, _ in card.assigned_types
+                    if function not in selected and function not in card.guest_parents
                 ),
             )
 
 
-def _partitioning(shares: list[CardRequest]) -> Partitioning | None:
-    """Return how a card is to be parted; None if it may stay as it comes."""
-    card = shares[0].card
-    if not card.is_sriov:  # mediated devices of the card itself know neither way
+def _partitioning(on_card: list[CardRequest]) -> Partitioning | None:
+    """Return how a card is to be partitioned; None if it stays as it is."""
+    card = on_card[0].card
+    mig_backed = [request for request in on_card if request.is_mig_backed]
+    if (
+        not card.is_sriov  # a card that is its own parent supports neither MIG nor mixed sizes
+        or (mig_backed and len(mig_backed) < len(on_card))  # see conflicts.mig_and_time_sliced
+        or any(request.is_unsupported for request in on_card)
+    ):
         return None
-    wishes = [share for share in shares if share.is_mig_backed]
-    if wishes and len(wishes) < len(shares):  # refused: see plan
-        return None
-    if any(share.is_unsupported for share in shares):
-        return None
-    sizes = {share.vgpu_type.framebuffer for share in shares if share.vgpu_type is not None}
-    step = Partitioning(
-        card=card.gpu.address,
+    types = [request.vgpu_type for request in on_card if request.vgpu_type is not None]
+    partitioning = Partitioning(
+        card=card.address,
         instance_requests=tuple(
-            InstanceRequest(share.request.vgpu_type, _instance_limit(share))
-            for share in wishes
-            if share.limit != 0
+            InstanceRequest(request.requested_type, _instance_limit(request))
+            for request in mig_backed
+            if request.limit != 0
         ),
-        mixed_size=not wishes and len(sizes) > 1,
-        requested_types=tuple(share.request.vgpu_type for share in shares),
+        mixed_size=not mig_backed and len({vgpu_type.framebuffer for vgpu_type in types}) > 1,
+        requested_types=tuple(request.requested_type for request in on_card),
     )
-    is_changed = card.mode is not None and bool(card.mode.gpu_instances or card.mode.mixed_size)
-    is_other = (
-        is_changed
+    is_needed = (
+        partitioning.instance_requests
+        or partitioning.mixed_size
+        or (card.mode is not None and (card.mode.gpu_instances or card.mode.mixed_size))
         or _shows_no_time_sliced_type(card)
-        or any(share.needs_type_query for share in shares)
+        or any(request.needs_type_query for request in on_card)
     )
-    return step if step.instance_requests or step.mixed_size or is_other else None
+    return partitioning if is_needed else None
 
 
 def _shows_no_time_sliced_type(card: Card) -> bool:
-    """Whether a card shows no time-sliced type: it may have come up in MIG mode."""
-    return bool(card.parents) and all(known.is_mig_backed for known in card.visible_types)
+    """Whether a card shows no time-sliced type: it may have started in MIG mode."""
+    return bool(card.parents) and all(shown.is_mig_backed for shown in card.visible_types)
 
 
 def _partitioning_for_guests(card: Card) -> Partitioning | None:
-    """Return the GPU instances that a boot took from defined guests of a card nobody asks for."""
-    wishes = [
-        InstanceRequest(owed.name, sum(type_id == owed.id for _, type_id in card.guest_vgpus))
-        for owed in card.lost_types
-        if owed.is_mig_backed
-    ]
-    words = tuple(wish.vgpu_type for wish in wishes)
+    """Return the GPU instances that defined guests lost at boot on a card nobody requests."""
+    requests = tuple(
+        InstanceRequest(lost.name, sum(type_id == lost.id for _, type_id in card.guest_vgpus))
+        for lost in card.lost_types
+        if lost.is_mig_backed
+    )
+    if not requests:
+        return None
+    names = tuple(request.vgpu_type for request in requests)
+    return Partitioning(card.address, requests, requested_types=names, keeps_other_instances=True)
+
+
+def _instance_limit(request: CardRequest) -> int | None:
+    """Return for how many vGPUs a card is to have instances; None: as many as fit."""
+    if request.match.is_whole_card:
+        return request.limit
+    selected, guests = {*request.match.parents, *request.guests}, len(request.guests)
     return (
-        Partitioning(
-            card.gpu.address, tuple(wishes), requested_types=words, keeps_other_instances=True
-        )
-        if wishes
-        else None
+        len(selected) if request.limit is None else min(len(selected), max(request.limit, guests))
     )
 
 
-def _instance_limit(share: CardRequest) -> int | None:
-    """Return how many vGPUs the instances of a share are to hold; None: as many as fit."""
-    if share.match.is_whole_card:
-        return share.limit
-    named = len({*share.match.parents, *share.guests})
-    return named if share.limit is None else min(named, max(share.limit, len(share.guests)))
+def _lost_its_types(request: CardRequest) -> bool:
+    """Whether a card does not show the type for which it was partitioned."""
+    card = request.card
+    if card.framework is not Framework.VENDOR_VFIO or request.vgpu_type is None:
+        return not request.is_offered
+    return not card.assigned_types and request.vgpu_type.id not in card.creatable
 
 
-def _lost_its_types(share: CardRequest) -> bool:
-    """Whether a card shows nothing of a type that it was parted for."""
-    card = share.card
-    if card.framework is not Framework.VENDOR_VFIO or share.vgpu_type is None:
-        return not share.is_offered
-    return not card.assigned_types and share.vgpu_type.id not in card.creatable
-
-
-def _partitioning_differs(step: Partitioning, card: Card) -> bool:
+def _partitioning_differs(partitioning: Partitioning, card: Card) -> bool:
     if card.mode is None:
         return True
-    if step.mixed_size and card.mode.mixed_size is None:  # it cannot be
+    if partitioning.mixed_size and card.mode.mixed_size is None:  # the card does not support it
         return False
-    wanted = gpu_instance_profiles(step, card)
-    if step.keeps_other_instances and wanted is not None:
+    wanted = gpu_instance_profiles(partitioning, card)
+    if partitioning.keeps_other_instances and wanted is not None:
         return bool(Counter(wanted) - Counter(card.mode.gpu_instances))
-    return (wanted, step.mixed_size) != (card.mode.gpu_instances, card.mode.mixed_size is True)
+    present = (card.mode.gpu_instances, card.mode.mixed_size is True)
+    return (wanted, partitioning.mixed_size) != present
 
 
-def _types_differ(steps: tuple[TypeAssignment, ...], card: Card) -> bool:
-    """Whether functions carry what they should not, or could carry more of what they should."""
-    wanted = {function: step.type_id for step in steps for function in step.functions}
-    carried, occupied = dict(card.assigned_types), card.guest_parents
-    others = {each for each, found in carried.items() if wanted.get(each, found) != found}
-    if others:  # none of them goes while a guest has one
-        return not others & occupied
-    for step in steps:
-        if step.leftover_functions:
-            return True
-        mine = [function for function, found in carried.items() if found == step.type_id]
-        is_free = any(function not in carried for function in step.functions)
-        has_room = step.limit is None or len(mine) < step.limit
-        if is_free and has_room and step.type_id in card.creatable:
-            return True
-        # What guests have over the limit stays until they go.
-        surplus = 0 if step.limit is None else len(mine) - step.limit
-        if surplus > 0 and set(mine) - occupied:
-            return True
-    return False
+def _types_differ(assignments: tuple[TypeAssignment, ...], card: Card) -> bool:
+    """Whether functions have a type that they should not have, or could have one they should."""
+    wanted = {
+        function: assignment.type_id
+        for assignment in assignments
+        for function in assignment.functions
+    }
+    wrong = {
+        function
+        for function, type_id in card.assigned_types
+        if wanted.get(function, type_id) != type_id
+    }
+    if wrong:  # none of them is changed while a guest has one of them
+        return not wrong & card.guest_parents
+    return any(_assignment_is_incomplete(assignment, card) for assignment in assignments)
+
+
+def _assignment_is_incomplete(assignment: TypeAssignment, card: Card) -> bool:
+    if assignment.leftover_functions:
+        return True
+    assigned = dict(card.assigned_types)
+    with_type = {function for function in assigned if assigned[function] == assignment.type_id}
+    has_free_function = any(function not in assigned for function in assignment.functions)
+    is_below_limit = assignment.limit is None or len(with_type) < assignment.limit
+    if has_free_function and is_below_limit and assignment.type_id in card.creatable:
+        return True
+    # What guests have above the limit stays until they leave.
+    is_above_limit = assignment.limit is not None and len(with_type) > assignment.limit
+    return is_above_limit and bool(with_type - card.guest_parents)
 
 
 def _lost_its_functions(card: Card) -> bool:
-    """Whether a boot took vGPUs of defined guests, and the functions that had them."""
-    return bool(card.lost_types) and card.gpu.address not in card.guest_parents
+    """Whether defined guests lost vGPUs at boot, with the functions on which they were."""
+    return bool(card.lost_types) and card.address not in card.guest_parents
 
 
 def _lacks_functions(card: Card) -> bool:
-    """Whether a card that is NVIDIA's driver's has SR-IOV and nothing to offer but through it."""
+    """Whether a card of NVIDIA's driver needs virtual functions and has none."""
     gpu = card.gpu
-    # sriov-manage may leave a card without a driver when it fails; it is bound again first.
-    is_ours = gpu.driver in ("nvidia", None)
-    is_without = card.is_sriov and not gpu.virtual_functions
-    return is_ours and is_without and card.framework is None
+    # A failed sriov-manage may leave a card without a driver; it is bound to it again first.
+    has_driver = gpu.driver in ("nvidia", None)
+    is_disabled = card.is_sriov and not gpu.virtual_functions
+    return has_driver and is_disabled and card.framework is None

@@ -1,63 +1,54 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the charm must remember because the machine cannot tell it.
+"""What the charm must remember because the host cannot show it: state.json.
 
-One JSON file. `paused`, `answered_trigger`, `wish`, `fulfilled` and `has_reported` carry meaning;
-the others spare work or repeat an earlier answer, and may be lost at any time.
+`paused`, `handled_restart_trigger`, `mapping` and `reported_in_placement` matter; the other
+fields save time or repeat an earlier answer, and may be lost at any time.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from system.files import ensure_contents
+from state.folders import KEPT
+from state.mapping_history import MappingHistory
+from system.files import ensure_contents, read_json
 
-__all__ = ["CharmState", "adopt_card_records", "delete", "load", "save"]
+__all__ = ["CharmState", "load", "save"]
 
-FOLDER = Path("var/lib/nova-compute-nvidia-vgpu")
-_LEFT = Path("run/nova-compute-nvidia-vgpu.left")
-_OF_THE_CARDS = ("carried.json", "types.json")  # which functions carry what, and what it is called
+_PATH = KEPT / "state.json"
 
 logger = logging.getLogger(__name__)
 
 
 class CharmState(NamedTuple):
-    """The charm's memory on one host.
+    """The charm's state on one host.
 
     Attributes:
-        paused: the action `pause` holds.
-        handled_restart_trigger: the last restart-trigger of the principal that was acted on.
-        restart_pending: an answer to it waits until no vGPU is in use.
-        requested_mapping: the last valid value of the option; the boot service applies it.
-        applied_mapping: the last one that came true, to which it falls back.
-        requested_report_in_placement: whether the wish goes with report-in-placement.
-        failed_attempt: digest of the assessment with which the boot service failed.
-        failed_at: when that was, seconds since 1970; it is tried again an hour later.
+        paused: whether the action `pause` is in effect.
+        mapping: what became of the mappings on this host.
+        handled_restart_trigger: the principal's last restart-trigger that was handled.
+        restart_pending: whether the restart for it waits until no vGPU is in use.
         validated_mapping_digest: digest of the option's value that last passed the schema.
         reported_in_placement: whether nova.conf has ever had report_in_placement; Nova then
             requires it.
-        is_related: whether the relation to nova-compute was there at the last event.
-        workload_version: the driver's version that Juju was told.
-        published_digest: digest of the data that was last seen in the relation.
-        resource_path: path of the resource's file when Juju was last asked.
-        resource_stamp: its size and time of change, when it was looked into.
-        resource_inspection: what it was then: package, version, architecture, depends; or the
-            problem's kind and words.
-        install_failure: kind and words of what the last attempt to install failed with.
+        is_related: whether the relation to nova-compute existed at the last event.
+        workload_version: the driver's version that was reported to Juju.
+        published_digest: digest of the data that was last read back from the relation.
+        resource_path: path of the resource's file when Juju was last asked for it.
+        resource_stamp: its size and time of change when it was inspected.
+        resource_inspection: the result of that; see `driver.resource`.
+        install_failure: the problem of the last attempt to install, as `Problem.to_row` returns
+            it; empty if it succeeded.
     """
 
     paused: bool = False
+    mapping: MappingHistory = MappingHistory()
     handled_restart_trigger: str = ""
     restart_pending: bool = False
-    requested_mapping: str = ""
-    applied_mapping: str = ""
-    requested_report_in_placement: bool = False
-    failed_attempt: str = ""
-    failed_at: int = 0
     validated_mapping_digest: str = ""
     reported_in_placement: bool = False
     is_related: bool = False
@@ -65,56 +56,53 @@ class CharmState(NamedTuple):
     published_digest: str = ""
     resource_path: str = ""
     resource_stamp: str = ""
-    resource_inspection: tuple[str, ...] = ()
-    install_failure: tuple[str, ...] = ()
+    resource_inspection: tuple[Any, ...] = ()
+    install_failure: tuple[Any, ...] = ()
+
+    def with_restart_trigger(self, trigger: str) -> CharmState:
+        """Return the state after the principal's restart-trigger was read, if it has one."""
+        if not trigger or trigger == self.handled_restart_trigger:
+            return self
+        return self._replace(handled_restart_trigger=trigger, restart_pending=True)
+
+    def without_cached_answers(self) -> CharmState:
+        """Return the state with which everything is read, asked and tried again."""
+        mapping = self.mapping.forget_failure()
+        return self._replace(resource_path="", published_digest="", mapping=mapping)
 
 
 def load(root: Path) -> CharmState:
-    """Read the memory; a missing or damaged file is an empty memory."""
-    path = root / FOLDER / "memory.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return CharmState()
-    except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read, starting anew: %s", path, error)
-        return CharmState()
-    found: dict[str, Any] = {}
-    for name, default in CharmState._field_defaults.items():
-        value = data.get(name) if isinstance(data, dict) else None
-        if isinstance(value, list):
-            value = tuple(str(word) for word in value)
-        if type(value) is type(default):
-            found[name] = value
-    return CharmState(**found)
+    """Read the state; a missing or damaged file is an empty state."""
+    data = read_json(root / _PATH)
+    history = _fields(MappingHistory._field_defaults, data.get("mapping"))
+    fields = _fields(CharmState._field_defaults, data)
+    return CharmState(**{**fields, "mapping": MappingHistory(**history)})
 
 
-def save(root: Path, memory: CharmState) -> None:
-    """Write the memory, if it changed.
+def save(root: Path, state: CharmState) -> None:
+    """Write the state if it has changed; keys that another revision wrote are kept.
 
     Raises:
-        HostError: DISK; it is full, or cannot be written.
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
-    text = json.dumps(memory._asdict(), indent=1, sort_keys=True) + "\n"
-    ensure_contents(root / FOLDER / "memory.json", text, mode=0o600)
+    before = read_json(root / _PATH)
+    mapping = before.get("mapping")
+    data = {
+        **before,
+        **state._asdict(),
+        "mapping": {**(mapping if isinstance(mapping, dict) else {}), **state.mapping._asdict()},
+    }
+    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
+    ensure_contents(root / _PATH, text, mode=0o600)
 
 
-def delete(root: Path) -> None:
-    """Forget everything; until the next boot a unit that follows may know what the cards carry."""
-    _move(root / FOLDER, root / _LEFT)
-    shutil.rmtree(root / FOLDER, ignore_errors=True)
-
-
-def adopt_card_records(root: Path) -> None:
-    """Take over what a unit that was here before, in this boot, knew of the cards."""
-    _move(root / _LEFT, root / FOLDER)
-
-
-def _move(source: Path, target: Path) -> None:
-    for name in _OF_THE_CARDS:
-        if (source / name).is_file() and not (target / name).exists():
-            try:
-                target.mkdir(parents=True, exist_ok=True)
-                shutil.move(str(source / name), str(target / name))
-            except OSError as error:
-                logger.warning("%s cannot be kept: %s", source / name, error)
+def _fields(defaults: dict[str, Any], data: object) -> dict[str, Any]:
+    """Return the values that have the type of their field."""
+    fields = {}
+    for name, default in defaults.items():
+        value = data.get(name) if isinstance(data, dict) else None
+        if isinstance(value, list):
+            value = tuple(value)
+        if type(value) is type(default):
+            fields[name] = value
+    return fields

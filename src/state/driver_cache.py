@@ -1,10 +1,10 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver told once and does not show at every moment.
+"""What the driver reported once and does not show at every moment.
 
-Types: a full card lists none (vendor-specific VFIO), and MIG-backed ones are invisible until the
-card has GPU instances. Modes: nvidia-smi alone tells them, and the next boot takes them, as it
-takes /run.
+types.json, kept: a full card lists no types (vendor-specific VFIO), and MIG-backed types are not
+visible until the card has GPU instances. modes.json, until the next boot: only nvidia-smi reports
+how a card is partitioned, and a boot undoes it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
-from gpu.card import COUNT_LIMIT, NAME_LIMIT, CardMode, VgpuType, type_number
-from host.gpus import Gpu, PciAddress
-from system.files import ensure_contents
+from gpu.card import COUNT_LIMIT, NAME_LIMIT, CardMode, VgpuType, is_type_id
+from gpu.pci import Gpu, PciAddress
+from state.folders import KEPT, UNTIL_BOOT
+from system.files import ensure_contents, read_json
 from system.text import one_line
 
 __all__ = [
@@ -29,149 +30,166 @@ __all__ = [
     "save_types",
 ]
 
-_TYPES = Path("var/lib/nova-compute-nvidia-vgpu/types.json")
-# What reading a record of another shape, or a damaged one, can end in.
-_DAMAGED = (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError)
-_MODES = Path("run/nova-compute-nvidia-vgpu/modes.json")
+_TYPES = KEPT / "types.json"
+_MODES = UNTIL_BOOT / "modes.json"
+# What parsing a damaged row, or a row of another revision, can raise.
+_DAMAGED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def load_types(root: Path) -> dict[str, tuple[VgpuType, ...]]:
-    """Return the types that cards were seen to offer, by their model; see `Gpu.model`."""
-    try:
-        data = json.loads((root / _TYPES).read_text(encoding="utf-8"))
-        return {str(model): tuple(_type(*row) for row in rows) for model, rows in data.items()}
-    except _DAMAGED:
-        return {}
+    """Return the types that cards have reported, by model; see `Gpu.model`."""
+    types = {}
+    for model, rows in read_json(root / _TYPES).items():
+        with contextlib.suppress(*_DAMAGED):
+            types[model] = tuple(_parse_types(rows))
+    return types
 
 
-def _type(
+def _parse_types(rows: dict[str, Any]) -> Iterable[VgpuType]:
+    for type_id in sorted(rows):
+        with contextlib.suppress(*_DAMAGED):
+            yield _parse_type(type_id, **rows[type_id])
+
+
+def _parse_type(
     type_id: str,
     name: str,
-    maximum: int | None = None,
-    profile: int | None = None,
-    per_instance: int = 1,
+    max_instances: int | None = None,
+    gpu_instance_profile: int | None = None,
+    vgpus_per_gpu_instance: int = 1,
+    **_: object,
 ) -> VgpuType:
-    if type_number(str(type_id)) is None or not str(name).strip():
-        raise ValueError(f"no vGPU type: {type_id!r} {name!r}")
-    numbers = [None if found is None else int(found) for found in (maximum, profile)]
-    if numbers[0] is not None and not 0 <= numbers[0] <= COUNT_LIMIT:
-        raise ValueError(f"no number of vGPUs: {maximum!r}")
+    if not is_type_id(type_id) or not str(name).strip():
+        raise ValueError(f"not a vGPU type: {type_id!r} {name!r}")
+    limit = None if max_instances is None else int(max_instances)
+    if limit is not None and not 0 <= limit <= COUNT_LIMIT:
+        raise ValueError(f"not a number of vGPUs: {max_instances!r}")
     return VgpuType(
-        id=str(type_id),
+        id=type_id,
         name=one_line(str(name).strip(), NAME_LIMIT),
-        max_instances=numbers[0],
-        gpu_instance_profile=numbers[1],
-        vgpus_per_gpu_instance=max(int(per_instance), 1),
+        max_instances=limit,
+        gpu_instance_profile=None if gpu_instance_profile is None else int(gpu_instance_profile),
+        vgpus_per_gpu_instance=max(int(vgpus_per_gpu_instance), 1),
     )
 
 
-def save_types(root: Path, gpu: Gpu, told: Iterable[VgpuType], *, are_all: bool = False) -> None:
-    """Keep what the driver told of a card; what it told in more detail before stays.
+def save_types(
+    root: Path, gpu: Gpu, reported: Iterable[VgpuType], *, are_all: bool = False
+) -> None:
+    """Keep the types that the driver reported for a card, and details it reported earlier.
 
-    Nothing told is no answer.
+    Nothing reported is no answer, and changes nothing.
 
     Args:
         root: the root of the host's file system.
         gpu: the card.
-        told: its types.
-        are_all: whether no others are known any more.
+        reported: its types.
+        are_all: whether earlier types that are not among them are dropped.
 
     Raises:
-        HostError: DISK; it is full, or cannot be written.
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
-    known = load_types(root)
-    found = {} if are_all else {each.id: each for each in known.get(gpu.model, ())}
-    for each in told:
-        if (
-            each.gpu_instance_profile is not None
-            or each.max_instances is not None
-            or each.id not in found
-        ):
-            found[each.id] = each
-    if not found:
-        return
-    known[gpu.model] = tuple(sorted(found.values(), key=lambda each: each.id))
-    rows = {model: [_row(each) for each in known[model]] for model in sorted(known)}
-    ensure_contents(root / _TYPES, json.dumps(rows, indent=1) + "\n")
+    data = read_json(root / _TYPES)
+    before = data.get(gpu.model)
+    before = before if isinstance(before, dict) else {}
+    rows = {} if are_all else dict(before)
+    for vgpu_type in reported:
+        is_detailed = (vgpu_type.gpu_instance_profile, vgpu_type.max_instances) != (None, None)
+        if is_detailed or vgpu_type.id not in rows:
+            row = before.get(vgpu_type.id)
+            row = row if isinstance(row, dict) else {}
+            rows[vgpu_type.id] = {**row, **_type_row(vgpu_type)}
+    if rows:
+        text = json.dumps({**data, gpu.model: rows}, indent=1, sort_keys=True)
+        ensure_contents(root / _TYPES, text + "\n")
 
 
-def _row(told: VgpuType) -> list[object]:
-    return [
-        told.id,
-        told.name,
-        told.max_instances,
-        told.gpu_instance_profile,
-        told.vgpus_per_gpu_instance,
-    ]
+def _type_row(vgpu_type: VgpuType) -> dict[str, object]:
+    return {
+        "name": vgpu_type.name,
+        "max_instances": vgpu_type.max_instances,
+        "gpu_instance_profile": vgpu_type.gpu_instance_profile,
+        "vgpus_per_gpu_instance": vgpu_type.vgpus_per_gpu_instance,
+    }
 
 
 def load_modes(root: Path) -> dict[PciAddress, CardMode]:
-    """Return the modes of cards, as far as somebody looked in this boot."""
-    try:
-        data = json.loads((root / _MODES).read_text(encoding="utf-8"))
-        return {PciAddress.parse(card): _mode(*row) for card, row in data.items()}
-    except _DAMAGED:
-        return {}
+    """Return how cards are partitioned, of those for which it was read since the last boot."""
+    modes = {}
+    for address, row in read_json(root / _MODES).items():
+        with contextlib.suppress(*_DAMAGED):
+            modes[PciAddress.parse(address)] = _parse_mode(**row)
+    return modes
 
 
-def _mode(
-    instances: list[int],
+def _parse_mode(
+    gpu_instances: list[int],
     mixed_size: bool | None,
-    on_functions: bool = True,
-    has_mig: bool = True,
-    is_asked: bool = False,
+    vgpus_on_functions: bool = True,
+    supports_mig: bool = True,
+    types_queried: bool = False,
+    **_: object,
 ) -> CardMode:
-    profiles = tuple(map(int, instances))
-    return CardMode(profiles, mixed_size, bool(on_functions), bool(has_mig), bool(is_asked))
+    return CardMode(
+        tuple(map(int, gpu_instances)),
+        None if mixed_size is None else bool(mixed_size),
+        bool(vgpus_on_functions),
+        bool(supports_mig),
+        bool(types_queried),
+    )
 
 
-def mark_queried(root: Path, card: PciAddress, *, has_mig: bool) -> None:
-    """Keep that the driver was asked in this boot what a card can be, and whether it has MIG.
+def save_mode(root: Path, card: PciAddress, mode: CardMode | None) -> None:
+    """Keep how a card is partitioned; None forgets that, but not what the driver answered.
 
     Raises:
-        HostError: DISK; it is full, or cannot be written.
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
-    known = load_modes(root)
-    known[card] = known.get(card, CardMode())._replace(types_queried=True, supports_mig=has_mig)
-    _write_modes(root, known)
+    modes = load_modes(root)
+    before = modes.pop(card, CardMode())
+    answered = CardMode(supports_mig=before.supports_mig, types_queried=before.types_queried)
+    if mode is not None:
+        modes[card] = mode._replace(
+            types_queried=mode.types_queried or before.types_queried,
+            supports_mig=mode.supports_mig and before.supports_mig,
+        )
+    elif answered != CardMode():
+        modes[card] = answered
+    _write_modes(root, modes)
+
+
+def mark_queried(root: Path, card: PciAddress, *, supports_mig: bool) -> None:
+    """Record that the driver was asked for all types of a card, and whether that supports MIG.
+
+    Raises:
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
+    """
+    modes = load_modes(root)
+    mode = modes.get(card, CardMode())
+    modes[card] = mode._replace(types_queried=True, supports_mig=supports_mig)
+    _write_modes(root, modes)
 
 
 def clear_queries(root: Path) -> None:
-    """Let the driver be asked again.
+    """Forget what the driver was asked, so that it is asked again.
 
     Raises:
-        HostError: DISK; it is full, or cannot be written.
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
-    known = load_modes(root)
-    kept = {card: known[card]._replace(types_queried=False, supports_mig=True) for card in known}
-    _write_modes(root, {card: mode for card, mode in kept.items() if mode != CardMode()})
+    modes = {
+        card: mode._replace(types_queried=False, supports_mig=True)
+        for card, mode in load_modes(root).items()
+    }
+    _write_modes(root, {card: mode for card, mode in modes.items() if mode != CardMode()})
 
 
 def clear_modes(root: Path) -> None:
-    """Forget all of that, as another driver may tell something else."""
+    """Forget all modes, as another driver may report others."""
     with contextlib.suppress(OSError):
         (root / _MODES).unlink()
 
 
-def save_mode(root: Path, card: PciAddress, mode: CardMode | None) -> None:
-    """Keep the mode of a card; None forgets how it is parted, but not what the driver answered.
-
-    Raises:
-        HostError: DISK; it is full, or cannot be written.
-    """
-    known = load_modes(root)
-    before = known.pop(card, CardMode())
-    answered = CardMode(supports_mig=before.supports_mig, types_queried=before.types_queried)
-    if mode is not None:
-        is_asked = mode.types_queried or before.types_queried
-        has_mig = mode.supports_mig and before.supports_mig
-        known[card] = mode._replace(types_queried=is_asked, supports_mig=has_mig)
-    elif answered != CardMode():
-        known[card] = answered
-    _write_modes(root, known)
-
-
-def _write_modes(root: Path, known: dict[PciAddress, CardMode]) -> None:
-    if known or (root / _MODES).exists():
-        rows = {str(address): known[address] for address in sorted(known)}
+def _write_modes(root: Path, modes: dict[PciAddress, CardMode]) -> None:
+    if modes or (root / _MODES).exists():
+        rows = {str(address): modes[address]._asdict() for address in sorted(modes)}
         ensure_contents(root / _MODES, json.dumps(rows) + "\n")

@@ -1,226 +1,271 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What holds on a host and what it is to offer: facts and the option's value, put together."""
+"""What an event finds and decides: facts, mapping and state, put together."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Mapping, NamedTuple
 
-import boot
-from driver import daemon, software
+from driver import software
 from gpu.card import Framework
-from gpu.problems import HostError, Problem, ProblemKind
+from gpu.problems import PREPARATION_PENDING, HostError, Problem, ProblemKind
 from host.facts import HostFacts
 from nova_compute import nova_conf
-from nova_compute.compatibility import apply_release
+from nova_compute.compatibility import plan_for_nova
+from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
 from planning import mappings
 from planning.mappings import VgpuRequest
-from planning.plan import DEFAULTS, Plan, VariantDriverOptions, make_plan
+from planning.plan import Plan
+from state import boot_result
 from state.charm_state import CharmState
 from status import diagnosis
 
-__all__ = ["WAITING", "Assessment", "assess"]
+__all__ = [
+    "Assessment",
+    "Inputs",
+    "assess",
+    "needs_software",
+    "withdrawn",
+    "withdrawn_sections",
+]
 
-_RETRY = 3600  # seconds
-# What the work on the cards is to end.
-WAITING = frozenset(
-    {
-        ProblemKind.VFS_DISABLED,
-        ProblemKind.TYPES_UNKNOWN,
-        ProblemKind.TYPE_NOT_SET,
-        ProblemKind.INSTANCES_MISSING,
-        ProblemKind.WAITING_TO_LEAVE_MIG,
-        ProblemKind.MIXED_SIZE_PENDING,
-        ProblemKind.MIXED_SIZE_GUESTS,
-    }
-)
+
+class Inputs(NamedTuple):
+    """What the operator has set, and what of it applies to this host.
+
+    Attributes:
+        mapping: the value of the option vgpu-device-mappings, or one to try.
+        needs_software: whether this host needs NVIDIA's host software.
+        options: the options for functions under the kernel variant driver.
+    """
+
+    mapping: str
+    needs_software: bool
+    options: VariantDriverOptions
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, object], facts: HostFacts, state: CharmState
+    ) -> Inputs:
+        """Read the charm's options.
+
+        A compute node that has ever reported functions to placement must keep doing so.
+        """
+        in_placement = config.get("report-in-placement") is True or state.reported_in_placement
+        return cls(
+            mapping=str(config.get("vgpu-device-mappings", "")),
+            needs_software=needs_software(config, facts),
+            options=VariantDriverOptions(
+                report_in_placement=in_placement,
+                live_migratable=config.get("live-migratable") is True,
+            ),
+        )
+
+
+def needs_software(config: Mapping[str, object], facts: HostFacts) -> bool:
+    """Whether a host needs NVIDIA's host software: it has a card, or the operator forces it."""
+    return bool(facts.cards) or config.get("force-install-nvidia-vgpu") is True
 
 
 class Assessment(NamedTuple):
-    """What an event found and decided; what is published and the status follow from it.
+    """What holds on a host; what is published and the unit status follow from it.
 
     Attributes:
         facts: the host as it is.
         plan: what it is to offer.
-        problems: all that is in the way, the plan's own among them.
-        state: what is to be remembered.
-        options: what is wanted of functions under the kernel variant driver.
-        needs_preparation: whether there is something for the boot service to do now.
+        problems: all problems, including those of the plan.
+        state: the charm's state to be saved.
+        options: the options for functions under the kernel variant driver that this host
+            supports.
+        needs_preparation: whether the boot service has something to do now.
     """
 
     facts: HostFacts
     plan: Plan
     problems: tuple[Problem, ...]
     state: CharmState
-    options: VariantDriverOptions = DEFAULTS
+    options: VariantDriverOptions = DEFAULT_OPTIONS
     needs_preparation: bool = False
 
-    def failed_recently(self, now: float) -> bool:
-        """Whether the boot service failed in this situation within the hour.
+    def should_prepare(self, now: float) -> bool:
+        """Whether the boot service should run: there is something to do, and it may succeed.
 
-        Another try may take from Nova what it is offered.
+        What guests have lost is restored at any time; see `MappingHistory.may_retry`.
         """
-        age = now - self.state.failed_at
-        return self.state.failed_attempt == self._fingerprint and 0 <= age < _RETRY
+        may_succeed = self.state.mapping.may_retry(self._attempt, now)
+        return self.needs_preparation and (self.facts.has_vgpus_to_restore or may_succeed)
 
     def with_failed_attempt(self, now: float) -> Assessment:
-        """Return the situation, with the note that the boot service has just failed in it."""
-        memory = self.state._replace(failed_attempt=self._fingerprint, failed_at=int(now))
-        return self._replace(state=memory)
+        """Return the assessment after the boot service failed under these conditions."""
+        mapping = self.state.mapping.fail(self._attempt, now)
+        return self._replace(state=self.state._replace(mapping=mapping))
 
     @property
-    def _fingerprint(self) -> str:
-        """A digest of all that decides what comes of the boot service."""
-        work = self.plan.preparation
+    def _attempt(self) -> str:
+        """A digest of everything that decides whether the boot service succeeds."""
+        pending, driver = self.plan.preparation.pending, self.facts.driver
         rows = [
             (card._replace(creatable=frozenset()), *sorted(card.creatable))
             for card in self.facts.cards
-            if card.gpu.address in work.pending
+            if card.address in pending
         ]
-        text = repr((self.state.requested_mapping, work.pending, rows, self.facts.driver.loaded))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(repr((self.state.mapping.requested, pending, rows, driver.loaded)))
 
     @property
     def is_paused(self) -> bool:
-        """Whether we or the principal hold NVIDIA's services."""
+        """Whether this unit or the principal has paused NVIDIA's services."""
         return self.state.paused or self.facts.is_paused_by_mask
 
     @property
+    def has_driver(self) -> bool:
+        """Whether NVIDIA's driver is installed or loaded."""
+        driver = self.facts.driver
+        return driver.installed is not None or driver.loaded is not None
+
+    @property
     def sections(self) -> dict[str, list[tuple[str, str]]]:
-        """The sections of nova.conf; empty if the plan is held, too."""
+        """The sections of nova.conf; empty also if what is published stays."""
         if self.plan.keeps_published or self.facts.nova is None:
             return {}
-        found = nova_conf.render(
-            self.plan.assignments,
-            self.facts.nova,
-            self.options,
-        )
+        sections = nova_conf.render(self.plan.assignments, self.facts.nova, self.options)
         if self.state.reported_in_placement:
-            found.setdefault("pci", [nova_conf.REPORT_IN_PLACEMENT])
-        return found
+            sections.setdefault("pci", [nova_conf.REPORT_IN_PLACEMENT])
+        return sections
 
 
-def assess(
-    root: Path,
-    facts: HostFacts,
-    memory: CharmState,
-    text: str,
-    *,
-    needs_software: bool,
-    options: VariantDriverOptions,
-) -> Assessment:
-    """Say what holds and what is to be offered; change nothing.
+def withdrawn(facts: HostFacts, state: CharmState) -> Assessment:
+    """Return the assessment of a unit that is about to be removed, and offers nothing."""
+    return Assessment(facts, Plan(), (), state)
+
+
+def withdrawn_sections(state: CharmState) -> dict[str, list[tuple[str, str]]]:
+    """Return the sections of nova.conf that must stay when the unit is removed."""
+    return {"pci": [nova_conf.REPORT_IN_PLACEMENT]} if state.reported_in_placement else {}
+
+
+def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> Assessment:
+    """Determine what holds on a host and what it is to offer; change nothing.
 
     Args:
         root: the root of the host's file system.
-        facts: what was read from it.
-        memory: what is remembered; the situation's own knows the value if it is good.
-        text: a value of the option.
-        needs_software: whether NVIDIA's host software belongs on this host.
-        options: see `Assessment`.
+        facts: the host as it is.
+        state: the charm's state.
+        inputs: what the operator has set.
     """
-    problems: list[Problem] = []
-    if needs_software:
-        problems += software.find_problems(facts, memory)
-    if memory.restart_pending:
-        problems.append(Problem(ProblemKind.RESTART_PENDING, daemon.DAEMON))
+    problems = list(software.find_problems(facts, state)) if inputs.needs_software else []
     try:
-        memory, requests = _parse_mapping(memory, text)
+        state, requests = _parse_mapping(state, inputs.mapping)
     except HostError as error:
-        return Assessment(facts, Plan(keeps_published=True), (error.problem, *problems), memory)
+        return Assessment(facts, Plan(keeps_published=True), (error.problem, *problems), state)
     if facts.nova is None:
         problems.append(Problem(ProblemKind.NOVA_MISSING))
-        return Assessment(facts, Plan(keeps_published=True), tuple(problems), memory)
-    plan = apply_release(make_plan(requests, facts.cards), facts.cards, facts.nova, options)
-    failures = (
-        boot.failures(root) if plan.preparation.is_pending or facts.has_vgpus_to_restore else ()
-    )
-    problems += failures
-    plan = _without_failed(plan, facts, failures)
+        return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
+    plan = plan_for_nova(requests, facts.cards, facts.nova, inputs.options)
+    if plan.preparation.is_pending or facts.has_vgpus_to_restore:
+        failures = boot_result.failures(root)
+        problems += failures
+        plan = _without_failed_cards(plan, facts, failures)
     if facts.unreadable and requests:
-        problems.append(Problem(ProblemKind.CARD_UNREADABLE, str(facts.unreadable[0])))
+        problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable[0]))
         plan = plan._replace(keeps_published=True)
-    memory = _record_mapping(memory, text, plan, options)
-    is_due = (
-        plan.preparation.is_pending and memory.requested_mapping == text
-    ) or facts.has_vgpus_to_restore
-    options, remarks = _supported_options(options, plan, facts)
-    problems += remarks
-    problems += diagnosis.unsupported_by_open_module(plan, facts)
-    problems += (*plan.problems, *plan.notes)
-    if needs_software and facts.driver.loaded is None:  # then that is why
-        problems = [
-            problem for problem in problems if problem.kind is not ProblemKind.TYPES_UNKNOWN
-        ]
-    told = tuple(diagnosis.root_cause(problem, facts) for problem in problems)
-    found = Assessment(facts, plan, tuple(dict.fromkeys(told)), memory, options, is_due)
-    has_reported = memory.reported_in_placement or (
-        options.report_in_placement and "pci" in found.sections
+    state = _record_mapping(state, inputs, plan)
+    options, notes = _supported_options(inputs.options, plan, facts)
+    problems += [*notes, *diagnosis.unsupported_by_open_module(plan, facts)]
+    problems += [*plan.problems, *plan.notes]
+    assessment = Assessment(
+        facts=facts,
+        plan=plan,
+        problems=_root_causes(problems, facts, inputs),
+        state=state,
+        options=options,
+        needs_preparation=facts.has_vgpus_to_restore
+        or (plan.preparation.is_pending and state.mapping.requested == inputs.mapping),
     )
-    return found._replace(state=memory._replace(reported_in_placement=has_reported))
+    return _record_placement(assessment)
 
 
-def _without_failed(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
-    """Offer what the other cards have, where the functions of one could not be enabled.
+def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[VgpuRequest, ...]]:
+    """Parse the option; a value that has passed the schema is not validated again."""
+    data = mappings.parse(text)
+    if data is not None:
+        digest = _digest(mappings.SCHEMA.read_text(encoding="utf-8") + text)
+        if digest != state.validated_mapping_digest:
+            mappings.check(data)
+            state = state._replace(validated_mapping_digest=digest)
+    return state, mappings.requests(data)
 
-    Not if guests are defined with those: what was published stays, as it is theirs.
+
+def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
+    """Offer what the other cards have if the functions of one could not be enabled.
+
+    Not if guests are defined with functions of that card: what is published stays for them.
     """
-    failed = {problem.subject for problem in failures if problem.kind is ProblemKind.VFS_FAILED}
-    failed -= {str(card.gpu.address) for card in facts.cards if card.guest_vgpus}
-    lost = [
+    failed = {problem.address for problem in failures if problem.kind is ProblemKind.VFS_FAILED}
+    failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
+    excluded = [
         problem
         for problem in plan.problems
-        if problem.kind is ProblemKind.VFS_DISABLED and problem.subject in failed
+        if problem.kind is ProblemKind.VFS_DISABLED and problem.address in failed
     ]
-    if not lost or not any(found.cards for found in plan.assignments):
+    if not excluded or not any(assignment.cards for assignment in plan.assignments):
         return plan
-    rest = tuple(problem for problem in plan.problems if problem not in lost)
-    return plan._replace(problems=rest, notes=(*plan.notes, *lost), keeps_published=bool(rest))
-
-
-def _record_mapping(
-    memory: CharmState, text: str, plan: Plan, options: VariantDriverOptions
-) -> CharmState:
-    """Keep a wish for the boot service, unless it cannot be; one that waits for the cards can."""
-    if not all(problem.kind in WAITING for problem in plan.problems):
-        # It may have looked as if it could; what came true before is to stay.
-        return (
-            memory._replace(requested_mapping=memory.applied_mapping)
-            if memory.requested_mapping == text
-            else memory
-        )
-    memory = memory._replace(
-        requested_mapping=text, requested_report_in_placement=options.report_in_placement
+    problems = tuple(problem for problem in plan.problems if problem not in excluded)
+    return plan._replace(
+        problems=problems, notes=(*plan.notes, *excluded), keeps_published=bool(problems)
     )
-    is_waiting = any(problem.kind in WAITING for problem in (*plan.problems, *plan.notes))
-    return memory if is_waiting or plan.keeps_published else memory._replace(applied_mapping=text)
+
+
+def _record_mapping(state: CharmState, inputs: Inputs, plan: Plan) -> CharmState:
+    """Request a mapping from the boot service unless it is wrong, and note if it is applied."""
+    mapping = state.mapping
+    if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
+        # It may have looked right before the cards reported more.
+        return state._replace(mapping=mapping.withdraw(inputs.mapping))
+    mapping = mapping.request(
+        inputs.mapping, report_in_placement=inputs.options.report_in_placement
+    )
+    kinds = {problem.kind for problem in (*plan.problems, *plan.notes)}
+    if not plan.keeps_published and not kinds & PREPARATION_PENDING:
+        mapping = mapping.apply()
+    return state._replace(mapping=mapping)
 
 
 def _supported_options(
     options: VariantDriverOptions, plan: Plan, facts: HostFacts
 ) -> tuple[VariantDriverOptions, list[Problem]]:
-    """Return the options that this host can fulfil, and a remark on those it cannot."""
+    """Return the options that this host supports, and a note on the others."""
     if not options.live_migratable or facts.can_migrate_functions:
         return options, []
-    is_variant = any(found.framework is Framework.VENDOR_VFIO for found in plan.assignments)
-    versions = (_dotted(facts.libvirt), _dotted(facts.qemu))
-    remarks = [Problem(ProblemKind.NO_MIGRATION, *versions)] if is_variant else []
-    return options._replace(live_migratable=False), remarks
+    notes = []
+    if any(assignment.framework is Framework.VENDOR_VFIO for assignment in plan.assignments):
+        libvirt, qemu = _dotted(facts.libvirt), _dotted(facts.qemu)
+        notes.append(Problem(ProblemKind.NO_MIGRATION, libvirt=libvirt, qemu=qemu))
+    return options._replace(live_migratable=False), notes
 
 
 def _dotted(version: tuple[int, ...] | None) -> str:
     return ".".join(map(str, version)) if version else "none"
 
 
-def _parse_mapping(memory: CharmState, text: str) -> tuple[CharmState, tuple[VgpuRequest, ...]]:
-    """Read the option; a value that passed the schema before is not held against it again."""
-    data = mappings.parse(text)
-    if data is not None:
-        digest = hashlib.sha256(mappings.SCHEMA.read_bytes() + text.encode()).hexdigest()
-        if digest != memory.validated_mapping_digest:
-            mappings.check(data)
-            memory = memory._replace(validated_mapping_digest=digest)
-    requests = mappings.requests(data)
-    return memory, requests
+def _root_causes(problems: list[Problem], facts: HostFacts, inputs: Inputs) -> tuple[Problem, ...]:
+    """Replace problems with their causes, without duplicates."""
+    if inputs.needs_software and facts.driver.loaded is None:
+        # A driver that is not loaded is the reason for unknown types, and reported itself.
+        problems = [
+            problem for problem in problems if problem.kind is not ProblemKind.TYPES_UNKNOWN
+        ]
+    return tuple(dict.fromkeys(diagnosis.root_cause(problem, facts) for problem in problems))
+
+
+def _record_placement(assessment: Assessment) -> Assessment:
+    """Note that nova.conf gets report_in_placement, which cannot be undone."""
+    is_reported = assessment.options.report_in_placement and "pci" in assessment.sections
+    if not is_reported:
+        return assessment
+    return assessment._replace(state=assessment.state._replace(reported_in_placement=True))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

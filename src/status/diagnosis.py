@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Why something is as it is, by what the host shows; pure."""
+"""The root cause of a problem, by what the host shows; pure."""
 
 from __future__ import annotations
 
@@ -14,71 +14,74 @@ from planning.plan import Plan
 
 __all__ = ["root_cause", "unsupported_by_open_module", "why_no_types"]
 
-# What the kernel says to a module that its keys do not know; modprobe repeats it.
-_NO_KEY = re.compile(r"Key was rejected by service|Required key not available", re.IGNORECASE)
-_COMPUTE = re.compile(r"-[0-9]{1,4}C[A-Z0-9]*$", re.ASCII | re.IGNORECASE)
+# What the kernel reports for a module signed with an unknown key; modprobe repeats it.
+_UNKNOWN_KEY = re.compile(r"Key was rejected by service|Required key not available", re.IGNORECASE)
+_COMPUTE_TYPE = re.compile(r"-[0-9]{1,4}C[A-Z0-9]*$", re.ASCII | re.IGNORECASE)
 
 
 def root_cause(problem: Problem, facts: HostFacts) -> Problem:
-    """Return the cause of a problem where the host shows it, else the problem itself."""
-    if problem.kind is ProblemKind.NOT_LOADED and _NO_KEY.search(problem.subject):
+    """Return the cause of a problem if the host shows it, otherwise the problem itself."""
+    if problem.kind is ProblemKind.NOT_LOADED and _UNKNOWN_KEY.search(problem.argument("reason")):
         return Problem(ProblemKind.SECURE_BOOT)
-    card = next((card for card in facts.cards if str(card.gpu.address) == problem.subject), None)
+    card = next((card for card in facts.cards if card.address == problem.address), None)
     if card is None:
         return problem
-    if problem.kind is ProblemKind.TYPE_NOT_OFFERED and _is_other_flavour(
-        problem.detail, card, facts
-    ):
-        return problem._replace(kind=ProblemKind.WRONG_PACKAGE)
+    if problem.kind is ProblemKind.TYPE_NOT_OFFERED:
+        requested = problem.argument("vgpu_type")
+        if _is_in_other_package(requested, card, facts):
+            return Problem(ProblemKind.WRONG_PACKAGE, card.address, vgpu_type=requested)
     if problem.kind is ProblemKind.TYPES_UNKNOWN and _needs_closed_module(card, facts):
-        return Problem(ProblemKind.OPEN_MODULE, problem.subject, facts.driver.loaded or "")
+        return _open_module(card, facts)
     return problem
 
 
 def unsupported_by_open_module(plan: Plan, facts: HostFacts) -> Iterator[Problem]:
-    """Find cards that a plan offers although they cannot offer a thing.
+    """Find cards in a plan that offer nothing with NVIDIA's open module.
 
-    What is written as ids and addresses is published 1:1, whatever the card says to it.
+    A plain request is published as it is written, whether the cards offer the type or not.
     """
-    named = {address for found in plan.assignments for address in found.cards}
+    mapped = {address for assignment in plan.assignments for address in assignment.cards}
     for card in facts.cards:
-        if card.gpu.address in named and _needs_closed_module(card, facts):
-            yield Problem(
-                ProblemKind.OPEN_MODULE, str(card.gpu.address), facts.driver.loaded or ""
-            )
+        if card.address in mapped and _needs_closed_module(card, facts):
+            yield _open_module(card, facts)
 
 
 def why_no_types(card: Card, facts: HostFacts) -> Problem | None:
-    """Say why a card offers nothing; None if it does, or if the driver is not there at all."""
-    address, driver = str(card.gpu.address), card.gpu.driver
+    """Return why a card offers nothing; None if it does, or if no driver is loaded at all."""
+    driver = card.gpu.driver
     if card.framework is not None or facts.driver.loaded is None:
         return None
     if driver is not None and driver != "nvidia":
-        return Problem(ProblemKind.OTHER_DRIVER, address, driver)
+        return Problem(ProblemKind.OTHER_DRIVER, card.address, driver=driver)
     if card.is_sriov and not card.gpu.virtual_functions:
-        return Problem(ProblemKind.VFS_NOT_ENABLED, address)
+        return Problem(ProblemKind.VFS_NOT_ENABLED, card.address)
     if _needs_closed_module(card, facts):
-        return Problem(ProblemKind.OPEN_MODULE, address, facts.driver.loaded)
-    return Problem(ProblemKind.NO_TYPES_REPORTED, address)
+        return _open_module(card, facts)
+    return Problem(ProblemKind.NO_TYPES_REPORTED, card.address)
 
 
-def _is_other_flavour(wanted: str, card: Card, facts: HostFacts) -> bool:
-    """Whether a type is of a kind that only NVIDIA's AI Enterprise package brings.
+def _open_module(card: Card, facts: HostFacts) -> Problem:
+    return Problem(ProblemKind.OPEN_MODULE, card.address, version=facts.driver.loaded or "")
 
-    C types of modern cards and all MIG-backed ones; a card that shows another of that kind has
-    the right package. https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
+
+def _is_in_other_package(requested: str, card: Card, facts: HostFacts) -> bool:
+    """Whether a type is of a kind that only NVIDIA's AI Enterprise package has.
+
+    These are the C types of newer cards and all MIG-backed ones. A card that shows another type
+    of that kind has the right package.
+    https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
     """
     installed = facts.driver.installed
     if installed is None or "-aie-" in installed.name or not card.is_sriov:
         return False
-    names = [known.name for known in (*card.types, *card.known_types)]
-    return bool(_COMPUTE.search(wanted)) and not any(map(_COMPUTE.search, names))
+    names = [vgpu_type.name for vgpu_type in (*card.types, *card.known_types)]
+    return bool(_COMPUTE_TYPE.search(requested)) and not any(map(_COMPUTE_TYPE.search, names))
 
 
 def _needs_closed_module(card: Card, facts: HostFacts) -> bool:
-    """Whether NVIDIA's open module is why a card is silent.
+    """Whether NVIDIA's open module is why a card offers nothing.
 
-    On cards without SR-IOV (Turing and older) only the closed one offers vGPUs.
+    Cards without SR-IOV (Turing and older) offer vGPUs only with the closed module.
     """
-    is_silent = card.framework is None and not card.is_sriov
-    return is_silent and card.gpu.driver == "nvidia" and facts.driver.is_open
+    offers_nothing = card.framework is None and not card.is_sriov
+    return offers_nothing and card.gpu.driver == "nvidia" and facts.driver.is_open

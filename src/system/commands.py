@@ -16,23 +16,23 @@ from system.text import one_line
 
 __all__ = ["CommandError", "Result", "Runner", "run"]
 
-# A hook's environment is Juju's; what we start on the host sees a fixed one.
+# A hook's environment is Juju's; programs on the host get a fixed one instead.
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
     "HOME": "/root",
     "DEBIAN_FRONTEND": "noninteractive",
-    # needrestart (in jammy and later) restarts services behind an apt run, libvirt among them:
+    # needrestart (in jammy and later) restarts services after an apt run, libvirt among them:
     # https://manpages.ubuntu.com/manpages/jammy/man1/needrestart.1.html
     "NEEDRESTART_SUSPEND": "1",
 }
-# A program that waits for a card that hangs cannot even be killed; it must not hold the hook.
-_GRACE = 5  # seconds
+# A program that waits for a hanging card cannot even be killed; the hook goes on without it.
+_KILL_TIMEOUT = 5  # seconds
 _OUTPUT_LIMIT = 4 * 1024 * 1024  # bytes kept of each stream, from its end
 
 
 class Result(NamedTuple):
-    """What a finished program left."""
+    """Exit code and output of a finished program."""
 
     returncode: int
     stdout: str
@@ -43,23 +43,36 @@ class CommandError(Exception):
     """A program is missing, failed, or did not end in time.
 
     Attributes:
-        argv: what was started.
-        result: what it left; None if it is missing or was stopped at its time limit.
+        argv: program and arguments.
+        reason: why it failed, the last line of its output if it has any: one printable line of
+            at most 200 characters.
+        result: what it returned; None if it is missing or was stopped at its time limit.
+        timed_out: whether it was stopped at its time limit.
     """
 
-    def __init__(self, argv: Sequence[str], reason: str, result: Result | None = None) -> None:
-        super().__init__(f"{one_line(' '.join(argv), 300)}: {one_line(reason, 200)}")
+    def __init__(
+        self,
+        argv: Sequence[str],
+        reason: str,
+        result: Result | None = None,
+        *,
+        timed_out: bool = False,
+    ) -> None:
         self.argv = tuple(argv)
+        self.reason = one_line(reason, 200)
         self.result = result
+        self.timed_out = timed_out
+        code = "" if result is None else f"exit {result.returncode}: "
+        super().__init__(f"{one_line(' '.join(argv), 300)}: {code}{self.reason}")
 
     @property
     def output(self) -> str:
-        """Both streams, as a person would have read them."""
+        """Standard output, then standard error."""
         return "" if self.result is None else self.result.stdout + self.result.stderr
 
 
 class Runner(Protocol):
-    """How writers reach the host; `run` is the real one."""
+    """Starts programs on the host; `run` is the implementation."""
 
     def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
         """Start a program and wait for it; see `run`."""
@@ -94,23 +107,24 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
-        raise CommandError(argv, f"did not end within {timeout:.0f} s") from error
+            process.wait(_KILL_TIMEOUT)
+        reason = f"did not end within {timeout:.0f} s"
+        raise CommandError(argv, reason, timed_out=True) from error
     finally:
         for stream in filter(None, (process.stdout, process.stderr)):
             stream.close()
     result = Result(process.returncode, stdout, stderr)
     if check and result.returncode != 0:
         lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
-        raise CommandError(argv, f"exit {result.returncode}: {lines[-1]}", result)
+        raise CommandError(argv, lines[-1], result)
     return result
 
 
 def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str]:
-    """Read both streams until the program ends; no more of a flood is held than is kept.
+    """Read both streams until the program ends, keeping the last `_OUTPUT_LIMIT` bytes of each.
 
     Raises:
-        TimeoutError: it did not end in time.
+        TimeoutError: the program did not end in time.
     """
     deadline = time.monotonic() + timeout
     kept = {process.stdout: bytearray(), process.stderr: bytearray()}
@@ -118,23 +132,23 @@ def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str
         for stream in filter(None, kept):
             selector.register(stream, selectors.EVENT_READ, kept[stream])
         while selector.get_map():
-            room = deadline - time.monotonic()
-            ready = selector.select(room) if room > 0 else []
+            remaining = deadline - time.monotonic()
+            ready = selector.select(remaining) if remaining > 0 else []
             if not ready:
                 raise TimeoutError
             for key, _ in ready:
-                piece = os.read(key.fd, 64 * 1024)
-                if not piece:
+                chunk = os.read(key.fd, 64 * 1024)
+                if not chunk:
                     selector.unregister(key.fileobj)
-                key.data.extend(piece)
+                key.data.extend(chunk)
                 del key.data[:-_OUTPUT_LIMIT]
     try:
         process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired as error:
         raise TimeoutError from error
     stdout, stderr = (data.decode("utf-8", errors="replace") for data in kept.values())
-    return _with_plain_ends(stdout), _with_plain_ends(stderr)
+    return _normalise_line_ends(stdout), _normalise_line_ends(stderr)
 
 
-def _with_plain_ends(text: str) -> str:
+def _normalise_line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")

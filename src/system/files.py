@@ -1,50 +1,67 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small files of the host, written whole or not at all."""
+"""Small files of the host: written completely or not at all, and read with tolerance."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from gpu.problems import HostError, Problem, ProblemKind
 
-__all__ = ["ensure_contents", "has_contents"]
+__all__ = ["ensure_contents", "has_contents", "read_json"]
+
+logger = logging.getLogger(__name__)
 
 
 def ensure_contents(path: Path, text: str, mode: int = 0o644) -> bool:
-    """Give a file this content, if it has not got it; return whether it was written.
+    """Write a file unless it has this content already; return whether it was written.
 
-    The file appears in one step and survives a loss of power: its bytes are on the disk before
-    its name is. The folder is made if it is missing.
+    The file is replaced in one step and survives a loss of power: its bytes are on the disk
+    before its name is. Missing folders are made.
 
     Raises:
-        HostError: DISK; it is full, or cannot be written.
+        HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
     try:
-        return _ensure(path, text, mode)
+        return _replace(path, text, mode)
     except OSError as error:
-        raise HostError(
-            Problem(ProblemKind.DISK_WRITE_FAILED, str(path), error.strerror or "failed")
-        ) from error
+        reason = error.strerror or "failed"
+        problem = Problem(ProblemKind.DISK_WRITE_FAILED, path=str(path), reason=reason)
+        raise HostError(problem) from error
 
 
 def has_contents(path: Path, text: str) -> bool:
-    """Whether a file is there and has this content."""
+    """Whether a file exists and has this content."""
     try:
         return path.read_bytes() == text.encode()
     except OSError:
         return False
 
 
-def _ensure(path: Path, text: str, mode: int) -> bool:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if it is missing, damaged or of another shape."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read, ignoring it: %s", path, error)
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _replace(path: Path, text: str, mode: int) -> bool:
     if has_contents(path, text):
         return False
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
-    handle = _open_alone(partial)
+    handle = _open_exclusively(partial)
     try:
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
@@ -60,8 +77,8 @@ def _ensure(path: Path, text: str, mode: int) -> bool:
     return True
 
 
-def _open_alone(partial: Path) -> int:
-    """Open a path's one temporary file, which no other writer has; one that was killed left it."""
+def _open_exclusively(partial: Path) -> int:
+    """Open the one temporary file of a path, which a killed writer may have left, and lock it."""
     while True:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX)

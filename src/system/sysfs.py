@@ -8,15 +8,23 @@ import logging
 import os
 from pathlib import Path
 
-__all__ = ["names", "read", "read_number", "write"]
+from gpu.pci import PciAddress
 
-_DIGITS = 9  # more than any number of the driver's has
+__all__ = ["PCI_DEVICES", "device", "names", "read", "read_number", "write"]
+
+PCI_DEVICES = "sys/bus/pci/devices"  # https://docs.kernel.org/PCI/sysfs-pci.html
+_MAX_DIGITS = 9  # more than any number of NVIDIA's driver has
 
 logger = logging.getLogger(__name__)
 
 
+def device(root: Path, address: PciAddress) -> str:
+    """Return the folder of a PCI function; a text, since a Path costs more than the reading."""
+    return os.path.join(root, PCI_DEVICES, str(address))
+
+
 def names(folder: str | Path) -> list[str]:
-    """List a folder; none if it is not there or its card fell off the bus (EIO)."""
+    """List a folder; empty if it is missing or its card fell off the bus (EIO)."""
     try:
         return os.listdir(folder)
     except FileNotFoundError:
@@ -27,7 +35,7 @@ def names(folder: str | Path) -> list[str]:
 
 
 def read(path: str | Path) -> str:
-    """Return the text of an attribute, empty if it is absent or cannot be read."""
+    """Return the text of an attribute, empty if it is missing or cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip("\0 \t\n")
@@ -36,16 +44,16 @@ def read(path: str | Path) -> str:
 
 
 def read_number(path: str | Path) -> int | None:
-    """Return a decimal attribute; None if it is absent or no number that a driver would tell."""
+    """Return a decimal attribute; None if it is missing or not a plausible number."""
     text = read(path)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
-def write(path: Path, text: str) -> None:
-    """Write an attribute in one go, as the kernel wants it.
+def write(path: str | Path, text: str) -> None:
+    """Write an attribute with a single write, as the kernel requires.
 
     Raises:
-        OSError: the driver refuses the value; mostly EIO.
+        OSError: the driver refuses the value, mostly with EIO.
     """
     handle = os.open(path, os.O_WRONLY)
     try:

@@ -1,19 +1,24 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What programs, drivers and files say, as one line that can be shown.
+"""Text from programs, drivers and files, made safe to show on one line.
 
-A line break of theirs would start a line that nobody wrote, an escape would speak to a terminal,
-and a NUL would end the hook that hands it to one of Juju's tools.
+A line break in it would start a new line of the status or log, an escape sequence would reach a
+terminal, and a NUL would end the hook that passes it to one of Juju's tools.
 """
 
 from __future__ import annotations
 
-__all__ = ["one_line"]
+__all__ = ["ascii_line", "one_line"]
 
 
 def one_line(text: str, limit: int) -> str:
-    """Return the start of a text, with `?` for all that is no printable character."""
+    """Return the start of a text, with `?` for each character that is not printable."""
     start = text[:limit]
     if start.isprintable():
         return start
     return "".join(letter if letter.isprintable() else "?" for letter in start)
+
+
+def ascii_line(text: str, limit: int) -> str:
+    """Return the start of a text, with `?` for each character that is not printable ASCII."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:limit])

@@ -58,8 +58,9 @@ state["types"] = {path: open(path).read()
 print(json.dumps(state))
 """
 
-# The other entries of memory.json only avoid repeated effort, and may be lost.
-_COMPARED = ("paused", "answered_trigger", "restart_waits", "wish", "fulfilled", "has_reported")
+# The other entries of state.json only avoid repeated effort, and may be lost.
+_COMPARED = ("paused", "handled_restart_trigger", "restart_pending", "reported_in_placement")
+_COMPARED_MAPPING = ("requested", "applied", "requested_report_in_placement")
 
 # Steps whose outcome a power failure undoes: changes of the cards and of files in memory.
 _VOLATILE = re.compile(r" /(?:run|sys)/|sriov-manage|nvidia-smi mig")
@@ -85,9 +86,10 @@ def state(host: machine.Machine, unit: juju.Juju) -> dict[str, Any]:
     """Return everything that an event may change, on the host and in what the unit reports."""
     host_state: dict[str, Any] = json.loads(host.run("python3", "-c", _INSPECT).stdout)
     for path, text in host_state.items():
-        if path.endswith("memory.json"):
+        if path.endswith("state.json"):
             entries = json.loads(text)
-            host_state[path] = {key: entries[key] for key in _COMPARED}
+            mapping = {key: entries["mapping"][key] for key in _COMPARED_MAPPING}
+            host_state[path] = {**{key: entries[key] for key in _COMPARED}, "mapping": mapping}
     cards = {}
     for function in host.driver.host["functions"]:
         if function.get("types"):  # ignore the pending MIG mode

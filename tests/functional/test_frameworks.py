@@ -277,8 +277,10 @@ def test_a_type_that_the_driver_refuses_is_reported(start_host):
     unit.configure(vgpu_device_mappings="{L40S-8Q: ['10de:26b9']}")
     assert unit.status == (
         "blocked",
-        "0000:3d:00.4 refuses nvidia-1152: the driver says no; "
-        "see journalctl -u nova-compute-nvidia-vgpu",
+        (
+            "0000:3d:00.4 refuses nvidia-1152: the driver refuses it; see journalctl "
+            "-u nova-compute-nvidia-vgpu"
+        ),
     )
     path = "/sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"
     assert f"{path} refuses 1152: [Errno 5] Input/output error" in journal(host)

@@ -15,7 +15,7 @@ import recorded
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
 NEEDS_REBOOT = (
     "blocked",
-    "Reboot needed: nouveau holds 0000:84:00.0; run reboot-install i-really-mean-it=true",
+    ("Reboot needed: nouveau is bound to 0000:84:00.0; run reboot-install i-really-mean-it=true"),
 )
 UUID = "6f6d5a5e-1111-4000-8000-000000000001"
 
@@ -33,7 +33,7 @@ def test_from_an_unprepared_card_to_the_nova_conf_that_nova_reads(boot, nvidia_d
         unit.integrate()
         assert unit.status == (
             "active",
-            "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings",
+            "Unit is ready: 2 NVIDIA GPUs, vgpu-device-mappings is not set",
         )
         assert unit.workload_version == "570.172.07"
 
@@ -126,7 +126,7 @@ def test_a_restart_trigger_waits_for_the_guests(ready_host):
     host.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     unit.trigger("a")
     assert _main_pid(host) == before
-    assert unit.status[1].endswith("; restart of nvidia-vgpu-mgr waits for the guests")
+    assert unit.status[1].endswith("; restart of nvidia-vgpu-mgr waits until no vGPU is in use")
 
     host.remove_mdev(UUID)
     unit.hook("update-status")
@@ -202,8 +202,10 @@ def test_reboot_install_reboots_only_if_confirmed_and_needed(boot, nvidia_deb):
         unit.hook("install")
         assert unit.status == (
             "blocked",
-            "No host software: juju attach-resource nova-compute-nvidia-vgpu "
-            "nvidia-vgpu-software=FILE.deb",
+            (
+                "No host software; run juju attach-resource nova-compute-nvidia-vgpu "
+                "nvidia-vgpu-software=FILE.deb"
+            ),
         )
         unit.store(nvidia_deb)
         outcome = unit.action("reboot-install")
@@ -227,7 +229,7 @@ def test_reboot_install_is_refused_while_a_guest_uses_a_vgpu(ready_host, tmp_pat
     unit.store(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
     outcome = unit.action("reboot-install")
     assert outcome.failed == (
-        f"vGPU {UUID} is in use; stop or migrate its guest first, or go on with force=true"
+        f"vGPU {UUID} is in use; stop or migrate its guest first, or use force=true"
     )
     assert host.run("dpkg-query", "-W", "-f", "${Version}", "nvidia-vgpu-ubuntu-570").stdout == (
         "570.172.07"
@@ -267,8 +269,10 @@ def test_a_refused_module_is_reported_with_the_reason_and_loaded_later(boot, nvi
         unit.hook("start")
         assert unit.status == (
             "blocked",
-            "Secure Boot refuses the driver: "
-            "mokutil --import /var/lib/shim-signed/mok/MOK.der, then reboot",
+            (
+                "Secure Boot rejects the driver; run mokutil --import "
+                "/var/lib/shim-signed/mok/MOK.der, then reboot"
+            ),
         )
         (host.bed / "refuse-module").unlink()
         unit.hook("update-status")

@@ -11,7 +11,7 @@ from bed import principal
 
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
 from gpu.card import Framework
-from host.gpus import PciAddress, PciId
+from gpu.pci import PciAddress, PciId
 from nova_compute import nova_conf
 from nova_compute.release import NovaVersion
 from planning import mappings, plan

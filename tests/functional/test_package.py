@@ -11,7 +11,7 @@ from bed import packages
 
 ATTACH = "attach NVIDIA's vGPU host package"
 BROKEN = "#!/bin/sh\necho 'the module does not build' >&2\nexit 1\n"
-READY = ("active", "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings")
+READY = ("active", "Unit is ready: 2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
 
 def installed(host) -> dict[str, str]:
@@ -38,13 +38,15 @@ def fresh_host(boot):
         (
             "empty",
             "An empty file is attached, like Charmhub's own revision",
-            "No host software: juju attach-resource nova-compute-nvidia-vgpu "
-            "nvidia-vgpu-software=FILE.deb",
+            (
+                "No host software; run juju attach-resource nova-compute-nvidia-vgpu "
+                "nvidia-vgpu-software=FILE.deb"
+            ),
         ),
         (
             "html",
             "A web page is attached",
-            f"nvidia-vgpu-software: the file is no Debian package; {ATTACH}",
+            (f"nvidia-vgpu-software: the file is not a Debian package; {ATTACH}"),
         ),
         (
             "truncated",
@@ -124,7 +126,9 @@ def test_attaching_junk_keeps_the_driver_and_is_reported(ready_host, nvidia_deb,
     unit.attach(junk)
     for hook in ("update-status", "config-changed"):
         unit.hook(hook)
-        assert unit.status[1] == f"nvidia-vgpu-software: the file is no Debian package; {ATTACH}"
+        assert unit.status[1] == (
+            f"nvidia-vgpu-software: the file is not a Debian package; {ATTACH}"
+        )
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.databag == before
     row.record(unit)
@@ -141,8 +145,10 @@ def test_a_package_of_another_branch_replaces_the_old_one(ready_host, tmp_path, 
     assert all(state.startswith("rc") for state in states.values())
     assert unit.status == (
         "blocked",
-        "Reboot needed: driver 570.172.07 is loaded, 580.159.01 installed; "
-        "run reboot-install i-really-mean-it=true",
+        (
+            "Reboot needed: driver 570.172.07 is loaded, 580.159.01 is installed; "
+            "run reboot-install i-really-mean-it=true"
+        ),
     )
     row.record(unit)
     host.reboot()
@@ -237,8 +243,10 @@ def test_the_host_software_is_not_upgraded_while_a_guest_uses_a_vgpu(ready_host,
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == (
         "active",
-        "Unit is ready: 2 NVIDIA GPUs, none set in vgpu-device-mappings; "
-        "host software 580.159.01 waits for the guests",
+        (
+            "Unit is ready: 2 NVIDIA GPUs, vgpu-device-mappings is not set; host "
+            "software 580.159.01 waits until no vGPU is in use"
+        ),
     )
     host.remove_mdev(guest)
     unit.hook("update-status")

@@ -11,7 +11,7 @@ from bed import principal
 
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
 READY = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
-STATE_FILE = "var/lib/nova-compute-nvidia-vgpu/memory.json"
+STATE_FILE = "var/lib/nova-compute-nvidia-vgpu/state.json"
 LEGACY_FILES = {
     "opt/initialise_nova_mdevs.sh": "#!/bin/sh\n",
     "opt/remediate-nova-mdevs/remediate.py": "#!/usr/bin/env python3\n",
@@ -84,7 +84,7 @@ def test_an_unusable_state_file_changes_nothing(ready_host, fault, name, text):
         state = {
             **json.loads(path.read_text()),
             "an_unknown_entry": ["x"],
-            "failure": ["unknown"],
+            "install_failure": ["unknown"],
         }
         path.write_text(json.dumps(state))
     elif text:
@@ -94,7 +94,7 @@ def test_an_unusable_state_file_changes_nothing(ready_host, fault, name, text):
     assert unit.hook("upgrade-charm").returncode == 0
     assert unit.databag == before
     assert unit.status == READY
-    assert json.loads(path.read_text())["wish"] == MAPPING
+    assert json.loads(path.read_text())["mapping"]["requested"] == MAPPING
     fault(f"The charm's state file {name}").record(unit)
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 from pathlib import Path
 from string import Formatter
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 import trees
 from oslo_config import cfg, iniparser
@@ -20,10 +20,11 @@ from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
 from gpu.card import Card
 from gpu.problems import Problem, ProblemKind
 from host import facts
-from planning.plan import DEFAULTS, VariantDriverOptions
+from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
 from state.charm_state import CharmState
-from status import unit_status as wording
-from status.assessment import Assessment, assess
+from status import unit_status
+from status.assessment import Assessment, Inputs, assess
+from status.messages import MESSAGES, Level
 
 APP = "nova-compute-nvidia-vgpu"
 
@@ -95,17 +96,17 @@ _ANSWER_LIMIT = 128 * 1024  # bytes that the kernel accepts as one argument of `
 
 def problem(reported: Problem) -> None:
     """A problem is one line of `juju status`, which ends with the remedy."""
-    level, text = wording.format_problem(reported, APP)
+    level, text = unit_status.problem_status(reported, APP)
     status(level.value, text)
     if reported.kind is not ProblemKind.MAPPING_INVALID:  # its remedy depends on the mistake
-        template = wording._MESSAGES[reported.kind][1]
+        template = MESSAGES[reported.kind].template
         fields = [(text, field) for text, field, _, _ in Formatter().parse(template)]
         remedy = fields[-1][0] if fields[-1][1] is None else ""
         assert text.endswith(remedy), text
 
 
 def status(level: str, message: str) -> None:
-    assert level in [status_level.value for status_level in wording.Level]
+    assert level in [status_level.value for status_level in Level]
     assert 0 < len(message) <= 119, message
     assert message.isprintable(), message
 
@@ -204,15 +205,13 @@ class Log(logging.Handler):
 
 
 def host(
-    root: Path, text: str, options: VariantDriverOptions = DEFAULTS, run: Any = None
+    root: Path, text: str, options: VariantDriverOptions = DEFAULT_OPTIONS, *, count: bool = False
 ) -> Assessment:
     """All that an event publishes and reports, and the outputs of actions, pass the checks."""
-    gathered = facts.gather(root, run, count=run is not None)
-    needs_software = bool(gathered.cards)
-    assessment = assess(
-        root, gathered, CharmState(), text, needs_software=needs_software, options=options
-    )
-    for line in wording.unit_statuses(assessment, APP):
+    gathered = facts.gather(root, count=count)
+    inputs = Inputs(text, needs_software=bool(gathered.cards), options=options)
+    assessment = assess(root, gathered, CharmState(), inputs)
+    for line in unit_status.unit_statuses(assessment, APP):
         status(line.level.value, line.message)
     for reported in assessment.problems:
         problem(reported)
@@ -220,18 +219,15 @@ def host(
     databag(ProviderData(sections=assessment.sections).to_databag())
 
     def assessment_of(cards: tuple[Card, ...]) -> Assessment:
-        later = gathered._replace(cards=cards)
-        return assess(
-            root, later, CharmState(), text, needs_software=needs_software, options=options
-        )
+        return assess(root, gathered._replace(cards=cards), CharmState(), inputs)
 
-    outlook = assessment_of(
+    predicted = assessment_of(
         cards_after(gathered.cards, lambda cards: assessment_of(cards).plan.preparation)
     )
-    sections(outlook.sections)
-    action_output(show_plan.plan_text(assessment, outlook, {}, APP))
+    sections(predicted.sections)
+    action_output(show_plan.plan_text(assessment, predicted, {}, APP))
     action_output(list_vgpu_types.types_text(gathered.cards))
-    assert json.loads(show_plan.plan_json(assessment, outlook, {}, APP)).keys() == _PLAN_KEYS
+    assert json.loads(show_plan.plan_json(assessment, predicted, {}, APP)).keys() == _PLAN_KEYS
     for row in json.loads(list_vgpu_types.types_json(gathered.cards)):
         assert row.keys() == _TYPE_KEYS
     return assessment
@@ -250,5 +246,5 @@ def files(root: Path) -> None:
     for path in filter(Path.exists, map(root.joinpath, names)):
         assert path.stat().st_mode & 0o022 == 0, path
         for file in path.iterdir() if path.is_dir() else [path]:
-            secret = file.name in ("memory.json", "mdevs.json")
+            secret = file.name in ("state.json", "mdevs.json")
             assert file.stat().st_mode & 0o777 == (0o600 if secret else 0o644), file

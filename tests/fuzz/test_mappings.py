@@ -11,8 +11,8 @@ import hostile
 from examples import fuzzed, memory_below
 from hypothesis import strategies as st
 
+from gpu.pci import PciAddress, PciId
 from gpu.problems import HostError, ProblemKind
-from host.gpus import PciAddress, PciId
 from planning import mappings
 
 REFUSALS = {

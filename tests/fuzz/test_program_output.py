@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from actions import detailed_facts
 from cards import nvidia_smi, prepare
 from driver import installation
-from driver.installation import DriverState
 from gpu.card import COUNT_LIMIT, NAME_LIMIT
+from gpu.pci import PciAddress
 from gpu.problems import HostError
-from host.gpus import PciAddress
-from planning import mappings
+from host.driver_state import DriverState
 from system import apt, commands
 from system.commands import CommandError, Result
+from system.dpkg import Package
 
 CARD = PciAddress(0, 0x84, 0, 0)
 FIELD = st.builds(
@@ -65,12 +65,11 @@ def test_values_from_any_nvidia_smi_output_are_bounded(run, hosts):
 def test_cards_are_prepared_or_problems_reported_for_any_nvidia_smi_output(hosts, run, data):
     name = data.draw(st.sampled_from(["a100-80-pair", "a40-mdev", "l40s-vendor-vfio"]))
     text = data.draw(st.sampled_from(trees.MAPPINGS[name]))
-    requests = mappings.requests(mappings.parse(text))
     with trees.modified(hosts[name], {}) as root, checks.Log():
-        for problem in prepare.prepare_cards(root, run, requests):
+        for problem in prepare.prepare_cards(root, run, text):
             checks.problem(problem)
         detailed_facts.gather_detailed(root, run)
-        checks.host(root, text, run=run)
+        checks.host(root, text, count=True)
         checks.files(root)
     checks.commands(run.started, root)
 
@@ -88,7 +87,7 @@ POLICY = programs.lines(
 @fuzzed(share=1.5, run=programs.printing(POLICY))
 def test_any_output_of_apt_and_modprobe_is_reported_in_one_line(hosts, run):
     root = hosts["t4-pair"]
-    package = apt.Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")
+    package = Package("nvidia-vgpu-ubuntu-570", "570.172.07", "installed")
     state = DriverState(packages=(package,), kernel="5.15.0-173-generic")
     for step in (
         lambda: apt.ensure_available_installed(root, run, "dkms"),

@@ -12,9 +12,9 @@ from examples import fuzzed
 from hypothesis import strategies as st
 
 import boot
-from driver import installation, software
+from driver import nouveau, resource, software
 from gpu.problems import ProblemKind
-from state import charm_state
+from state import boot_result, charm_state
 from state.charm_state import CharmState
 
 STATE, RUN = trees.RECORDS
@@ -22,40 +22,72 @@ ADDRESS = st.sampled_from(["0000:84:00.0", "0000:3d:00.4", "0000:31:00.4", "x"])
 TYPE = st.sampled_from(["nvidia-233", "nvidia-1152", "nvidia-699", "../x-1"])
 COUNT = st.one_of(st.none(), st.integers(), st.just(10**9))
 KIND = st.sampled_from([kind.value for kind in ProblemKind])
-FAILURE = st.builds(
-    lambda kind, details: [kind, *details], KIND, st.lists(hostile.texts(), max_size=4)
+FAILURE = st.tuples(
+    KIND,
+    st.one_of(st.just(""), ADDRESS),
+    st.dictionaries(st.sampled_from(["reason", "vgpu_type", "place", "x"]), hostile.texts()),
+)
+MAPPING = st.fixed_dictionaries(
+    {},
+    optional={
+        "requested": hostile.nearly(hostile.mappings()),
+        "applied": hostile.nearly(hostile.mappings()),
+        "requested_report_in_placement": hostile.nearly(st.booleans()),
+        "failed_attempt": hostile.nearly(hostile.texts()),
+        "failed_at": hostile.nearly(st.integers()),
+    },
 )
 
 # The format of each file.
 RECORDS = {
-    f"{STATE}/memory.json": st.fixed_dictionaries(
+    f"{STATE}/state.json": st.fixed_dictionaries(
         {},
         optional={
             name: hostile.nearly(
                 {
-                    "wish": hostile.mappings(),
-                    "fulfilled": hostile.mappings(),
-                    "failure": FAILURE,
-                    "resource_package": st.one_of(
-                        FAILURE, FAILURE.map(lambda failure: ["package", *failure])
+                    "mapping": MAPPING,
+                    "install_failure": FAILURE,
+                    "resource_inspection": st.one_of(
+                        FAILURE, st.lists(hostile.texts()).map(lambda texts: ["package", *texts])
                     ),
                 }.get(name, st.booleans() if default is False else hostile.texts())
             )
             for name, default in CharmState._field_defaults.items()
         },
     ),
-    f"{STATE}/mdevs.json": st.lists(
-        st.tuples(st.just(trees.UUID), ADDRESS, TYPE, hostile.nearly(hostile.type_names()))
+    f"{STATE}/mdevs.json": st.dictionaries(
+        st.just(trees.UUID),
+        st.fixed_dictionaries(
+            {"parent": ADDRESS, "type_id": TYPE},
+            optional={"name": hostile.nearly(hostile.type_names())},
+        ),
     ),
-    f"{STATE}/carried.json": st.dictionaries(ADDRESS, hostile.nearly(TYPE)),
+    f"{STATE}/assigned-types.json": st.dictionaries(ADDRESS, hostile.nearly(TYPE)),
     f"{STATE}/types.json": st.dictionaries(
         st.sampled_from(["10de:26b9", "10de:20b5", "10de:2235", "x"]),
-        st.lists(st.tuples(hostile.nearly(TYPE), hostile.type_names(), COUNT, COUNT, COUNT)),
+        st.dictionaries(
+            TYPE,
+            st.fixed_dictionaries(
+                {"name": hostile.nearly(hostile.type_names())},
+                optional={
+                    "max_instances": COUNT,
+                    "gpu_instance_profile": COUNT,
+                    "vgpus_per_gpu_instance": COUNT,
+                },
+            ),
+        ),
     ),
     f"{RUN}/modes.json": st.dictionaries(
-        ADDRESS, st.tuples(st.lists(COUNT), st.sampled_from([None, True, False, 1, "x"]))
+        ADDRESS,
+        st.fixed_dictionaries(
+            {
+                "gpu_instances": st.lists(COUNT),
+                "mixed_size": st.sampled_from([None, True, False, 1, "x"]),
+            },
+            optional={"types_queried": hostile.nearly(st.booleans())},
+        ),
     ),
-    f"{RUN}/result.json": st.lists(FAILURE),
+    f"{RUN}/result.json": st.fixed_dictionaries({"failures": st.lists(FAILURE)}),
 }
 
 
@@ -70,8 +102,9 @@ def test_any_state_files_let_the_host_be_read_and_the_boot_service_run(hosts, ed
     name = data.draw(st.sampled_from(sorted(hosts)))
     run = programs.Programs(programs.NO_OUTPUT)
     with trees.modified(hosts[name], edits) as root, checks.Log():
-        state, resource = software.inspect_resource(run, charm_state.load(root))
-        for problem in (*boot.failures(root), *filter(None, [resource.problem])):
+        state = resource.ensure_inspected(run, charm_state.load(root))
+        attached = resource.inspected(state)
+        for problem in (*boot_result.failures(root), *filter(None, [attached.problem])):
             checks.problem(problem)
         assessment = checks.host(root, data.draw(st.sampled_from(trees.MAPPINGS[name])))
         for problem in software.find_problems(assessment.facts, state):
@@ -114,7 +147,7 @@ def test_any_files_of_dpkg_libvirt_and_modprobe_let_the_host_be_read(hosts, plac
     content = data.draw(st.one_of(OTHERS[place], OTHERS[place], hostile.octets()))
     with trees.modified(hosts[name], {place: content}) as root, checks.Log():
         assessment = checks.host(root, trees.MAPPINGS[name][0])
-        installation._disable_nouveau(root, programs.Programs(programs.NO_OUTPUT))
+        nouveau.ensure_blocked(root, programs.Programs(programs.NO_OUTPUT))
         checks.files(root)
         assert assessment is not None
 

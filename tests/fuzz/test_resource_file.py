@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from driver import host_package
 from gpu.problems import HostError, ProblemKind
+from host import driver_state
 from system import commands
 
 REFUSALS = {ProblemKind.RESOURCE_MISSING, ProblemKind.RESOURCE_INVALID}
@@ -32,7 +33,7 @@ def check(path, run):
         checks.problem(error.problem)
         checks.log_message(str(error))
         return
-    assert re.fullmatch(host_package.NAME_PATTERN, package.name, re.ASCII)
+    assert re.fullmatch(driver_state.PACKAGE_PATTERN, package.name, re.ASCII)
     assert re.fullmatch(r"[0-9A-Za-z.+:~-]{1,64}", package.version, re.ASCII)
 
 

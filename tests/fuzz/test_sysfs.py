@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import checks
 import hostile
-import programs
 import trees
 from examples import fuzzed
 from hypothesis import strategies as st
 
-from planning.plan import VariantDriverOptions
+from nova_compute.nova_conf import VariantDriverOptions
 
 OPTIONS = st.builds(VariantDriverOptions, st.booleans(), st.booleans())
 KNOWN = ("..", ".", "/", "/dev/null", "/nowhere", "x" * 200, "../0000:84:00.0", "../\udcff\n",
@@ -67,9 +66,8 @@ def attributes(draw, hosts):
 def test_the_host_is_read_with_any_attribute(hosts, data, options, is_counted):
     name, edits = data.draw(attributes(hosts))
     text = data.draw(st.sampled_from(trees.MAPPINGS[name]))
-    run = programs.Programs(programs.NO_OUTPUT) if is_counted else None
     with trees.modified(hosts[name], edits) as root, checks.Log():
-        checks.host(root, text, options, run)
+        checks.host(root, text, options, count=is_counted)
 
 
 @fuzzed(data=st.data(), options=OPTIONS)

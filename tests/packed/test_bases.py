@@ -24,8 +24,10 @@ NO_PYTHON = (
 LOCKED = ("waiting", "No python3.8: apt-get is locked; the next hook tries again")
 NO_SOFTWARE = (
     "blocked",
-    "No host software: juju attach-resource nova-compute-nvidia-vgpu "
-    "nvidia-vgpu-software=FILE.deb",
+    (
+        "No host software; run juju attach-resource nova-compute-nvidia-vgpu "
+        "nvidia-vgpu-software=FILE.deb"
+    ),
 )
 PAUSED = ("maintenance", "Paused. Use 'resume' action to resume normal service.")
 

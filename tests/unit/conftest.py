@@ -45,7 +45,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[card.
 
     def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[card.Card, ...]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
-        return facts.inspect(root, gpus.list_gpus(root).gpus, {}, count=count)
+        return facts.inspect(root, gpus.scan(root).gpus, {}, count=count)
 
     def read(name: str, *, count: bool = False, **changes: Any) -> tuple[card.Card, ...]:
         key = f"{name} {count} {changes}"

@@ -18,10 +18,9 @@ from typing import Any
 import boot
 import nvidia
 import recorded
-from cards import prepare
+from cards import boot_service, prepare
 from gpu.problems import Problem
 from host.facts import HostFacts, gather
-from planning import mappings
 from system.commands import CommandError, Result
 
 DAEMON, REGISTRAR = recorded.UNITS
@@ -102,7 +101,7 @@ class Machine:
             raise CommandError(argv, "No such file or directory")
         if check and result.returncode != 0:
             lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
-            raise CommandError(argv, f"exit {result.returncode}: {lines[-1]}", result)
+            raise CommandError(argv, lines[-1], result)
         return result
 
     def fail(
@@ -171,9 +170,7 @@ class Machine:
 
     def prepare_cards(self, mapping: str, **options: Any) -> tuple[Problem, ...]:
         """Prepare the cards for a mapping, as a boot does; return what fails."""
-        requests = mappings.requests(mappings.parse(mapping))
-        options = {"sleep": lambda _: None, **options}
-        return prepare.prepare_cards(self.root, self, requests, **options)
+        return prepare.prepare_cards(self.root, self, mapping, **options)
 
     def make_deb(
         self,
@@ -232,8 +229,8 @@ class Machine:
         if package is not None and not self._is_masked(DAEMON):
             self._run_unit(DAEMON)
         shutil.rmtree(self.root / "run", ignore_errors=True)
-        if starts and self._wants(boot.UNIT).is_symlink():
-            self._start(boot.UNIT)
+        if starts and self._wants(boot_service.SERVICE).is_symlink():
+            self._start(boot_service.SERVICE)
 
     def _run(self, argv: tuple[str, ...]) -> Result | None:
         for failure in self._failures:
@@ -499,7 +496,7 @@ class Machine:
         return _OK
 
     def _start(self, unit: str) -> Result:
-        if unit == boot.UNIT:
+        if unit == boot_service.SERVICE:
             code = boot.main(self.root, self)
             return Result(code, "", f"Job for {unit} failed.\n" if code else "")
         if self._is_masked(unit):

@@ -11,7 +11,7 @@ from target import fleet, nova
 
 READY = re.escape("Unit is ready: no supported NVIDIA GPU found")
 PAUSED = re.escape("Paused. Use 'resume' action to resume normal service.")
-NO_TYPES = "No vGPU types: no supported NVIDIA GPU on this host"
+NO_TYPES = "No vGPU types: no supported NVIDIA GPU found"
 # The mapping of the bundles, which zaza.openstack's test also expects.
 BUNDLED = ("nvidia-108", "0000:c1:00.0")
 BLOCK_FORM = """\

@@ -16,7 +16,7 @@ def test_invalid_yaml_is_not_a_hook_error(deploy, value):
     unit.configure(value)
     assert unit.status == testing.BlockedStatus(
         "vgpu-device-mappings: the value: a character that YAML does not allow; "
-        "write {nvidia-35: ['0000:84:00.0']}"
+        "example: {nvidia-35: ['0000:84:00.0']}"
     )
 
 
@@ -39,7 +39,7 @@ def test_card_with_an_unreadable_class_keeps_published_data(deploy):
     unit.hook("config_changed")
     assert unit.databag == before
     assert unit.status == testing.BlockedStatus(
-        "0000:d8:00.0 cannot be read, its mapping is kept; see dmesg, then reboot the host"
+        "0000:d8:00.0 cannot be read, so its mapping is kept; see dmesg, then reboot the host"
     )
 
 
@@ -51,7 +51,7 @@ def test_card_without_readable_types_is_not_a_hook_error(deploy):
     unit.machine.fail("systemctl restart nvidia-vgpud")
     unit.configure(T4_MAPPING)
     assert unit.status == testing.WaitingStatus(
-        "Waiting for 0000:d8:00.0 to tell its types, T4-8Q among them: journalctl -u nvidia-vgpud"
+        "Waiting for 0000:d8:00.0 to report type T4-8Q; see journalctl -u nvidia-vgpud"
     )
 
 
@@ -62,5 +62,5 @@ def test_full_disk_is_not_a_hook_error(deploy):
     folder.write_text("not a folder")
     unit.configure(T4_MAPPING)
     assert unit.status.message.startswith("Cannot write ")
-    assert unit.status.message.endswith("; make room on the disk")
+    assert unit.status.message.endswith("; check the disk")
     assert "mdev_nvidia-233" in unit.sections

@@ -73,7 +73,7 @@ def test_failure_to_enable_the_boot_service_is_shown(deploy):
     unit.machine.fail("systemctl enable")
     unit.configure("{A40-8Q: ['10de:2235']}")
     assert unit.status == testing.BlockedStatus(
-        "Boot service: systemctl enable failed; see journalctl -u nova-compute-nvidia-vgpu"
+        "Boot service failed: systemctl enable failed; see journalctl -u nova-compute-nvidia-vgpu"
     )
 
 
@@ -109,4 +109,6 @@ def test_lost_mediated_device_of_a_guest_is_shown(deploy):
     unit.machine.define_guest(UUIDS[0])
     unit.machine.create_mdev("0000:84:00.0", "nvidia-232", UUIDS[1])
     unit.hook("update_status")
-    assert unit.status.message.startswith(f"vGPU {UUIDS[0]} of a guest did not come back")
+    assert unit.status.message.startswith(
+        f"Guest vGPU {UUIDS[0]} (nvidia-233) cannot be recreated"
+    )

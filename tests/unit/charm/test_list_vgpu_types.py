@@ -13,20 +13,20 @@ from recorded import UUIDS
 def test_host_without_a_gpu_has_no_types(deploy):
     unit = deploy("no-gpu")
     assert unit.action("list-vgpu-types") == {
-        "output": "No vGPU types: no supported NVIDIA GPU on this host"
+        "output": "No vGPU types: no supported NVIDIA GPU found"
     }
 
 
 def test_driver_that_is_not_loaded_is_reported(deploy):
     assert deploy("t4-fresh").action("list-vgpu-types") == {
-        "output": "No vGPU types: NVIDIA's driver is not loaded; see what the unit's status says"
+        "output": "No vGPU types: NVIDIA's driver is not loaded; see the unit's status"
     }
 
 
 def test_cards_without_types_are_reported(deploy):
     functions = [{**card, "types": None} for card in recorded.host("t4-pair")["functions"]]
     assert deploy("t4-pair", functions=functions).action("list-vgpu-types") == {
-        "output": "No vGPU types: the cards tell none; see journalctl -u nvidia-vgpud"
+        "output": "No vGPU types: the cards report none; see journalctl -u nvidia-vgpud"
     }
 
 

@@ -56,7 +56,7 @@ def test_pause_fails_if_the_daemon_does_not_stop(deploy):
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("pause")
     assert failure.value.message == (
-        "nvidia-vgpu-mgr does not stop; see journalctl -u nvidia-vgpu-mgr, then pause again"
+        "nvidia-vgpu-mgr does not stop; see journalctl -u nvidia-vgpu-mgr, then run pause again"
     )
 
 
@@ -109,7 +109,7 @@ def test_interrupted_pause_can_be_resumed(deploy):
         unit.action("pause")
     unit.machine.repair("systemctl disable")
     unit.action("resume")
-    assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
 
 def test_unrecorded_mask_is_removed_if_nova_compute_is_not_masked(deploy):
@@ -117,7 +117,7 @@ def test_unrecorded_mask_is_removed_if_nova_compute_is_not_masked(deploy):
     unit.machine.provide("lib/systemd/system/nova-compute.service")
     unit.machine("systemctl", "mask", "nvidia-vgpu-mgr")
     unit.action("resume")
-    assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
 
 @pytest.mark.parametrize("action", ["resume", "reboot-install"])

@@ -19,8 +19,10 @@ def test_reboot_requires_confirmation(deploy, tmp_path):
     results = unit.action("reboot-install")
     assert results == {
         "reboot": "needed; run again with i-really-mean-it=true",
-        "output": "Reboot needed: nouveau holds 0000:84:00.0; "
-        "run reboot-install i-really-mean-it=true",
+        "output": (
+            "Reboot needed: nouveau is bound to 0000:84:00.0; run reboot-install "
+            "i-really-mean-it=true"
+        ),
     }
     results = unit.action("reboot-install", i_really_mean_it=True)
     assert results["reboot"] == "in 30 seconds"
@@ -35,7 +37,7 @@ def test_failed_reboot_request_is_reported(deploy, tmp_path):
     unit.machine.fail("systemd-run")
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("reboot-install", i_really_mean_it=True)
-    assert failure.value.message == "systemd does not schedule a reboot; reboot the host"
+    assert failure.value.message == "systemd cannot schedule a reboot; reboot the host yourself"
 
 
 def test_working_host_is_left_unchanged(deploy):
@@ -49,7 +51,7 @@ def test_failure_gives_the_reason(deploy):
     unit = deploy("t4-fresh")
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("reboot-install")
-    assert failure.value.message.startswith("No host software: juju attach-resource")
+    assert failure.value.message.startswith("No host software; run juju attach-resource")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -63,7 +65,7 @@ def test_vgpus_in_use_require_force(deploy, tmp_path, force):
         with pytest.raises(testing.ActionFailed) as failure:
             unit.action("reboot-install")
         assert failure.value.message == (
-            f"vGPU {UUIDS[0]} is in use; stop or migrate its guest first, or go on with force=true"
+            f"vGPU {UUIDS[0]} is in use; stop or migrate its guest first, or use force=true"
         )
     assert ("nvidia-vgpu-ubuntu-570" in unit.machine.packages()) is force
 

@@ -27,7 +27,7 @@ def test_full_disk_does_not_prevent_removal(deploy, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("state.charm_state.shutil.move", full)
+    monkeypatch.setattr("state.folders.shutil.move", full)
     unit.hook("remove")
     assert not (unit.machine.root / "var/lib/nova-compute-nvidia-vgpu").exists()
 
@@ -51,7 +51,7 @@ def test_new_unit_does_not_inherit_the_state_of_an_old_one(deploy):
     unit.change(workload_version="")
     unit.hook("install")
     assert unit.state.workload_version == "535.161.05"
-    assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
 
 @pytest.mark.parametrize("mapping", ["{L40S-8Q: ['10de:26b9']}", "{L40S-24Q: ['10de:26b9']}"])

@@ -36,7 +36,7 @@ def test_restart_waits_until_no_vgpu_is_in_use(deploy):
     unit.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
     assert unit.machine.did("systemctl restart nvidia-vgpu-mgr") == []
     assert unit.status == ready(
-        "2 NVIDIA GPUs, 1 vGPU type; restart of nvidia-vgpu-mgr waits for the guests"
+        "2 NVIDIA GPUs, 1 vGPU type; restart of nvidia-vgpu-mgr waits until no vGPU is in use"
     )
     unit.machine.remove_mdev(UUIDS[0])
     unit.hook("update_status")

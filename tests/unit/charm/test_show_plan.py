@@ -23,12 +23,12 @@ def test_proposed_mapping_changes_nothing(deploy):
         "driver:   535.161.05 loaded\n"
         "kernel:   5.15.0-173-generic\n"
         "\n"
-        "CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  OFFERS"
-        "                   VGPUS  FREE\n"
-        "0000:84:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 (GRID T4-4Q)"
-        "  4      4\n"
-        "0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 (GRID T4-4Q)"
-        "  4      4\n"
+        "CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  OFFERS     "
+        "              VGPUS  FREE\n"
+        "0000:84:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 "
+        "(GRID T4-4Q)  4      4\n"
+        "0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 "
+        "(GRID T4-4Q)  4      4\n"
         "\n"
         "nova.conf:\n"
         "  [devices]\n"
@@ -37,13 +37,14 @@ def test_proposed_mapping_changes_nothing(deploy):
         "  [mdev_nvidia-232]\n"
         "  device_addresses = 0000:d8:00.0\n"
         "\n"
-        "for flavors:\n"
+        "Flavor properties:\n"
         "  resources:VGPU=1  nvidia-232 (GRID T4-4Q)\n"
         "\n"
-        "to know:\n"
-        "  - Nova 25.2.1 offers nvidia-232 on every GPU that has it, named or not\n"
+        "Notes:\n"
+        "  - Nova 25.2.1 offers nvidia-232 on every GPU that supports it, "
+        "mapped or not\n"
         "\n"
-        "for other hosts:\n"
+        "Requests for other hosts:\n"
         "  - A40-2Q: 10de:2235"
     )
     assert unit.databag == before
@@ -60,13 +61,13 @@ def test_controller_settings_are_shown(l40s):
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     output = l40s.action("show-plan")["output"]
     assert (
-        "on the controllers:\n"
-        "  nova-cloud-controller's scheduler-default-filters has PciPassthroughFilter;\n"
-        "  its pci-alias is a list, which has, beside what other hosts need:\n"
-        '    {"name": "L40S-24Q", "device_type": "type-VF", '
-        '"vendor_id": "10de", "product_id": "26b9"}\n'
+        "Required on nova-cloud-controller:\n"
+        "  scheduler-default-filters includes PciPassthroughFilter\n"
+        "  pci-alias is a JSON list that includes:\n"
+        '    {"name": "L40S-24Q", "device_type": "type-VF", "vendor_id": "10de", '
+        '"product_id": "26b9"}\n'
         "\n"
-        "for flavors:\n"
+        "Flavor properties:\n"
         "  pci_passthrough:alias=L40S-24Q:1  nvidia-1155 (NVIDIA L40S-24Q)"
     ) in output
 
@@ -78,9 +79,9 @@ def test_controller_settings_for_placement_are_shown(l40s):
     l40s.hook("config_changed")
     output = l40s.action("show-plan")["output"]
     assert (
-        '    {"name": "L40S-24Q", "device_type": "type-VF", '
-        '"resource_class": "CUSTOM_L40S_24Q"}\n'
-        "  its nova.conf says [filter_scheduler] pci_in_placement = true.\n"
+        '    {"name": "L40S-24Q", "device_type": "type-VF", "resource_class": '
+        '"CUSTOM_L40S_24Q"}\n'
+        "  nova.conf has [filter_scheduler] pci_in_placement = true\n"
     ) in output
 
 
@@ -119,8 +120,8 @@ def test_leaving_mig_mode_is_a_pending_change(deploy):
     text = "{H200X-141C: ['10de:2335']}"
     before = json.loads(unit.action("show-plan", mappings=text, format="json")["output"])
     assert before["pending_changes"] == [
-        "take 0000:18:00.0 out of MIG mode",
-        "set nvidia-1428 (H200X-141C) on functions of 0000:18:00.0",
+        "switch 0000:18:00.0 out of MIG mode",
+        "assign nvidia-1428 (H200X-141C) to virtual functions of 0000:18:00.0",
     ]
     unit.configure(text)
     assert before["sections"] == unit.sections

@@ -18,7 +18,7 @@ def test_missing_resource_is_requested(deploy):
     unit = deploy("t4-fresh")
     unit.hook("install")
     assert unit.status == testing.BlockedStatus(
-        "No host software: juju attach-resource nova-compute-nvidia-vgpu "
+        "No host software; run juju attach-resource nova-compute-nvidia-vgpu "
         "nvidia-vgpu-software=FILE.deb"
     )
 
@@ -28,14 +28,14 @@ def test_software_is_installed_and_works_after_a_reboot(deploy, tmp_path):
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     assert unit.machine.packages()["nvidia-vgpu-ubuntu-570"] == ("570.172.07", "installed")
     assert unit.status == testing.BlockedStatus(
-        "Reboot needed: nouveau holds 0000:84:00.0; run reboot-install i-really-mean-it=true"
+        "Reboot needed: nouveau is bound to 0000:84:00.0; run reboot-install i-really-mean-it=true"
     )
     history = [status.message for status in unit.context.unit_status_history]
     assert "Installing NVIDIA's host software; this takes some minutes" in history
 
     unit.machine.reboot()
     unit.hook("start")
-    assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
 
 def test_hooks_never_reboot_the_host(deploy, tmp_path):
@@ -57,8 +57,8 @@ def test_failed_installation_is_shown_until_it_succeeds(deploy, tmp_path):
     unit.machine.fail("apt-get install", output="E: You have held broken packages.\n")
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     message = (
-        "Host software not installed: E: You have held broken packages.; "
-        "mend, then run reboot-install"
+        "Host software not installed: E: You have held broken packages.; fix this, "
+        "then run reboot-install"
     )
     assert unit.status == testing.BlockedStatus(message)
     unit.relation_hook("changed")
@@ -98,6 +98,6 @@ def test_guest_started_during_headers_installation_keeps_its_driver(deploy, tmp_
     unit.attach(machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     assert machine.packages()["nvidia-vgpu-ubuntu-535"] == ("535.161.05", "installed")
     assert unit.status == ready(
-        "2 NVIDIA GPUs, none set in vgpu-device-mappings; "
-        "host software 570.172.07 waits for the guests"
+        "2 NVIDIA GPUs, vgpu-device-mappings is not set; host software 570.172.07 "
+        "waits until no vGPU is in use"
     )

@@ -14,11 +14,11 @@ from unit import T4_MAPPING, ready
     ("host", "message"),
     [
         ("no-gpu", "no supported NVIDIA GPU found"),
-        ("t4-pair", "2 NVIDIA GPUs, none set in vgpu-device-mappings"),
-        ("m10-board", "4 NVIDIA GPUs, none set in vgpu-device-mappings"),
-        ("a40-mdev", "1 NVIDIA GPU, none set in vgpu-device-mappings"),
-        ("l40s-vendor-vfio", "1 NVIDIA GPU, none set in vgpu-device-mappings"),
-        ("mixed", "3 NVIDIA GPUs, none set in vgpu-device-mappings"),
+        ("t4-pair", "2 NVIDIA GPUs, vgpu-device-mappings is not set"),
+        ("m10-board", "4 NVIDIA GPUs, vgpu-device-mappings is not set"),
+        ("a40-mdev", "1 NVIDIA GPU, vgpu-device-mappings is not set"),
+        ("l40s-vendor-vfio", "1 NVIDIA GPU, vgpu-device-mappings is not set"),
+        ("mixed", "3 NVIDIA GPUs, vgpu-device-mappings is not set"),
     ],
 )
 def test_only_gpus_are_counted(deploy, host, message):
@@ -36,7 +36,7 @@ def test_only_types_for_this_host_are_counted(deploy):
 def test_host_without_a_mapped_card_offers_nothing(deploy):
     unit = deploy("t4-pair")
     unit.configure("{nvidia-35: ['0000:99:00.0']}")
-    assert unit.status == ready("2 NVIDIA GPUs, none named in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, none selected by vgpu-device-mappings")
     assert unit.sections == {}
 
 
@@ -52,8 +52,8 @@ def test_missing_relation_is_requested(deploy):
     unit.change(relations=set())
     unit.hook("update_status")
     assert unit.status == testing.BlockedStatus(
-        "No relation to nova-compute: juju integrate nova-compute-nvidia-vgpu:nova-vgpu "
-        "nova-compute:nova-vgpu"
+        "No relation to nova-compute; run juju integrate "
+        "nova-compute-nvidia-vgpu:nova-vgpu nova-compute:nova-vgpu"
     )
 
 

@@ -68,7 +68,8 @@ def test_report_in_placement_cannot_be_undone(l40s):
 def test_resource_class_without_placement_is_refused(l40s):
     l40s.configure("{L40S-24Q: {devices: ['10de:26b9'], resource-class: CUSTOM_X}}")
     assert l40s.status == testing.BlockedStatus(
-        "resource-class of L40S-24Q needs report-in-placement=true, for good; or leave it out"
+        "resource-class of L40S-24Q needs report-in-placement=true; set it "
+        "(permanent) or remove the class"
     )
 
 
@@ -80,7 +81,7 @@ def test_rejected_mapping_is_not_applied_at_the_next_boot(l40s):
     l40s.hook("start")
     assert l40s.databag == before
     assert l40s.status == testing.BlockedStatus(
-        "0000:3d:00.0 does not offer L40S-9Q; choose from the action list-vgpu-types"
+        "0000:3d:00.0 does not offer L40S-9Q; choose a type from action list-vgpu-types"
     )
 
 
@@ -112,8 +113,8 @@ def test_type_refused_by_the_driver_is_shown(l40s, monkeypatch):
     monkeypatch.setattr("system.sysfs.write", refuse)
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     assert l40s.status == testing.BlockedStatus(
-        "0000:3d:00.4 refuses nvidia-1155: the driver says no; "
-        "see journalctl -u nova-compute-nvidia-vgpu"
+        "0000:3d:00.4 refuses nvidia-1155: the driver refuses it; see journalctl "
+        "-u nova-compute-nvidia-vgpu"
     )
 
 
@@ -121,6 +122,6 @@ def test_variant_driver_is_refused_before_epoxy(deploy):
     unit = deploy("l40s-vendor-vfio", nova="3:29.2.0-0ubuntu1")
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+        "0000:3d:00.0 needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
     )
     assert "subordinate_configuration" not in unit.databag

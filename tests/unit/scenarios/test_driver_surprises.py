@@ -62,5 +62,5 @@ def test_type_name_on_a_card_filled_earlier_is_queried(deploy):
     assert unit.device_specs() == [str(function) for function in functions]
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     assert unit.status == testing.WaitingStatus(
-        "Waiting for the guests of 0000:3d:00.0 to leave nvidia-1152; or keep it in the mapping"
+        "Waiting for guests on 0000:3d:00.0 to release nvidia-1152; or keep it in the mapping"
     )

@@ -20,7 +20,7 @@ def test_functions_of_defined_guests_keep_their_type_if_another_is_requested(dep
     unit.machine.define_guest("0000:3d:00.5")
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     waiting = testing.WaitingStatus(
-        "Waiting for the guests of 0000:3d:00.0 to leave nvidia-1152; or keep it in the mapping"
+        "Waiting for guests on 0000:3d:00.0 to release nvidia-1152; or keep it in the mapping"
     )
     assert unit.status == waiting
     assert len(unit.device_specs()) == 6
@@ -105,7 +105,7 @@ def test_only_gpu_instances_of_defined_guests_are_restored_on_unmapped_cards(dep
     assert not unit.machine.did("nvidia-smi -mig")
     assert sorted(driver.card(A100D)["mig"]["instances"]) == sorted((19, *others))
     assert unit.machine.facts.cards[0].in_use == (UUIDS[1],)
-    assert unit.status == ready("2 NVIDIA GPUs, none set in vgpu-device-mappings")
+    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
     unit.assert_converged()
 
 

@@ -20,12 +20,15 @@ A100D = "0000:31:00.0"
         (
             "a10-vendor-vfio",
             "{L40S-24Q: ['3d:00.0'], A10-7Q: ['c1:00.0']}",
-            "0000:c1:00.0 does not offer A10-7Q; choose from the action list-vgpu-types",
+            "0000:c1:00.0 does not offer A10-7Q; choose a type from action list-vgpu-types",
         ),
         (
             "l40s-vendor-vfio",
             "{L40S-24Q: ['3d:00.0'], L40S-8Q: ['c1:00.0']}",
-            "L40S-24Q and L40S-8Q look alike to Nova; set report-in-placement=true, or offer one",
+            (
+                "Nova cannot distinguish L40S-24Q and L40S-8Q; map one, or set "
+                "report-in-placement=true (permanent)"
+            ),
         ),
     ],
 )
@@ -92,7 +95,7 @@ def test_nova_without_variant_driver_gets_the_other_cards(deploy):
     unit.configure("{T4-8Q: ['10de:1eb8'], L40S-8Q: ['10de:26b9']}")
     assert unit.device_addresses("nvidia-233") == ["0000:3b:00.0"]
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+        "0000:3d:00.0 needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
     )
     unit.assert_converged()
 
@@ -113,7 +116,7 @@ def test_card_unsupported_by_nova_does_not_affect_mig_mode_of_others(deploy, add
     assert unit.machine.driver.card(A100D)["mig"]["instances"] == [19] * 7
     assert unit.databag == before
     assert unit.status == testing.BlockedStatus(
-        f"{address} needs Nova 31 (kernel variant driver), here is 29.2.0; upgrade OpenStack"
+        f"{address} needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
     )
     unit.assert_converged()
 
@@ -132,5 +135,5 @@ def test_boards_with_the_same_pci_id_do_not_share_types(deploy):
     assert names == [{"NVIDIA A16"}, {"NVIDIA A2"}]
     unit.configure("{A16-4Q: ['10de:25b6']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:d8:00.0 does not offer A16-4Q; choose from the action list-vgpu-types"
+        "0000:d8:00.0 does not offer A16-4Q; choose a type from action list-vgpu-types"
     )

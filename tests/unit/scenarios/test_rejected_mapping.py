@@ -27,7 +27,7 @@ def test_type_unknown_to_the_driver_is_refused_once(deploy, host, text):
     unit = deploy(host)
     unit.configure(text)
     assert unit.status.name == "blocked"
-    assert unit.status.message.endswith("choose from the action list-vgpu-types")
+    assert unit.status.message.endswith("choose a type from action list-vgpu-types")
     assert not unit.machine.did("nvidia-smi -mig")
     unit.assert_converged()
 
@@ -44,7 +44,7 @@ def test_type_unknown_to_the_driver_keeps_mig_mode(deploy, host):
     before = unit.databag
     unit.machine.commands.clear()
     unit.configure(wrong)
-    assert unit.status.message.endswith("choose from the action list-vgpu-types")
+    assert unit.status.message.endswith("choose a type from action list-vgpu-types")
     assert unit.databag == before
     assert not unit.machine.did("nvidia-smi -mig")
     unit.assert_converged()
@@ -60,7 +60,7 @@ def test_card_with_guests_does_not_leave_mig_mode(deploy):
     unit.machine.create_mdev("0000:41:00.4", "nvidia-474", UUIDS[1])
     unit.configure("{A100-10C: ['10de:20f1']}")
     assert unit.status == testing.WaitingStatus(
-        "Waiting for the guests of 0000:41:00.0 to leave nvidia-474; or keep it in the mapping"
+        "Waiting for guests on 0000:41:00.0 to release nvidia-474; or keep it in the mapping"
     )
     assert unit.databag == before
     unit.machine.remove_mdev(UUIDS[1])
@@ -74,7 +74,8 @@ def test_mode_that_the_card_lacks_leaves_the_card_unchanged(deploy):
     before = unit.databag
     unit.configure("{L40S-1-6C: ['10de:26b9']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 has no MIG, which L40S-1-6C needs; choose from the action list-vgpu-types"
+        "0000:3d:00.0 does not support MIG, which L40S-1-6C needs; "
+        "choose a type from action list-vgpu-types"
     )
     for _ in range(2):
         assert len(unit.assigned_types()) == 6
@@ -134,6 +135,5 @@ def test_functions_beyond_the_capacity_of_the_card_are_not_published(deploy):
     assert unit.device_addresses("nvidia-565") == ["0000:41:00.4", "0000:41:00.5"]
     unit.configure("{A40-24Q: ['41:00.4', '41:00.5'], A40-8Q: ['41:00.6']}")
     assert unit.status == testing.BlockedStatus(
-        "vgpu-device-mappings: 0000:41:00.0 does not hold all of A40-24Q and A40-8Q; "
-        "name fewer functions"
+        "0000:41:00.0 has no room for all of A40-24Q and A40-8Q; map fewer virtual functions"
     )

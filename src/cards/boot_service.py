@@ -1,0 +1,120 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Installs, runs and removes the systemd service that prepares the cards at each boot."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from gpu.problems import HostError, Problem, ProblemKind
+from state import boot_result
+from state.folders import UNTIL_BOOT
+from system import systemd
+from system.commands import CommandError, Runner
+from system.files import ensure_contents, has_contents
+
+__all__ = ["SERVICE", "ensure_installed", "remove", "run_now"]
+
+SERVICE = "nova-compute-nvidia-vgpu"
+_UNIT_PATH = Path("etc/systemd/system") / f"{SERVICE}.service"
+_WANTED_PATH = Path("etc/systemd/system/multi-user.target.wants") / f"{SERVICE}.service"
+# Exists while systemd has not read the unit file yet.
+_RELOAD_PENDING = UNTIL_BOOT / "daemon-reload"
+_TIMEOUT = 600  # seconds, after which the boot continues
+_UNIT_TEXT = """\
+# Written by the charm nova-compute-nvidia-vgpu, which also removes it.
+[Unit]
+Description=Prepare NVIDIA vGPUs for Nova
+Documentation=https://docs.openstack.org/nova/latest/admin/virtual-gpu.html
+After=nvidia-vgpud.service nvidia-vgpu-mgr.service
+Before=nova-compute.service
+ConditionPathExists={charm}/src/boot.py
+
+[Service]
+Type=oneshot
+Environment=PYTHONPATH={charm}/lib:{charm}/venv PYTHONDONTWRITEBYTECODE=1
+RemainAfterExit=yes
+ExecStart={python} -W ignore {charm}/src/boot.py
+ExecStop={python} -W ignore {charm}/src/boot.py record
+TimeoutStartSec={timeout}
+TimeoutStopSec=30
+
+[Install]
+WantedBy=multi-user.target
+"""
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._-]+", re.ASCII)
+
+
+def ensure_installed(root: Path, run: Runner, charm: Path) -> bool:
+    """Install or update the service; return whether anything was done.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts systemctl.
+        charm: the folder of the charm.
+
+    Raises:
+        HostError: BOOT_SERVICE_FAILED if systemd rejects it; DISK_WRITE_FAILED.
+    """
+    for path in (str(charm), sys.executable):  # a unit file expands %, $ and blanks
+        if _PLAIN_PATH.fullmatch(path) is None:
+            raise _failed("the path of the charm has unsupported characters")
+    text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT)
+    if not has_contents(root / _UNIT_PATH, text):
+        ensure_contents(root / _RELOAD_PENDING, "")  # the hook may be killed before the reload
+        ensure_contents(root / _UNIT_PATH, text)
+    elif (root / _WANTED_PATH).is_symlink() and not (root / _RELOAD_PENDING).exists():
+        return False
+    _systemctl(run, "daemon-reload")
+    _systemctl(run, "enable", SERVICE)
+    (root / _RELOAD_PENDING).unlink(missing_ok=True)
+    return True
+
+
+def remove(root: Path, run: Runner) -> bool:
+    """Remove the service and its files; return whether there were any.
+
+    What it prepared on the cards stays until the next boot.
+    """
+    if not (root / _UNIT_PATH).exists() and not (root / UNTIL_BOOT).exists():
+        return False
+    for arguments in (("disable", "--now", SERVICE), ("daemon-reload",)):
+        with contextlib.suppress(CommandError):
+            run("systemctl", *arguments, check=False)
+        (root / _UNIT_PATH).unlink(missing_ok=True)
+    shutil.rmtree(root / UNTIL_BOOT, ignore_errors=True)
+    return True
+
+
+def run_now(root: Path, run: Runner) -> None:
+    """Run the service and wait for it; a run in progress is completed first.
+
+    Raises:
+        HostError: BOOT_SERVICE_FAILED; `boot_result.failures` may have the reasons.
+    """
+    if not boot_result.has_run(root):
+        with contextlib.suppress(CommandError, HostError):
+            state = run("systemctl", "is-active", SERVICE, check=False).stdout.strip()
+            if state == "activating":  # that of this boot, perhaps with an earlier mapping
+                _systemctl(run, "start", SERVICE)
+    try:
+        _systemctl(run, "restart", SERVICE)
+    except HostError:
+        if not boot_result.failures(root):  # killed before it could complete
+            boot_result.clear(root)
+        raise
+
+
+def _failed(reason: str) -> HostError:
+    return HostError(Problem(ProblemKind.BOOT_SERVICE_FAILED, reason=reason))
+
+
+def _systemctl(run: Runner, verb: str, *services: str) -> None:
+    try:
+        systemd.systemctl(run, verb, *services, timeout=_TIMEOUT + 30)
+    except CommandError as error:
+        raise _failed(f"systemctl {verb} failed") from error

@@ -1,0 +1,84 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""PCI addresses and IDs, and a GPU as a PCI function."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["Gpu", "PciAddress", "PciId"]
+
+_ADDRESS = re.compile(
+    r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE
+)
+_ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})", re.ASCII | re.IGNORECASE)
+
+
+class PciAddress(NamedTuple):
+    """The address of a PCI function; ordered as numbers, printed as sysfs and Nova write it."""
+
+    domain: int
+    bus: int
+    device: int
+    function: int
+
+    @classmethod
+    def parse(cls, text: str) -> PciAddress:
+        """Read an address in full (`0000:84:00.0`) or short (`84:00.0`) form, in either case.
+
+        Raises:
+            ValueError: the text is not a PCI address.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a PCI address: {text[:40]!r}")
+        return cls(*(int(part or "0", 16) for part in match.groups()))
+
+    def __str__(self) -> str:
+        """Return the full form in lower case, `0000:84:00.0`."""
+        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
+
+    def is_on_bus_of(self, other: PciAddress) -> bool:
+        """Whether two functions have the same domain and bus."""
+        return (self.domain, self.bus) == (other.domain, other.bus)
+
+
+class PciId(NamedTuple):
+    """A vendor and a device ID: every such card, in any slot."""
+
+    vendor: int
+    device: int
+
+    @classmethod
+    def parse(cls, text: str) -> PciId:
+        """Read `10de:1eb8`, in either case.
+
+        Raises:
+            ValueError: the text is not a pair of PCI IDs.
+        """
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a PCI id: {text[:40]!r}")
+        return cls(int(match[1], 16), int(match[2], 16))
+
+    def __str__(self) -> str:
+        """Return `10de:1eb8`."""
+        return f"{self.vendor:04x}:{self.device:04x}"
+
+
+class Gpu(NamedTuple):
+    """A GPU as a physical function; each field is a file in /sys/bus/pci/devices/ADDRESS."""
+
+    address: PciAddress
+    id: PciId  # vendor, device
+    subsystem: PciId | None  # subsystem_vendor, subsystem_device
+    driver: str | None  # driver, a link; None: no driver is bound
+    numa_node: int | None  # numa_node; None: the host has one node or reports none (-1)
+    total_vfs: int  # sriov_totalvfs; 0: the card has no SR-IOV
+    virtual_functions: tuple[PciAddress, ...]  # virtfn0, virtfn1, ..., links, in that order
+
+    @property
+    def model(self) -> str:
+        """What cards of one model share: boards as different as A2 and A16 have one PCI ID."""
+        return f"{self.id}/{self.subsystem}" if self.subsystem else str(self.id)

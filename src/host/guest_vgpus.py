@@ -1,0 +1,139 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which vGPUs belong to guests: those in use, and those that defined guests lost at boot.
+
+A boot removes mediated devices and the types of virtual functions. A defined guest that had one
+cannot start until it is recreated, so what is lost still counts as the guest's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable, Mapping
+
+from gpu.card import Card, VgpuType
+from gpu.pci import PciAddress
+from host import libvirt_guests
+from host.mdev import existing_mdevs
+from state import assigned_types, mdev_records
+from state.mdev_records import Mdev
+
+__all__ = [
+    "guest_functions",
+    "lost_mdevs",
+    "lost_types",
+    "present_mdevs",
+    "with_functions_in_use",
+    "with_lost_vgpus",
+]
+
+_MDEVCTL_DEFINITIONS = Path("etc/mdevctl.d")
+
+
+def with_functions_in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
+    """Add the functions that a guest has, or whose type was set by somebody else (vendor VFIO).
+
+    For all cards at once, since every process of the host is inspected.
+    """
+    types = {function: type_id for card in cards for function, type_id in card.assigned_types}
+    if not types:
+        return cards
+    ours = assigned_types.load(root)
+    others = {function for function in types if ours.get(function) != types[function]}
+    in_use = guest_functions(root, types) | others
+    return tuple(_with_functions_in_use(card, in_use) for card in cards)
+
+
+def _with_functions_in_use(card: Card, in_use: frozenset[PciAddress]) -> Card:
+    vgpus = tuple(sorted(pair for pair in card.assigned_types if pair[0] in in_use))
+    if not vgpus:
+        return card
+    return card._replace(in_use=tuple(str(function) for function, _ in vgpus), guest_vgpus=vgpus)
+
+
+def guest_functions(root: Path, functions: Iterable[PciAddress]) -> frozenset[PciAddress]:
+    """Return the functions that a guest is defined with, running or not, or has open."""
+    functions = frozenset(functions)
+    defined = libvirt_guests.defined_functions(root)
+    return functions & (defined | libvirt_guests.open_functions(root, functions))
+
+
+def present_mdevs(root: Path, cards: tuple[Card, ...]) -> list[Mdev]:
+    """Return the mediated devices that exist on some cards."""
+    names = {vgpu_type.id: vgpu_type.name for card in cards for vgpu_type in card.types}
+    return [
+        Mdev(uuid, parent, type_id, names.get(type_id, ""))
+        for card in cards
+        if card.guest_vgpus
+        for parent in card.parents
+        for uuid, type_id in existing_mdevs(root, (parent,)).items()
+    ]
+
+
+def lost_mdevs(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
+    """Return the recorded mediated devices that a defined guest has, but the kernel has not."""
+    recorded = mdev_records.load(root)
+    if not recorded:
+        return ()
+    lost = libvirt_guests.defined_mdevs(root) - {mdev.uuid for mdev in present_mdevs(root, cards)}
+    return tuple(
+        mdev._replace(
+            has_mdevctl_definition=(
+                root / _MDEVCTL_DEFINITIONS / str(mdev.parent) / mdev.uuid
+            ).is_file()
+        )
+        for mdev in recorded
+        if mdev.uuid in lost
+    )
+
+
+def lost_types(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, str], ...]:
+    """Return the functions of defined guests that have lost their type, with that type's ID."""
+    assigned = {function for card in cards for function, _ in card.assigned_types}
+    recorded = assigned_types.load(root)
+    lost = {function: recorded[function] for function in recorded if function not in assigned}
+    if not lost:
+        return ()
+    defined = libvirt_guests.defined_functions(root)
+    return tuple((function, lost[function]) for function in sorted(defined & lost.keys()))
+
+
+def with_lost_vgpus(
+    cards: tuple[Card, ...],
+    mdevs: tuple[Mdev, ...],
+    types: tuple[tuple[PciAddress, str], ...],
+    known_types: Mapping[str, tuple[VgpuType, ...]],
+) -> tuple[Card, ...]:
+    """Count what defined guests lost at boot among the guests' vGPUs of each card.
+
+    Args:
+        cards: the cards of the host.
+        mdevs: see `lost_mdevs`.
+        types: see `lost_types`.
+        known_types: types that cards have reported, by model.
+    """
+    if not (mdevs or types):
+        return cards
+    names = {vgpu_type.id: vgpu_type for known in known_types.values() for vgpu_type in known}
+    lost = [(mdev.parent, VgpuType(mdev.type_id, mdev.name or mdev.type_id)) for mdev in mdevs]
+    lost += [
+        (function, names.get(type_id, VgpuType(type_id, type_id))) for function, type_id in types
+    ]
+    return tuple(_with_lost_vgpus(card, lost) for card in cards)
+
+
+def _with_lost_vgpus(card: Card, lost: list[tuple[PciAddress, VgpuType]]) -> Card:
+    on_card = [(parent, vgpu_type) for parent, vgpu_type in lost if _is_parent(card, parent)]
+    vgpus = tuple((parent, vgpu_type.id) for parent, vgpu_type in on_card)
+    return card._replace(
+        guest_vgpus=(*card.guest_vgpus, *vgpus),
+        lost_types=tuple(dict.fromkeys(vgpu_type for _, vgpu_type in on_card)),
+    )
+
+
+def _is_parent(card: Card, parent: PciAddress) -> bool:
+    """Whether a parent belongs to a card; until its functions are enabled, its bus decides."""
+    gpu = card.gpu
+    if gpu.virtual_functions or not card.is_sriov:
+        return parent in (gpu.address, *gpu.virtual_functions)
+    return parent.is_on_bus_of(gpu.address)

@@ -1,0 +1,357 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The texts that operators read: a level, a message and its documentation for each problem.
+
+A message starts with what is wrong, names the device, and ends with what to do. `make statuses`
+writes the messages and their causes into the README.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from gpu.problems import ProblemKind
+
+__all__ = [
+    "INSTALLING",
+    "MESSAGES",
+    "PREPARING",
+    "REBOOT_NEEDED",
+    "REBOOT_NOT_NEEDED",
+    "REBOOT_SCHEDULED",
+    "TOO_LARGE",
+    "Level",
+    "Message",
+]
+
+
+class Level(enum.Enum):
+    """Juju's name for the state of a unit; the order is that of precedence."""
+
+    BLOCKED = "blocked"
+    MAINTENANCE = "maintenance"
+    WAITING = "waiting"
+    ACTIVE = "active"
+
+
+class Message(NamedTuple):
+    """The message of a kind of problem.
+
+    Attributes:
+        level: the state of the unit; ACTIVE for a note on a unit that is ready.
+        template: the message, with the arguments of the problem, its `address`, and `app`, the
+            name of the application, in braces.
+        cause: what the README says about it.
+    """
+
+    level: Level
+    template: str
+    cause: str
+
+
+INSTALLING = "Installing NVIDIA's host software; this takes some minutes"
+PREPARING = "Preparing the cards; this may take minutes"
+REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
+REBOOT_NOT_NEEDED = "not needed"
+REBOOT_SCHEDULED = "in 30 seconds"
+TOO_LARGE = "The answer is too large for Juju; run the action again without format=json"
+
+_SEE_BOOT_SERVICE = "see journalctl -u nova-compute-nvidia-vgpu"
+_SEE_VGPUD = "see journalctl -u nvidia-vgpud"
+_REBOOT = "run reboot-install i-really-mean-it=true"
+_RUN_AGAIN = "fix this, then run reboot-install"
+_PENDING = "The boot service prepares the card now. If the status stays, its journal shows why."
+
+
+def _blocked(template: str, cause: str) -> Message:
+    return Message(Level.BLOCKED, template, cause)
+
+
+def _waiting(template: str, cause: str) -> Message:
+    return Message(Level.WAITING, template, cause)
+
+
+def _note(template: str, cause: str) -> Message:
+    return Message(Level.ACTIVE, template, cause)
+
+
+def _maintenance(template: str, cause: str) -> Message:
+    return Message(Level.MAINTENANCE, template, cause)
+
+
+MESSAGES: dict[ProblemKind, Message] = {
+    # the option vgpu-device-mappings
+    ProblemKind.MAPPING_SYNTAX: _blocked(
+        "vgpu-device-mappings: {place}: {reason}; example: {{nvidia-35: ['0000:84:00.0']}}",
+        "The value is not YAML or JSON at that line and column.",
+    ),
+    ProblemKind.MAPPING_INVALID: _blocked(
+        "vgpu-device-mappings: {place}: {reason}",
+        "The value is not valid at that entry; the message states what is expected.",
+    ),
+    ProblemKind.DEVICE_MAPPED_TWICE: _blocked(
+        "vgpu-device-mappings: {device} is mapped to both {first} and {second}; remove one",
+        "A device can have one type only. A PCI ID and an address may select the same device.",
+    ),
+    ProblemKind.TYPE_MAPPED_TWICE: _blocked(
+        "vgpu-device-mappings: {vgpu_type} is mapped by ID and by name; merge the two entries",
+        "nova-compute would not start with a type that is listed twice.",
+    ),
+    # the mapping against this host
+    ProblemKind.TYPE_NOT_OFFERED: _blocked(
+        "{address} does not offer {vgpu_type}; choose a type from action list-vgpu-types",
+        "The driver does not report this type for the card.",
+    ),
+    ProblemKind.TYPES_UNKNOWN: _waiting(
+        f"Waiting for {{address}} to report type {{vgpu_type}}; {_SEE_VGPUD}",
+        "The driver has not reported the types of the card yet.",
+    ),
+    ProblemKind.MIXED_SIZES: _blocked(
+        "{address} cannot offer {vgpu_types} together; map types of one size",
+        "The card does not support vGPUs of different framebuffer sizes at the same time.",
+    ),
+    ProblemKind.VFS_DISABLED: _waiting(
+        f"Waiting for virtual functions on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING
+    ),
+    ProblemKind.TOO_FEW_FUNCTIONS: _note(
+        "{address} has {count} virtual functions, but room for more {vgpu_type} vGPUs",
+        "NVIDIA's sriov-manage has enabled only some of the virtual functions.",
+    ),
+    ProblemKind.VFS_FAILED: _blocked(
+        f"No virtual functions on {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
+        "NVIDIA's sriov-manage failed several times, often because a program uses the card.",
+    ),
+    ProblemKind.BOOT_SERVICE_FAILED: _blocked(
+        f"Boot service failed: {{reason}}; {_SEE_BOOT_SERVICE}",
+        "systemd could not install or run the boot service.",
+    ),
+    ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
+        "{address} needs Nova 31 or later, but {nova} is installed; upgrade OpenStack",
+        "The card offers vGPUs through vendor-specific VFIO. A kernel with which it offers "
+        "mediated devices works as well.",
+    ),
+    ProblemKind.TYPE_NOT_SET: _waiting(
+        f"Waiting for {{vgpu_type}} on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING
+    ),
+    ProblemKind.INSTANCES_MISSING: _waiting(
+        f"Waiting for GPU instances for {{vgpu_type}} on {{address}}; {_SEE_BOOT_SERVICE}",
+        _PENDING,
+    ),
+    ProblemKind.WAITING_TO_LEAVE_MIG: _waiting(
+        f"Waiting for {{address}} to leave MIG mode for {{vgpu_type}}; {_SEE_BOOT_SERVICE}",
+        _PENDING,
+    ),
+    ProblemKind.NO_MIG: _blocked(
+        "{address} does not support MIG, which {vgpu_type} needs; choose a type from action "
+        "list-vgpu-types",
+        "The type is MIG-backed. `list-vgpu-types` shows the types of the card.",
+    ),
+    ProblemKind.MIG_FAILED: _blocked(
+        f"No GPU instances on {{address}}: {{reason}}; {_RUN_AGAIN}",
+        "nvidia-smi failed. Without action, the charm tries again after an hour.",
+    ),
+    ProblemKind.MIG_PENDING: _blocked(
+        f"Reboot needed: MIG mode of {{address}} is changing; {_REBOOT}",
+        "The card needs a reset, which a program on the host prevents.",
+    ),
+    ProblemKind.MIG_AND_TIME_SLICED: _blocked(
+        "{address} cannot be time-sliced and MIG-backed; map either {first} or {second}",
+        "A card is either in MIG mode or not.",
+    ),
+    ProblemKind.CARD_OVERSUBSCRIBED: _blocked(
+        "{address} has no room for all of {vgpu_types}; map fewer virtual functions",
+        "The mapped virtual functions together would offer more vGPUs than fit on the card.",
+    ),
+    ProblemKind.MIXED_SIZE_PENDING: _waiting(
+        f"Waiting for mixed-size mode on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING
+    ),
+    ProblemKind.MIXED_SIZE_GUESTS: _waiting(
+        "Waiting for guests to leave {address}, so that it can offer {vgpu_types}",
+        "Mixed-size mode can be changed only while no guest uses the card. Stop or migrate them.",
+    ),
+    ProblemKind.MIXED_SIZE_FAILED: _blocked(
+        f"No mixed-size mode on {{address}}: {{reason}}; {_RUN_AGAIN}",
+        "nvidia-smi failed. Without action, the charm tries again after an hour.",
+    ),
+    ProblemKind.MDEV_LOST: _blocked(
+        "Guest vGPU {vgpu} ({vgpu_type}) cannot be recreated on {address}; free the card",
+        "A guest is defined with a vGPU whose place another vGPU has taken.",
+    ),
+    ProblemKind.TYPE_REFUSED: _blocked(
+        f"{{address}} refuses {{vgpu_type}}: {{reason}}; {_SEE_BOOT_SERVICE}",
+        "The card is full or has vGPUs of another size.",
+    ),
+    ProblemKind.TWO_TYPES_ON_CARD: _blocked(
+        "{address} can offer only one type, not {first} and {second}; map one of them",
+        "Under vendor-specific VFIO, all virtual functions of a card have the same type.",
+    ),
+    ProblemKind.NEEDS_PLACEMENT: _blocked(
+        "resource-class of {vgpu_type} needs report-in-placement=true; set it (permanent) "
+        "or remove the class",
+        "Under vendor-specific VFIO, resource classes need placement. Nova does not allow this "
+        "option to be unset again.",
+    ),
+    ProblemKind.ALIAS_AMBIGUOUS: _blocked(
+        "Nova cannot distinguish {first} and {second}; map one, or set report-in-placement=true "
+        "(permanent)",
+        "Without placement, Nova identifies virtual functions by PCI ID alone, which all types "
+        "of a card model share.",
+    ),
+    ProblemKind.NO_MIGRATION: _note(
+        "live-migratable needs libvirt 10.0 (here {libvirt}) and QEMU 8.2.2 (here {qemu})",
+        "Nova is configured without live migration on this host.",
+    ),
+    ProblemKind.WRONG_PACKAGE: _blocked(
+        "{address} needs NVIDIA's package nvidia-vgpu-ubuntu-aie for {vgpu_type}; attach it",
+        "C types of newer cards and MIG-backed types come with NVIDIA AI Enterprise.",
+    ),
+    # the mapping against the installed Nova
+    ProblemKind.NOVA_MISSING: _waiting(
+        "Waiting for nova-compute to install nova-common",
+        "The nova-compute charm installs Nova. What it supports is not known before.",
+    ),
+    ProblemKind.NOVA_TOO_OLD: _blocked(
+        "Nova {nova} does not support vGPUs; upgrade to 17 (queens) or later",
+        "vGPUs exist in Nova since Queens.",
+    ),
+    ProblemKind.OPTION_UNSUPPORTED: _blocked(
+        "vgpu-device-mappings: {option} needs Nova {required}, but {nova} is installed; remove it",
+        "nova-compute of this release would ignore the option.",
+    ),
+    ProblemKind.OPTION_IGNORED: _blocked(
+        "vgpu-device-mappings: Nova {nova} ignores {option} of a single type; remove it, or "
+        "upgrade to {required}",
+        "Earlier releases ignore the section of a type if it is the only one.",
+    ),
+    ProblemKind.MAX_INSTANCES_DROPS_CARD: _blocked(
+        "max-instances {limit}: Nova counts whole cards and drops {address}; use a multiple of "
+        "{room}",
+        "Nova drops a card that has more room than the limit leaves.",
+    ),
+    ProblemKind.FIRST_TYPE_ONLY: _note(
+        "Nova {nova} uses only {vgpu_type}, on every GPU that supports it",
+        "Nova before 22.2.1 ignores all types but the first.",
+    ),
+    ProblemKind.TAKES_ALL_CARDS: _note(
+        "Nova {nova} offers {vgpu_type} on every GPU that supports it, mapped or not",
+        "Nova before 29 ignores the addresses of a single type.",
+    ),
+    # the resource nvidia-vgpu-software
+    ProblemKind.RESOURCE_MISSING: _blocked(
+        "No host software; run juju attach-resource {app} nvidia-vgpu-software=FILE.deb",
+        "NVIDIA's package is proprietary. Download it from NVIDIA's licensing portal.",
+    ),
+    ProblemKind.RESOURCE_INVALID: _blocked(
+        "nvidia-vgpu-software: {reason}; attach NVIDIA's vGPU host package",
+        "The attached file is damaged, for another architecture, or another package.",
+    ),
+    # the host software
+    ProblemKind.INSTALL_FAILED: _blocked(
+        f"Host software not installed: {{reason}}; {_RUN_AGAIN}",
+        "apt-get or dpkg failed; `juju debug-log` has its output.",
+    ),
+    ProblemKind.DPKG_LOCKED: _waiting(
+        "Waiting for another program to release dpkg's lock",
+        "unattended-upgrades or another apt-get is running. The charm tries again by itself.",
+    ),
+    ProblemKind.NOT_INSTALLED: _blocked(
+        "Host software not installed; run action reboot-install",
+        "A package is attached, but was not installed yet.",
+    ),
+    ProblemKind.UPGRADE_PENDING: _note(
+        "host software {version} waits until no vGPU is in use",
+        "An upgrade would end the running guests' vGPUs.",
+    ),
+    ProblemKind.NOT_LOADED: _blocked(
+        f"Driver not loaded: {{reason}}; {_RUN_AGAIN}",
+        "The kernel could not load NVIDIA's module, or DKMS could not build it.",
+    ),
+    ProblemKind.SECURE_BOOT: _blocked(
+        "Secure Boot rejects the driver; run mokutil --import /var/lib/shim-signed/mok/MOK.der, "
+        "then reboot",
+        "The key with which DKMS signs modules must be enrolled at the host's console.",
+    ),
+    ProblemKind.OPEN_MODULE: _blocked(
+        "{address} needs the closed module: dkms remove nvidia/{version}-open --all, "
+        "install nvidia/{version}, reboot",
+        "On Turing and older cards, NVIDIA's open kernel module offers no vGPUs.",
+    ),
+    ProblemKind.NOUVEAU: _blocked(
+        f"Reboot needed: nouveau is bound to {{address}}; {_REBOOT}",
+        "The kernel's own driver was loaded at boot. It is blacklisted for the next boot.",
+    ),
+    ProblemKind.OTHER_VERSION_LOADED: _blocked(
+        f"Reboot needed: driver {{loaded}} is loaded, {{installed}} is installed; {_REBOOT}",
+        "The new driver is loaded at the next boot.",
+    ),
+    ProblemKind.SERVICE_DOWN: _blocked(
+        "{service} is not running; see journalctl -u {service}, then run reboot-install",
+        "NVIDIA's daemon failed to start.",
+    ),
+    ProblemKind.STILL_RUNNING: _blocked(
+        "{service} does not stop; see journalctl -u {service}, then run pause again",
+        "NVIDIA's daemon did not stop within two minutes.",
+    ),
+    ProblemKind.RESTART_PENDING: _note(
+        "restart of {service} waits until no vGPU is in use",
+        "The nova-compute charm requested a restart, which would disturb running guests.",
+    ),
+    # actions
+    ProblemKind.VGPUS_IN_USE: _blocked(
+        "vGPU {vgpu} is in use; stop or migrate its guest first",
+        "The action would disturb a running guest.",
+    ),
+    ProblemKind.VGPUS_IN_USE_OR_FORCE: _blocked(
+        "vGPU {vgpu} is in use; stop or migrate its guest first, or use force=true",
+        "The action would disturb a running guest.",
+    ),
+    ProblemKind.REBOOT_REFUSED: _blocked(
+        "systemd cannot schedule a reboot; reboot the host yourself",
+        "systemd-run failed.",
+    ),
+    ProblemKind.PAUSED: _maintenance(
+        "Paused. Use 'resume' action to resume normal service.",
+        "The action `pause` was run on this unit.",
+    ),
+    ProblemKind.PAUSED_BY_PRINCIPAL: _maintenance(
+        "Paused by nova-compute. Use its 'resume' action to resume normal service.",
+        "The action `pause` was run on the nova-compute unit of this host.",
+    ),
+    # the host itself
+    ProblemKind.DISK_WRITE_FAILED: _blocked(
+        "Cannot write {path}: {reason}; check the disk",
+        "The disk is full or read-only.",
+    ),
+    ProblemKind.CARD_UNREADABLE: _blocked(
+        "{address} cannot be read, so its mapping is kept; see dmesg, then reboot the host",
+        "The card has most likely fallen off the bus.",
+    ),
+    # why a card offers nothing, in show-plan
+    ProblemKind.OTHER_DRIVER: _note(
+        "{address} is bound to the driver {driver}; unbind it to offer vGPUs",
+        "Another driver uses the card, such as vfio-pci for whole-card passthrough.",
+    ),
+    ProblemKind.VFS_NOT_ENABLED: _note(
+        "{address} has no virtual functions enabled; map the card to enable them",
+        "The boot service enables virtual functions of mapped cards only.",
+    ),
+    ProblemKind.NO_TYPES_REPORTED: _note(
+        f"{{address}} reports no types; {_SEE_VGPUD}",
+        "The driver is loaded, but offers no vGPUs on this card.",
+    ),
+    # guests
+    ProblemKind.GUESTS_USE_OTHER_TYPE: _waiting(
+        "Waiting for guests on {address} to release {vgpu_type}; or keep it in the mapping",
+        "The type of a vGPU in use stays on its card. Stop or migrate the guests.",
+    ),
+    ProblemKind.MIXED_SIZE_NEEDED: _note(
+        "{vgpu_types} differ in size and need mixed-size mode on {address}",
+        "The mapping is published as it is written; the card is not in mixed-size mode.",
+    ),
+    # the relation
+    ProblemKind.NOT_RELATED: _blocked(
+        "No relation to nova-compute; run juju integrate {app}:nova-vgpu nova-compute:nova-vgpu",
+        "Without the relation, nothing can be published to Nova.",
+    ),
+}

@@ -1,0 +1,332 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import recorded
+from actions import list_vgpu_types, show_plan
+from gpu.problems import Problem, ProblemKind
+from host.facts import gather
+from nova_compute.compatibility import apply_release
+from planning.mappings import parse, requests
+from planning.plan import Plan, make_plan
+from state.charm_state import CharmState
+from status.assessment import Assessment
+
+APP = "nova-compute-nvidia-vgpu"
+UUID = recorded.UUIDS[0]
+
+
+@pytest.fixture
+def assess(host):
+    """Return the situation of a recorded host under a mapping."""
+
+    def of(name, text, *, problems=(), change=lambda root: None, **changes):
+        root = host(name, **changes)
+        change(root)
+        facts = gather(root, count=True)
+        plan = apply_release(
+            make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova
+        )
+        told = (*problems, *plan.problems, *plan.notes)
+        return Assessment(
+            facts, plan, told, CharmState(), needs_preparation=plan.preparation.is_pending
+        )
+
+    return of
+
+
+def plan_text(found, published=()):
+    """Return the answer as if what is to be done on the cards changed nothing."""
+    return show_plan.plan_text(found, found, dict(published), APP)
+
+
+def plan_json(found):
+    return show_plan.plan_json(found, found, {}, APP)
+
+
+def test_lines_of_today_are_kept(cards):
+    functions = [recorded.host("mixed")["functions"][2]]
+    lines = list_vgpu_types.types_text(cards("mixed", functions=functions)).splitlines()
+    assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
+    assert lines[3] == (
+        "nvidia-108, 0000:c1:00.0, GRID V100-8Q, num_heads=4, frl_config=60, "
+        "framebuffer=8192M, max_resolution=7680x4320, max_instance=2"
+    )
+    assert len(lines) == 17
+
+
+def test_every_type_of_every_card_has_its_line(cards):
+    lines = list_vgpu_types.types_text(cards("m10-board")).splitlines()
+    assert len(lines) == 4 * 12
+    assert [line.split(", ")[1] for line in lines[::12]] == [
+        "0000:84:00.0",
+        "0000:85:00.0",
+        "0000:86:00.0",
+        "0000:87:00.0",
+    ]
+
+
+def test_line_without_a_description_ends_with_the_name(cards):
+    lines = list_vgpu_types.types_text(cards("l40s-vendor-vfio")).splitlines()
+    assert lines[0] == "nvidia-1145, 0000:3d:00.0, NVIDIA L40S-1B"
+
+
+@pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
+def test_host_that_tells_no_types_has_no_line(cards, name):
+    found = cards(name)
+    assert (list_vgpu_types.types_text(found), list_vgpu_types.types_json(found)) == ("", "[]")
+
+
+def test_types_for_machines_have_free_and_maximum(cards):
+    rows = json.loads(list_vgpu_types.types_json(cards("t4-pair", count=True)))
+    assert rows[11] == {
+        "id": "nvidia-233",
+        "address": "0000:84:00.0",
+        "name": "GRID T4-8Q",
+        "framebuffer": 8192,
+        "framework": "mdev",
+        "mig_backed": False,
+        "free": 2,
+        "maximum": 2,
+    }
+    assert len(rows) == 2 * 17
+
+
+def test_types_of_vendor_vfio_for_machines(cards):
+    rows = json.loads(list_vgpu_types.types_json(cards("l40s-vendor-vfio", count=True)))
+    assert rows[3] == {
+        "id": "nvidia-1148",
+        "address": "0000:3d:00.0",
+        "name": "NVIDIA L40S-2Q",
+        "framebuffer": 2048,
+        "framework": "vendor-vfio",
+        "mig_backed": False,
+        "free": None,
+        "maximum": None,
+    }
+
+
+def test_plan_shows_the_host_its_cards_and_the_sections(assess):
+    text = "{T4-8Q: ['0000:84:00.0'], T4-4Q: ['0000:d8:00.0'], A40-2Q: ['10de:2235']}"
+
+    def use_one(root):
+        recorded.add_mdev(root, "0000:84:00.0", "nvidia-233", UUID)
+
+    found = assess("t4-pair", text, change=use_one)
+    assert plan_text(found) == (
+        "nova:     25.2.1 (yoga)\n"
+        "package:  nvidia-vgpu-ubuntu-535 535.161.05\n"
+        "driver:   535.161.05 loaded\n"
+        "kernel:   5.15.0-173-generic\n"
+        "\n"
+        "CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  OFFERS     "
+        "              VGPUS  FREE\n"
+        "0000:84:00.0  10de:1eb8  nvidia  mdev       -          1       nvidia-233 "
+        "(GRID T4-8Q)  2      1\n"
+        "0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 "
+        "(GRID T4-4Q)  4      4\n"
+        "\n"
+        "nova.conf:\n"
+        "  [devices]\n"
+        "  enabled_mdev_types = nvidia-233, nvidia-232\n"
+        "\n"
+        "  [mdev_nvidia-233]\n"
+        "  device_addresses = 0000:84:00.0\n"
+        "\n"
+        "  [mdev_nvidia-232]\n"
+        "  device_addresses = 0000:d8:00.0\n"
+        "\n"
+        "Flavor properties:\n"
+        "  resources:VGPU=1  nvidia-233 (GRID T4-8Q)\n"
+        "  resources:VGPU=1  nvidia-232 (GRID T4-4Q)\n"
+        "\n"
+        "Requests for other hosts:\n"
+        "  - A40-2Q: 10de:2235"
+    )
+
+
+def test_plan_says_why_nothing_is_published(assess):
+    found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
+    assert plan_text(found) == (
+        "nova:     25.2.1 (yoga)\n"
+        "package:  nvidia-vgpu-ubuntu-aie-550 550.144.02\n"
+        "driver:   550.144.02 loaded\n"
+        "kernel:   5.15.0-173-generic\n"
+        "\n"
+        "CARD          PCI ID     DRIVER  FRAMEWORK  FUNCTIONS  IN USE  WILL OFFER "
+        " VGPUS  FREE\n"
+        "0000:41:00.0  10de:20f1  nvidia  -          off        0       -          "
+        " -      -\n"
+        "\n"
+        "Pending changes:\n"
+        "  - enable the virtual functions of 0000:41:00.0\n"
+        "\n"
+        "nova.conf: decided after the pending changes; until then nothing is "
+        "published"
+    )
+    published = {"devices": [["enabled_mdev_types", "nvidia-233"]]}
+    assert plan_text(found, published).endswith(
+        "nova.conf: decided after the pending changes; until then unchanged:\n"
+        "  [devices]\n"
+        "  enabled_mdev_types = nvidia-233"
+    )
+
+
+def test_plan_of_a_host_without_anything(assess):
+    found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
+    assert plan_text(found) == (
+        "nova:     34.0.0\n"
+        "package:  not installed\n"
+        "driver:   not loaded\n"
+        "kernel:   5.15.0-173-generic\n"
+        "\n"
+        "no supported NVIDIA GPU found\n"
+        "\n"
+        "nova.conf: nothing is published"
+    )
+
+
+def test_plan_without_nova_says_so(host):
+    facts = gather(host("no-gpu", nova=None))
+    situation = Assessment(
+        facts, Plan(keeps_published=True), (Problem(ProblemKind.NOVA_MISSING),), CharmState()
+    )
+    text = plan_text(situation)
+    assert text.startswith("nova:     not installed\n")
+    assert text.endswith("Problems:\n  - Waiting for nova-compute to install nova-common")
+    assert json.loads(plan_json(situation))["nova"] is None
+
+
+@pytest.mark.parametrize("name", recorded.host_names())
+def test_plan_of_every_recorded_host_has_no_blanks_at_the_end_of_a_line(assess, name):
+    lines = plan_text(assess(name, "{nvidia-35: ['0000:84:00.0']}")).splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_free_instances_that_are_not_known_are_a_question_mark(assess):
+    found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
+    row = plan_text(found).split("\n\n")[1].splitlines()[1]
+    assert row.split() == [
+        "0000:84:00.0", "10de:1eb8", "nouveau", "-", "-", "0", "nvidia-233", "?", "?",
+    ]  # fmt: skip
+
+
+def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
+    def forget(root):
+        types = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
+        (types / "nvidia-233/description").write_text("")
+
+    found = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=forget)
+    row = plan_text(found).split("\n\n")[1].splitlines()[1]
+    assert row.split()[-2:] == ["?", "2"]
+
+
+def test_plan_for_machines(assess):
+    text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
+    found = assess("t4-pair", text, problems=(Problem(ProblemKind.DPKG_LOCKED),))
+    assert json.loads(plan_json(found)) == {
+        "nova": "25.2.1",
+        "codename": "yoga",
+        "driver": {
+            "package": "nvidia-vgpu-ubuntu-535",
+            "installed": "535.161.05",
+            "loaded": "535.161.05",
+        },
+        "kernel": "5.15.0-173-generic",
+        "paused": False,
+        "cards": [
+            {
+                "address": "0000:84:00.0",
+                "id": "10de:1eb8",
+                "driver": "nvidia",
+                "numa_node": 0,
+                "framework": "mdev",
+                "parents": ["0000:84:00.0"],
+                "in_use": [],
+                "offers": [{"type": "nvidia-233", "vgpus": 2, "free": 2}],
+            },
+            {
+                "address": "0000:d8:00.0",
+                "id": "10de:1eb8",
+                "driver": "nvidia",
+                "numa_node": 1,
+                "framework": "mdev",
+                "parents": ["0000:d8:00.0"],
+                "in_use": [],
+                "offers": [{"type": "nvidia-233", "vgpus": 2, "free": 2}],
+            },
+        ],
+        "pending_changes": [],
+        "keeps_published": False,
+        "sections": {
+            "devices": [["enabled_mdev_types", "nvidia-233"]],
+            "mdev_nvidia-233": [["device_addresses", "0000:84:00.0"]],
+        },
+        "published": {},
+        "aliases": [],
+        "problems": [
+            {
+                "kind": "dpkg-locked",
+                "text": "Waiting for another program to release dpkg's lock",
+            },
+            {
+                "kind": "takes-all-cards",
+                "text": "Nova 25.2.1 offers nvidia-233 on every GPU that supports it, "
+                "mapped or not",
+            },
+        ],
+        "for_other_hosts": ["A40-2Q: 10de:2235"],
+    }
+
+
+def test_held_plan_for_machines(assess):
+    found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
+    data = json.loads(plan_json(found))
+    assert data["keeps_published"] is True
+    assert data["sections"] == {}
+    assert data["driver"] == {"package": None, "installed": None, "loaded": None}
+    assert [problem["kind"] for problem in data["problems"]] == ["types-unknown"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "steps"),
+    [
+        (
+            "a100-sriov-off",
+            "{A100-1-5C: ['10de:20f1']}",
+            [
+                "switch 0000:41:00.0 to MIG mode and create GPU instances for A100-1-5C",
+                "enable the virtual functions of 0000:41:00.0",
+            ],
+        ),
+        (
+            "a40-mdev",
+            "{A40-2Q: ['41:00.4'], A40-4Q: ['41:00.5']}",
+            ["switch mixed-size mode of 0000:41:00.0 on"],
+        ),
+        (
+            "l40s-vendor-vfio",
+            "{L40S-8Q: ['3d:00.0']}",
+            ["assign nvidia-1152 (L40S-8Q) to virtual functions of 0000:3d:00.0"],
+        ),
+    ],
+)
+def test_plan_lists_what_is_to_be_done_on_the_cards(assess, name, text, steps):
+    found = assess(name, text)
+    lines = "".join(f"  - {step}\n" for step in steps)
+    assert (f"\n\nPending changes:\n{lines}\n") in plan_text(found)
+    assert json.loads(plan_json(found))["pending_changes"] == steps
+
+
+def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):
+    def parted(root):
+        path = root / "run/nova-compute-nvidia-vgpu/modes.json"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"0000:41:00.0": {"gpu_instances": [19, 19], "mixed_size": false}}')
+
+    found = assess("a100-sriov-off", "{A100-20C: ['10de:20f1']}", change=parted)
+    assert ("  - switch 0000:41:00.0 out of MIG mode\n") in plan_text(found)

@@ -1,0 +1,239 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual functions, and all the ways in which sriov-manage fails to make them."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+
+import recorded
+from cards import virtual_functions
+from gpu.pci import PciAddress
+from gpu.problems import HostError, Problem, ProblemKind
+from host import gpus
+from system.commands import CommandError, Result
+
+CARD = "0000:41:00.0"
+COMMAND = ("/usr/lib/nvidia/sriov-manage", "-e", CARD)
+
+
+@pytest.fixture
+def a40(machine):
+    """An A40 whose virtual functions are not enabled."""
+    return machine(recorded.without_functions("a40-mdev"))
+
+
+def card_of(host):
+    return gpus.scan(host.root).gpus[0]
+
+
+def enable(host):
+    pauses = []
+    with mock.patch("time.sleep", pauses.append):
+        result = virtual_functions.enable_virtual_functions(host.root, host, card_of(host))
+    return result, pauses
+
+
+def failure_of(host):
+    with pytest.raises(HostError) as error:
+        enable(host)
+    return error.value.problem
+
+
+def test_they_are_enabled_once(a40):
+    assert enable(a40) == (True, [])
+    assert len(card_of(a40).virtual_functions) == 32
+    assert enable(a40) == (False, [])
+    assert a40.commands == [COMMAND]
+
+
+def test_success_that_made_none_is_tried_again(a40):
+    a40.sriov_no_ops = 2
+    assert enable(a40) == (True, [5.0, 5.0])
+
+
+def test_success_that_never_makes_any_is_a_failure(a40):
+    a40.sriov_no_ops = 99
+    assert failure_of(a40) == Problem(
+        ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason=f"Enabling VFs on {CARD}"
+    )
+    assert len(a40.did(COMMAND[0])) == 6
+
+
+def test_a_client_that_holds_the_card_for_a_while_is_waited_for(a40):
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n", times=3)
+    assert enable(a40) == (True, [5.0, 5.0, 5.0])
+
+
+def test_a_client_that_never_lets_go_is_named(a40):
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
+    assert failure_of(a40) == Problem(
+        ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason="Cannot obtain unbindLock"
+    )
+
+
+def test_a_silent_failure_tells_its_code(a40):
+    a40.fail(COMMAND[0], returncode=3)
+    assert failure_of(a40).argument("reason") == "sriov-manage exited with 3 and printed nothing"
+
+
+def test_a_card_left_without_a_driver_gets_it_back(a40):
+    link = a40.root / "sys/bus/pci/devices" / CARD / "driver"
+    bind = a40.root / "sys/bus/pci/drivers/nvidia/bind"
+    bind.touch()
+    card = card_of(a40)
+    link.unlink()
+    a40.fail(COMMAND[0], output="unbound\n")
+    with pytest.raises(HostError):
+        virtual_functions.enable_virtual_functions(a40.root, a40, card)
+    assert bind.read_text() == f"{CARD}\n"
+
+
+def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
+    card = card_of(a40)
+    (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
+    (a40.root / "sys/bus/pci/drivers/nvidia").rmdir()
+    a40.fail(COMMAND[0], output="unbound\n")
+    with pytest.raises(HostError) as error:
+        virtual_functions.enable_virtual_functions(a40.root, a40, card)
+    assert error.value.problem.argument("reason") == "unbound"
+
+
+def test_a_kernel_without_pci_pf_stub_is_named(a40):
+    a40.sriov_no_ops = 99
+    a40.has_stub = False
+    assert (
+        failure_of(a40).argument("reason") == "no module pci-pf-stub; install linux-modules-extra"
+    )
+
+
+def test_a_missing_modprobe_accuses_nobody(a40):
+    a40.sriov_no_ops = 99
+    a40.fail("modprobe", returncode=None)
+    assert failure_of(a40).argument("reason") == f"Enabling VFs on {CARD}"
+
+
+def test_a_loaded_stub_is_not_asked_for(a40):
+    a40.sriov_no_ops = 99
+    (a40.root / "sys/bus/pci/drivers/pci-pf-stub").mkdir()
+    failure_of(a40)
+    assert a40.did("modprobe") == []
+
+
+def test_a_missing_sriov_manage_is_named(a40):
+    (a40.root / recorded.SRIOV_MANAGE).unlink()
+    assert failure_of(a40).argument("reason") == "sriov-manage is missing"
+    assert a40.commands == []
+
+
+def test_a_driver_that_is_not_loaded_is_named(a40):
+    (a40.root / "sys/module/nvidia/version").unlink()
+    assert failure_of(a40).argument("reason") == "the driver is not loaded"
+
+
+def test_a_card_that_hangs_does_not_hold_up_the_boot_six_times(a40):
+    def hanging(*argv, **options):
+        a40.commands.append(argv)
+        if argv[0] == COMMAND[0]:
+            (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
+        if argv[0] in (COMMAND[0], "sh"):  # either waits for the card, and none can be ended
+            raise CommandError(argv, "did not end within 60 s", timed_out=True)
+        return a40(*argv, **options)
+
+    card = card_of(a40)
+    with pytest.raises(HostError) as error:
+        virtual_functions.enable_virtual_functions(a40.root, hanging, card)
+    assert error.value.problem.argument("reason") == "did not end within 60 s"
+    assert [argv[0] for argv in a40.commands if argv[0] != "modprobe"] == [COMMAND[0]]
+
+
+def test_a_sriov_manage_that_hangs_or_cannot_start_is_a_failure(a40):
+    a40.fail(COMMAND[0], returncode=None)
+    assert failure_of(a40).argument("reason") == "No such file or directory"
+
+
+def test_a_card_that_is_off_the_bus_is_a_failure(a40):
+    card = card_of(a40)
+    (a40.root / "sys/bus/pci/devices" / CARD).unlink()
+    a40.sriov_no_ops = 99
+    with pytest.raises(HostError):
+        virtual_functions.enable_virtual_functions(a40.root, a40, card)
+
+
+def disable(host):
+    virtual_functions.disable_virtual_functions(host.root, host, card_of(host))
+
+
+def test_they_are_disabled_and_the_card_keeps_its_driver(machine):
+    host = machine("a40-mdev")
+    disable(host)
+    assert card_of(host).virtual_functions == ()
+    assert card_of(host).driver == "nvidia"
+
+
+def test_a_client_that_holds_a_card_with_functions_is_waited_for(machine):
+    host = machine("a40-mdev")
+    host.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n", times=2)
+    disable(host)
+    assert card_of(host).virtual_functions == ()
+
+
+@pytest.mark.parametrize("output", ["Cannot obtain unbindLock", "did not end within 60 s"])
+def test_functions_that_stay_are_a_failure(machine, output):
+    host = machine("a40-mdev")
+    host.fail("/usr/lib/nvidia/sriov-manage", output=f"{output}\n")
+    with pytest.raises(HostError) as error:
+        disable(host)
+    assert error.value.problem == Problem(
+        ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason=output
+    )
+    assert len(card_of(host).virtual_functions) == 32
+
+
+def losing_its_driver(host, verb, times):
+    """Let sriov-manage fail and leave the card without a driver, which sh gives back."""
+    link = host.root / "sys/bus/pci/devices" / CARD / "driver"
+    target = link.readlink() if hasattr(link, "readlink") else link.resolve()
+    left = [times]
+
+    def run(*argv, **options):
+        if argv[:2] == (COMMAND[0], verb) and left[0]:
+            left[0] -= 1
+            host.commands.append(argv)
+            link.unlink()
+            return Result(1, "", "the GPU is lost\n")
+        if argv[0] == "sh":
+            host.commands.append(argv)
+            link.symlink_to(target)
+            return Result(0, "", "")
+        return host(*argv, **options)
+
+    return run
+
+
+def test_a_card_left_without_a_driver_is_bound_before_the_next_try(a40):
+    pauses = []
+    run = losing_its_driver(a40, "-e", 1)
+    with mock.patch("time.sleep", pauses.append):
+        assert virtual_functions.enable_virtual_functions(a40.root, run, card_of(a40))
+    assert pauses == [5.0]
+    assert [argv[0].rsplit("/", 1)[-1] for argv in a40.commands] == [
+        "sriov-manage",
+        "sh",
+        "sriov-manage",
+    ]
+
+
+def test_a_card_that_disabling_left_without_a_driver_gets_it_back(machine):
+    host = machine("a40-mdev")
+
+    def run(*argv, **options):
+        result = host(*argv, **options)
+        if argv[0] == COMMAND[0]:
+            (host.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
+        return result
+
+    virtual_functions.disable_virtual_functions(host.root, run, card_of(host))
+    assert host.did("sh -c")[0][3] == CARD

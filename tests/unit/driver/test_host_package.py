@@ -1,0 +1,155 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from driver import host_package
+from driver.host_package import HostPackage
+from gpu.problems import HostError, Problem, ProblemKind
+
+
+@pytest.fixture
+def simulated(machine):
+    return machine("t4-fresh")
+
+
+def refused(simulated, path):
+    with pytest.raises(HostError) as error:
+        host_package.inspect(path, simulated)
+    return error.value.problem
+
+
+def invalid(reason):
+    return Problem(ProblemKind.RESOURCE_INVALID, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("nvidia-vgpu-ubuntu-470", "470.68"),
+        ("nvidia-vgpu-ubuntu-570", "570.172.07"),
+        ("nvidia-vgpu-ubuntu-aie-550", "550.144.02"),
+        ("nvidia-vgpu-ubuntu", "510.47.03"),
+        ("nvidia-vgpu-ubuntu-580", "1:580.159.01-0ubuntu1~22.04"),
+    ],
+)
+def test_every_host_package_of_nvidia_is_taken(simulated, tmp_path, name, version):
+    deb = simulated.make_deb(tmp_path / "a.deb", name=name, version=version)
+    assert host_package.inspect(deb, simulated) == HostPackage(str(deb), name, version)
+
+
+def test_package_for_every_architecture_is_taken(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "a.deb", architecture="all", depends="dkms, libc6")
+    assert host_package.inspect(deb, simulated).depends == "dkms, libc6"
+
+
+def test_no_file_is_no_resource(simulated, tmp_path):
+    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
+
+
+def test_empty_file_stands_for_no_resource(simulated, tmp_path):
+    (tmp_path / "a.deb").touch()
+    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<!DOCTYPE html>", b"PK\3\4", b"!<arch>\nfoo.o/", b"\x7fELF", b"!<arch>"],
+    ids=["page", "zip", "other archive", "installer", "cut"],
+)
+def test_file_of_another_kind_is_told_from_a_package_without_a_program(simulated, tmp_path, data):
+    (tmp_path / "a.deb").write_bytes(data)
+    assert refused(simulated, tmp_path / "a.deb") == invalid("the file is not a Debian package")
+    assert simulated.commands == []
+
+
+def test_damaged_package(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    deb.write_bytes(deb.read_bytes()[:-9])
+    assert refused(simulated, deb) == invalid("the file is truncated or damaged")
+
+
+def test_truncated_package_still_tells_its_fields_and_is_found_out_before_it_is_used(
+    simulated, tmp_path
+):
+    deb = simulated.make_deb(tmp_path / "a.deb", truncated=True)
+    found = host_package.inspect(deb, simulated)
+    with pytest.raises(HostError) as error:
+        host_package.verify(found, simulated)
+    assert error.value.problem == invalid("the file is truncated or damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nvidia-linux-grid-570", "nvidia-linux-grid-570 is the guest driver"),
+        ("nvidia-driver-570", "nvidia-driver-570 is the guest driver"),
+        ("cuda-toolkit", "cuda-toolkit is not NVIDIA's vGPU host package"),
+        (
+            "nvidia-vgpu-ubuntu-570-dbg",
+            "nvidia-vgpu-ubuntu-570-dbg is not NVIDIA's vGPU host package",
+        ),
+        ("x" * 60, "x" * 40 + " is not NVIDIA's vGPU host package"),
+        ("n\u00fcvidia\t", "n?vidia? is not NVIDIA's vGPU host package"),
+        ("", "it is not NVIDIA's vGPU host package"),
+    ],
+    ids=["guest", "desktop", "other", "alike", "long", "not printable", "none"],
+)
+def test_other_package(simulated, tmp_path, name, reason):
+    deb = simulated.make_deb(tmp_path / "a.deb", name=name)
+    assert refused(simulated, deb) == invalid(reason)
+
+
+@pytest.mark.parametrize("version", ["", "570 172", "570;172", "5" * 65], ids=repr)
+def test_version_that_dpkg_would_not_know(simulated, tmp_path, version):
+    deb = simulated.make_deb(tmp_path / "a.deb", version=version)
+    assert refused(simulated, deb).kind is ProblemKind.RESOURCE_INVALID
+
+
+def test_package_of_another_architecture(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "a.deb", architecture="arm64")
+    assert refused(simulated, deb) == invalid("it is for arm64, not amd64")
+    simulated.architecture = "arm64"
+    assert host_package.inspect(deb, simulated).version == "570.172.07"
+
+
+@pytest.mark.parametrize(
+    ("options", "is_built"),
+    [
+        ({"dkms": True}, True),
+        ({"dkms": False, "depends": "libc6, dkms (>= 2.1)"}, True),
+        ({"dkms": False, "depends": "libc6"}, False),
+        ({"dkms": False, "depends": "libdkms0"}, False),
+    ],
+    ids=["its files", "its depends", "neither", "alike"],
+)
+def test_driver_that_dkms_builds_is_known_by_its_package(simulated, tmp_path, options, is_built):
+    deb = simulated.make_deb(tmp_path / "a.deb", **options)
+    assert host_package.verify(host_package.inspect(deb, simulated), simulated) is is_built
+
+
+def test_stamp_changes_with_the_file(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    os.utime(deb, ns=(1, 1))
+    first = host_package.stamp(deb)
+    assert first == f"{deb.stat().st_size} 1"
+    os.utime(deb, ns=(1, 2))
+    assert host_package.stamp(deb) == f"{deb.stat().st_size} 2"
+    assert host_package.stamp(tmp_path / "no.deb") == ""
+
+
+def test_file_with_any_other_name_gets_one_that_apt_takes(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "resource")
+    path = host_package.with_deb_suffix(host_package.inspect(deb, simulated), str(tmp_path))
+    assert path == str(tmp_path / "nvidia-vgpu-ubuntu-570.deb")
+    assert os.path.samefile(path, deb)
+
+
+def test_file_with_the_right_name_is_used_in_its_place(simulated, tmp_path, monkeypatch):
+    simulated.make_deb(tmp_path / "a.deb")
+    monkeypatch.chdir(tmp_path)
+    found = HostPackage("a.deb", "nvidia-vgpu-ubuntu-570", "570.172.07")
+    assert host_package.with_deb_suffix(found, "/nowhere") == str(tmp_path / "a.deb")

@@ -1,0 +1,392 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+import recorded
+from driver import daemon, resource, software
+from gpu.pci import PciAddress
+from gpu.problems import SOFTWARE_BROKEN, HostError, Problem, ProblemKind
+from host.facts import gather
+from state.charm_state import CharmState
+
+UUID = recorded.UUIDS[0]
+NEW = "nvidia-vgpu-ubuntu-570"
+
+
+class Host:
+    """A host and what the charm remembers of it, from one event to the next."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.state = CharmState()
+        self.changed = False
+
+    def attach(self, **options):
+        deb = self.machine.make_deb(self.machine.root.parent / "a.deb", **options)
+        self.state = self.state._replace(resource_path=str(deb))
+
+    def event(self, *, force=False):
+        """Do what an event does to the host software; return what is wrong with it then."""
+        root, run = self.machine.root, self.machine
+        self.state = resource.ensure_inspected(run, self.state)
+        self.state, self.changed = software.ensure(
+            root, run, gather(root), self.state, force=force
+        )
+        return list(software.find_problems(gather(root), self.state))
+
+
+@pytest.fixture
+def start(machine):
+    return lambda *arguments, **changes: Host(machine(*arguments, **changes))
+
+
+# From the resource to a working driver
+
+
+def test_fresh_host_is_ready_after_its_reboot(start):
+    host = start("t4-fresh")
+    assert host.event() == [Problem(ProblemKind.RESOURCE_MISSING)]
+    host.attach()
+    assert host.event() == [Problem(ProblemKind.NOUVEAU, PciAddress.parse("0000:84:00.0"))]
+    host.machine.reboot()
+    assert host.event() == []
+    assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
+
+
+def test_host_without_nouveau_is_ready_without_a_reboot(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    assert host.event() == []
+    assert host.changed
+    assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
+
+
+def test_host_that_is_as_it_should_be_costs_no_program(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()
+    host.machine.commands.clear()
+    assert host.event() == []
+    assert not host.changed
+    assert host.machine.commands == []
+
+
+def test_daemon_that_went_down_is_started_again(start):
+    host = start("t4-pair")
+    host.machine.crash("nvidia-vgpu-mgr")
+    assert host.event() == []
+    assert daemon.is_active(host.machine.root, host.machine)
+
+
+def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
+    host = start("t4-pair")
+    host.machine.crash("nvidia-vgpu-mgr")
+    host.machine.failing.add("nvidia-vgpu-mgr")
+    assert host.event() == [Problem(ProblemKind.SERVICE_DOWN, service="nvidia-vgpu-mgr")]
+    host.machine.failing.clear()
+    assert host.event() == []
+
+
+def test_host_without_a_card_gets_the_package_and_nothing_is_loaded(start):
+    host = start("no-gpu")
+    host.attach()
+    assert host.event() == []
+    assert host.machine.packages()[NEW] == ("570.172.07", "installed")
+    assert host.machine.did("modprobe nvidia") == []
+    assert host.machine.did("systemctl") == []
+
+
+def test_upgrade_waits_for_the_guests(start):
+    host = start("t4-pair")
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    host.attach()
+    assert host.event() == [Problem(ProblemKind.UPGRADE_PENDING, version="570.172.07")]
+    assert host.machine.did("apt-get") == []
+    host.machine.remove_mdev(UUID)
+    assert host.event() == [
+        Problem(ProblemKind.OTHER_VERSION_LOADED, loaded="535.161.05", installed="570.172.07")
+    ]
+    host.machine.reboot()
+    assert host.event() == []
+
+
+def test_force_goes_on_although_a_vgpu_is_in_use(start):
+    host = start("t4-pair")
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    host.attach()
+    assert host.event(force=True) == [
+        Problem(ProblemKind.OTHER_VERSION_LOADED, loaded="535.161.05", installed="570.172.07")
+    ]
+
+
+def test_failure_is_told_and_tried_again_at_the_next_event(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
+    assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
+    assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
+    host.machine.repair("apt-get install")
+    assert host.event() == []
+    assert host.state.install_failure == ()
+
+
+def test_failure_is_in_the_log_with_what_the_program_said(start, caplog):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    host.machine.fail("modprobe nvidia", output="modprobe: ERROR: Key was rejected by service\n")
+    host.event()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "not-loaded: reason='Key was rejected by service': "
+        "modprobe nvidia: exit 1: modprobe: ERROR: Key was rejected by service"
+    ]
+
+
+def test_broken_package_is_replaced_by_a_mended_one(start):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach(postinst_fails=True)
+    (problem,) = host.event()
+    assert problem.kind is ProblemKind.INSTALL_FAILED
+    host.attach()
+    assert host.event() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "problems"),
+    [("t4-fresh", [Problem(ProblemKind.RESOURCE_MISSING)]), ("t4-pair", [])],
+    ids=["no driver", "driver from elsewhere"],
+)
+def test_missing_resource_is_a_problem_only_without_a_driver(start, name, problems):
+    assert start(name).event() == problems
+
+
+def test_invalid_resource_is_reported_although_a_driver_works(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-linux-grid-570")
+    assert host.event() == [
+        Problem(ProblemKind.RESOURCE_INVALID, reason="nvidia-linux-grid-570 is the guest driver")
+    ]
+    assert daemon.is_active(host.machine.root, host.machine)
+
+
+def test_attached_package_that_was_not_installed_yet_is_reported(start):
+    host = start("t4-fresh")
+    host.attach()
+    host.state = resource.ensure_inspected(host.machine, host.state)
+    facts = gather(host.machine.root)
+    assert list(software.find_problems(facts, host.state)) == [Problem(ProblemKind.NOT_INSTALLED)]
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        [("nvidia-vgpu-ubuntu-535", "535.161.05", "half-installed")],
+        [
+            ("nvidia-vgpu-ubuntu-535", "535.161.05", "installed"),
+            ("nvidia-vgpu-ubuntu-570", "570.172.07", "installed"),
+        ],
+    ],
+    ids=["half-installed", "two branches"],
+)
+def test_incomplete_driver_is_a_problem_without_a_resource(start, packages):
+    host = start("t4-fresh")
+    recorded.write_dpkg_status(host.machine.root, packages)
+    assert host.event() == [Problem(ProblemKind.RESOURCE_MISSING)]
+
+
+@pytest.mark.parametrize(
+    "row", [["kind-of-a-later-revision", "", {}], ["dpkg-locked", "x", "y", ""], "x"]
+)
+def test_recorded_failure_of_another_revision_is_ignored(start, row):
+    host = start("t4-pair")
+    host.state = CharmState(install_failure=tuple(row))
+    assert list(software.find_problems(gather(host.machine.root), host.state)) == []
+
+
+# How long it takes
+
+
+@pytest.mark.parametrize(
+    ("version", "in_use", "force", "is_long"),
+    [
+        ("570.172.07", False, False, True),
+        ("570.172.07", True, False, False),
+        ("570.172.07", True, True, True),
+    ],
+    ids=["new", "waits for the guests", "forced"],
+)
+def test_install_is_announced_where_it_will_happen(start, version, in_use, force, is_long):
+    host = start("t4-pair")
+    host.attach(version=version)
+    if in_use:
+        host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    attached = resource.inspected(resource.ensure_inspected(host.machine, host.state))
+    assert software.will_install(gather(host.machine.root), attached, force=force) is is_long
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached):
+    host = start("t4-pair")
+    if is_attached:
+        host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    attached = resource.inspected(resource.ensure_inspected(host.machine, host.state))
+    assert software.will_install(gather(host.machine.root), attached, force=True) is False
+
+
+# The principal asks for a restart
+
+
+def answer(host, **facts):
+    found = gather(host.machine.root)._replace(**facts)
+    return software.handle_restart_trigger(host.machine.root, host.machine, found, host.state)
+
+
+def test_restart_is_answered_once(start):
+    host = start("t4-pair")
+    host.state = CharmState(restart_pending=True)
+    host.state = answer(host)
+    assert host.state == CharmState()
+    host.state = answer(host)
+    assert host.machine.commands == [("systemctl", "restart", "nvidia-vgpu-mgr")]
+
+
+def test_restart_waits_for_the_guests(start):
+    host = start("t4-pair")
+    host.state = CharmState(restart_pending=True)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    assert answer(host) == host.state
+    assert host.machine.commands == []
+
+
+def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
+    host = start("t4-pair")
+    host.state = CharmState(restart_pending=True)
+    facts = gather(host.machine.root)
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    answered = software.handle_restart_trigger(host.machine.root, host.machine, facts, host.state)
+    assert answered == host.state
+    assert host.machine.commands == []
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "facts"),
+    [
+        ("t4-pair", CharmState(paused=True), {}),
+        ("t4-pair", CharmState(), {"is_paused_by_mask": True}),
+        ("no-gpu", CharmState(), {}),
+        ("t4-fresh", CharmState(), {}),
+    ],
+    ids=["paused", "paused by the principal", "no card", "no driver"],
+)
+def test_restart_is_passed_over_where_the_daemon_must_not_or_cannot_run(start, name, state, facts):
+    host = start(name)
+    host.state = state._replace(restart_pending=True)
+    assert answer(host, **facts) == state
+    assert host.machine.commands == []
+
+
+def test_restart_that_fails_is_a_problem(start):
+    host = start("t4-pair")
+    host.state = CharmState(restart_pending=True)
+    host.machine.fail("systemctl restart", output="Job for nvidia-vgpu-mgr.service failed.\n")
+    host.state = answer(host)
+    assert list(software.find_problems(gather(host.machine.root), host.state)) == [
+        Problem(ProblemKind.SERVICE_DOWN, service="nvidia-vgpu-mgr")
+    ]
+
+
+# Whether it may be touched
+
+
+@pytest.mark.parametrize(
+    ("state", "masked", "in_use", "force", "problem"),
+    [
+        (CharmState(), False, False, False, None),
+        (CharmState(paused=True), True, False, True, Problem(ProblemKind.PAUSED)),
+        (CharmState(), True, False, True, Problem(ProblemKind.PAUSED_BY_PRINCIPAL)),
+        (CharmState(), False, True, False, Problem(ProblemKind.VGPUS_IN_USE_OR_FORCE, vgpu=UUID)),
+        (CharmState(), False, True, True, None),
+    ],
+    ids=["free", "our pause", "the principal's pause", "guests", "guests and force"],
+)
+def test_host_software_is_not_touched_in_a_pause_or_under_guests(
+    start, state, masked, in_use, force, problem
+):
+    host = start("t4-pair")
+    if in_use:
+        host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    facts = gather(host.machine.root)._replace(is_paused_by_mask=masked)
+    assert software.why_refused(facts, state, force=force) == problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_broken"),
+    [
+        (ProblemKind.RESOURCE_MISSING, True),
+        (ProblemKind.INSTALL_FAILED, True),
+        (ProblemKind.DPKG_LOCKED, True),
+        (ProblemKind.NOT_LOADED, True),
+        (ProblemKind.SERVICE_DOWN, True),
+        (ProblemKind.NOUVEAU, False),
+        (ProblemKind.OTHER_VERSION_LOADED, False),
+        (ProblemKind.UPGRADE_PENDING, False),
+        (ProblemKind.MAPPING_INVALID, False),
+    ],
+    ids=lambda value: getattr(value, "value", str(value)),
+)
+def test_broken_software_is_distinguished_from_a_pending_reboot(kind, is_broken):
+    assert (kind in SOFTWARE_BROKEN) is is_broken
+
+
+# Detection
+
+
+def installed_tools(machine):
+    software.refresh_detection(machine.root, machine)
+    return [command[-1] for command in machine.did("apt-get install")]
+
+
+def test_lspci_is_installed_once_where_it_is_missing(machine):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    assert installed_tools(simulated) == ["pciutils"]
+    simulated.commands.clear()
+    assert installed_tools(simulated) == []
+
+
+def test_lspci_may_be_in_sbin(machine):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    simulated.provide("usr/sbin/lspci")
+    assert installed_tools(simulated) == []
+
+
+def test_host_without_a_card_gets_no_lspci(machine):
+    simulated = machine("no-gpu")
+    (simulated.root / "usr/bin/lspci").unlink()
+    software.refresh_detection(simulated.root, simulated)
+    assert simulated.commands == []
+
+
+@pytest.mark.parametrize("name", ["t4-pair", "no-gpu"])
+def test_installed_lspci_is_compared_with_sysfs(machine, name):
+    simulated = machine(name)
+    software.refresh_detection(simulated.root, simulated)
+    assert [command[0] for command in simulated.commands] == ["lspci"]
+
+
+def test_detection_continues_if_lspci_cannot_be_installed(machine, caplog):
+    simulated = machine("t4-pair")
+    (simulated.root / "usr/bin/lspci").unlink()
+    simulated.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
+    assert len(software.refresh_detection(simulated.root, simulated).cards) == 2
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["pciutils cannot be installed: dpkg-locked:"]
+
+
+def test_error_names_its_kind_and_its_arguments(machine):
+    simulated = machine("t4-pair")
+    simulated.fail("systemctl start", output="x")
+    with pytest.raises(HostError, match=r"^service-down: service='nvidia-vgpud'$"):
+        daemon.start(simulated.root, simulated)

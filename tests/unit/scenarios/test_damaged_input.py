@@ -1,0 +1,297 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a spoilt host shows is no crash and costs little: found with made-up input."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from ops import testing
+
+import boot
+import recorded
+from actions import list_vgpu_types, output
+from cards import nvidia_smi
+from driver import host_package, legacy_charm
+from gpu.card import VgpuType
+from gpu.pci import PciAddress
+from gpu.problems import HostError, Problem, ProblemKind
+from host import libvirt_guests, lspci
+from host.facts import gather
+from host.gpus import scan
+from nova_compute import compatibility, nova_conf
+from nova_compute.nova_conf import VariantDriverOptions
+from nova_compute.release import NovaVersion
+from planning import mappings, plan
+from state import assigned_types, boot_result, charm_state
+from state.mapping_history import MappingHistory
+from status import unit_status
+from system import apt, commands
+from system.commands import CommandError
+
+
+def test_type_in_digits_of_another_script_is_none(host):
+    root = host("l40s-vendor-vfio")
+    path = root / "sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"
+    path.write_text("\u00b2\n", encoding="utf-8")
+    assert len(gather(root).cards[0].parents) == 31
+
+
+def test_status_of_two_words_is_a_package_that_is_not_there(host):
+    root = host("t4-pair")
+    path = root / "var/lib/dpkg/status"
+    path.write_text(path.read_text().replace("Status: install ok installed", "Status: install ok"))
+    assert gather(root).nova is None
+
+
+def test_version_without_end_is_none(host):
+    root = host("t4-pair")
+    recorded.write_dpkg_status(root, [("libvirt0", "9" * 5000 + ".0.0", "installed")])
+    assert gather(root).libvirt is None
+
+
+def test_record_of_lspci_without_a_slot_is_skipped(machine, caplog):
+    on = machine("t4-pair")
+    on.fail("lspci", returncode=0, stdout="Class:\t0302\nVendor:\t10de\n\n")
+    lspci.compare(on.root, on, scan(on.root).gpus)
+    assert "only sysfs shows 0000:84:00.0 as an NVIDIA GPU" in caplog.messages
+
+
+def test_two_links_to_one_function_are_one_function(host):
+    root = host("a40-mdev")
+    card = root / "sys/bus/pci/devices/0000:41:00.0"
+    (card / "virtfn32").symlink_to("../0000:41:00.4")
+    assert len(scan(root).gpus[0].virtual_functions) == 32
+
+
+def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
+    path = tmp_path / "etc/libvirt/qemu/instance-00000001.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text("<hostdev type='mdev'><source>" * 40_000)
+    start = time.process_time()
+    assert libvirt_guests.defined_mdevs(tmp_path) == frozenset()
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("name", ["a40-mdev", "l40s-vendor-vfio"])
+def test_number_without_end_is_none(host, name):
+    """Python 3.11 and later refuse to read one."""
+    root = host(name)
+    attributes = {"available_instances", "current_vgpu_type"}
+    paths = [path for path in root.glob("sys/devices/**/*") if path.name in attributes]
+    for path in paths[1:]:
+        path.write_text("9" * 5000)
+    (card,) = gather(root, count=True).cards
+    assert paths
+    assert card.parents
+    assert card.in_use == ()
+
+
+def test_count_without_end_is_none(machine):
+    """A number that a driver makes up must not become a list of that length."""
+    on = machine("a100-80-pair")
+    block = "vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : 99999999999\n"
+    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    (told,) = nvidia_smi.supported_types(on, scan(on.root).gpus[0].address)
+    assert (told.id, told.max_instances) == ("nvidia-699", None)
+
+
+def test_blank_name_is_called_by_its_id(host):
+    root = host("l40s-vendor-vfio")
+    for path in root.glob("sys/devices/pci0000:3d/*/nvidia/creatable_vgpu_types"):
+        path.write_text("ID    : vGPU Name\n1152  : \u00a0\n", encoding="utf-8")
+    card = gather(root).cards[0]
+    assert card.find_type("L40S-8Q") is None
+    assigned = plan.Assignment(
+        "nvidia-1152", card.parents[:1], name=card.types[0].name, function_id=card.function_id
+    )
+    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, VariantDriverOptions())
+
+
+def test_name_without_end_makes_a_class_that_placement_takes():
+    assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
+    found = nova_conf.alias(assigned, VariantDriverOptions(report_in_placement=True))
+    assert len(json.loads(found)["resource_class"]) == 255
+
+
+def test_value_that_is_read_back_as_no_text_is_no_type(machine):
+    on = machine("l40s-vendor-vfio")
+
+    def write(path, _):
+        Path(path).write_bytes(b"\xff\n")
+
+    with mock.patch("system.sysfs.write", write):
+        (problem,) = on.prepare_cards("{L40S-8Q: ['3d:00.0']}")
+    assert (problem.kind, problem.argument("reason")) == (
+        ProblemKind.TYPE_REFUSED,
+        "the driver refuses it",
+    )
+
+
+@pytest.mark.parametrize("count", ["1000", "999999", "-1"])
+def test_count_that_no_card_has_is_none(machine, count):
+    on = machine("a100-80-pair")
+    block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
+    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    assert nvidia_smi.supported_types(on, scan(on.root).gpus[0].address)[0].max_instances is None
+
+
+def test_remembered_count_that_no_card_has_is_forgotten(host):
+    root = host("l40s-vendor-vfio")
+    path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"10de:26b9": {"nvidia-1": {"name": "A-1-1C", "max_instances": 999999999}}}')
+    assert gather(root).cards[0].known_types == ()
+
+
+def test_blanks_without_end_are_read_in_no_time(machine):
+    on = machine("t4-pair")
+    on.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
+    card = scan(on.root).gpus[0].address
+    start = time.process_time()
+    assert nvidia_smi.supported_types(on, card) == ()
+    assert nvidia_smi.mixed_size(on, card) is None
+    assert time.process_time() - start < 5
+
+
+def test_name_of_controls_is_shown_as_one_short_line(host):
+    root = host("t4-pair")
+    for path in root.glob("sys/devices/*/*/mdev_supported_types/nvidia-233/name"):
+        path.write_text("GRID T4\n\x1b[2J-8Q" + "x" * 400)
+    name = gather(root).cards[0].find_type("nvidia-233").name
+    assert (len(name), name[:15]) == (100, "GRID T4??[2J-8Q")
+
+
+def test_name_without_end_makes_an_alias_that_nova_takes():
+    assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
+    assert len(json.loads(nova_conf.alias(assigned, VariantDriverOptions()))["name"]) == 255
+
+
+def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
+    """Without ids and without a class, an alias would fit every virtual function of the host."""
+    root = host("l40s-vendor-vfio")
+    function = root / "sys/bus/pci/devices/0000:3d:00.4"
+    (function / "nvidia/current_vgpu_type").write_text("1152\n")
+    (function / "device").unlink()
+    assigned_types.record(root, [PciAddress.parse("0000:3d:00.4")], "nvidia-1152")
+    found = gather(root)
+    requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
+    wanted = plan.make_plan(requests, found.cards)
+    for options, is_held in (
+        (VariantDriverOptions(), True),
+        (VariantDriverOptions(True), False),
+    ):
+        held = compatibility.apply_release(wanted, found.cards, NovaVersion(31), options)
+        assert held.keeps_published is is_held
+        told = Problem(ProblemKind.CARD_UNREADABLE, PciAddress.parse("0000:3d:00.0"))
+        assert (told in held.problems) is is_held
+
+
+@pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
+def test_words_of_others_stay_one_short_line_of_the_log(said):
+    problem = Problem(ProblemKind.INSTALL_FAILED, reason=said)
+    for text in (str(CommandError(("x",), said)), str(HostError(problem))):
+        assert text.isprintable()
+        assert len(text) <= 600
+
+
+def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
+    assert host_package.stamp(tmp_path / "a\0b") == ""
+    with pytest.raises(HostError) as error:
+        host_package.inspect(tmp_path / "a\0b", machine("t4-pair"))
+    assert error.value.problem.kind is ProblemKind.RESOURCE_MISSING
+
+
+def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
+    on = machine("t4-pair")
+    path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
+    path.mkdir(parents=True)
+    legacy_charm.take_over(on.root, on)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
+def test_damaged_mapping_is_reported_by_the_boot_service(machine, text):
+    on = machine("t4-pair")
+    charm_state.save(on.root, charm_state.CharmState(mapping=MappingHistory(text)))
+    assert boot.main(on.root, on) == 1
+    assert [problem.kind for problem in boot_result.failures(on.root)] == [
+        ProblemKind.MAPPING_INVALID
+    ]
+
+
+def test_flood_of_a_program_is_not_held_in_memory():
+    tracemalloc.start()
+    output = commands.run("sh", "-c", "head -c 50000000 /dev/zero; echo end").stdout
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(output), output[-4:]) == (4 * 1024 * 1024, "end\n")
+    assert peak < 25_000_000
+
+
+def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
+    (card,) = cards("l40s-vendor-vfio")
+    types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
+    lines = list_vgpu_types.types_text([card._replace(types=types)]).splitlines()
+    assert lines[-1] == (f"... and {2001 - len(lines)} more lines, which exceed the limit of Juju")
+    assert len("\n".join(lines).encode()) < 120 * 1024
+
+
+@pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
+def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(
+    deploy, monkeypatch, action
+):
+    unit = deploy("t4-pair")
+    monkeypatch.setattr(output, "_LIMIT", 100)
+    with pytest.raises(testing.ActionFailed, match="too large for Juju"):
+        unit.action(action, format="json")
+
+
+def test_apt_that_does_not_answer_is_told(machine):
+    on = machine("t4-pair")
+    on.fail("apt-cache", returncode=None)
+    with pytest.raises(HostError) as error:
+        apt.ensure_available_installed(on.root, on, "dkms")
+    assert error.value.problem.kind is ProblemKind.INSTALL_FAILED
+
+
+@pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
+def test_program_that_does_not_answer_to_a_question_costs_no_event(deploy, command):
+    unit = deploy(recorded.without_driver("t4-pair"))
+    unit.machine.fail(command, returncode=None)
+    unit.attach(unit.machine.make_deb(unit.machine.root / "x.deb"))
+    unit.action("pause")
+    assert unit.status.name == "maintenance"
+
+
+def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
+    root = host("t4-pair")
+    (root / "var/lib/dpkg/status").write_text("Package: nova-common\n" * 20_000)
+    start = time.process_time()
+    assert gather(root).nova is None
+    assert time.process_time() - start < 5
+
+
+def test_function_that_leads_back_to_its_card_is_named_once(host):
+    """Nova refuses to start with an address that stands twice."""
+    root = host("t4-pair")
+    (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")
+    requests = mappings.requests(mappings.parse("{T4-8Q: ['10de:1eb8']}"))
+    (found,) = plan.make_plan(requests, gather(root).cards).assignments
+    assert list(map(str, found.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
+
+
+def test_two_long_arguments_leave_room_for_the_instruction():
+    problem = Problem(ProblemKind.MAPPING_SYNTAX, place="9" * 150, reason="x" * 130)
+    text = unit_status.format_problem(problem, "nova-compute-nvidia-vgpu")
+    assert text.endswith("; example: {nvidia-35: ['0000:84:00.0']}")
+
+
+def test_long_version_leaves_room_for_the_instruction():
+    problem = Problem(ProblemKind.OPEN_MODULE, PciAddress.parse("0000:84:00.0"), version="9" * 30)
+    assert unit_status.format_problem(problem, "nova-compute-nvidia-vgpu").endswith(", reboot")

@@ -1,0 +1,110 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The charm's state: what is saved is loaded, and nothing of another revision is lost."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+from state import charm_state
+from state.charm_state import CharmState
+from state.mapping_history import MappingHistory
+
+FULL = CharmState(
+    paused=True,
+    mapping=MappingHistory(
+        requested="{T4-8Q: ['10de:1eb8']}",
+        requested_report_in_placement=True,
+        applied="{T4-4Q: ['10de:1eb8']}",
+        failed_attempt="ef56",
+        failed_at=1790000000,
+    ),
+    handled_restart_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
+    restart_pending=True,
+    validated_mapping_digest="ab12",
+    reported_in_placement=True,
+    is_related=True,
+    workload_version="570.172.07",
+    published_digest="cd34",
+    resource_path="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
+    resource_stamp="12 34",
+    resource_inspection=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
+    install_failure=("dpkg-locked", "", {}),
+)
+
+
+def path_below(root):
+    return root / "var/lib/nova-compute-nvidia-vgpu/state.json"
+
+
+def write(root, text):
+    path_below(root).parent.mkdir(parents=True)
+    path_below(root).write_bytes(text)
+
+
+def test_everything_that_is_saved_is_loaded(tmp_path):
+    assert all(value != empty for value, empty in zip(FULL, CharmState()))
+    assert all(value != empty for value, empty in zip(FULL.mapping, MappingHistory()))
+    charm_state.save(tmp_path, FULL)
+    assert charm_state.load(tmp_path) == FULL
+
+
+def test_only_root_can_read_the_state(tmp_path):
+    charm_state.save(tmp_path, FULL)
+    assert stat.S_IMODE(path_below(tmp_path).stat().st_mode) == 0o600
+
+
+def test_unchanged_state_is_not_written_again(tmp_path):
+    charm_state.save(tmp_path, FULL)
+    before = path_below(tmp_path).stat()
+    charm_state.save(tmp_path, charm_state.load(tmp_path))
+    assert path_below(tmp_path).stat().st_ino == before.st_ino
+
+
+def test_fresh_host_has_an_empty_state(tmp_path, caplog):
+    assert charm_state.load(tmp_path) == CharmState()
+    assert not charm_state.load(tmp_path).paused
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff\xfe", b'{"paused": tru'], ids=["empty", "half", "binary", "cut"]
+)
+def test_damaged_file_is_an_empty_state_and_is_logged(tmp_path, caplog, text):
+    write(tmp_path, text)
+    assert charm_state.load(tmp_path) == CharmState()
+    assert "state.json cannot be read, ignoring it" in caplog.text
+
+
+@pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
+def test_file_of_another_shape_is_an_empty_state(tmp_path, data):
+    write(tmp_path, json.dumps(data).encode())
+    assert charm_state.load(tmp_path) == CharmState()
+
+
+def test_fields_of_another_type_are_ignored(tmp_path):
+    data = {
+        "paused": 1,
+        "mapping": {"requested": "{}", "failed_at": "x", "later": 1},
+        "published_digest": None,
+        "install_failure": [1, "x"],
+        "later": True,
+        "resource_path": "/a",
+    }
+    write(tmp_path, json.dumps(data).encode())
+    assert charm_state.load(tmp_path) == CharmState(
+        mapping=MappingHistory(requested="{}"), install_failure=(1, "x"), resource_path="/a"
+    )
+
+
+def test_downgrade_keeps_what_a_later_revision_has_saved(tmp_path):
+    later = {"paused_since": 1790000000, "mapping": {"history": ["a"]}}
+    write(tmp_path, json.dumps(later).encode())
+    charm_state.save(tmp_path, FULL)
+    data = json.loads(path_below(tmp_path).read_text())
+    assert data["paused_since"] == 1790000000
+    assert data["mapping"]["history"] == ["a"]
+    assert charm_state.load(tmp_path) == FULL

@@ -1,0 +1,325 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+import recorded
+from gpu.problems import HostError, Problem, ProblemKind
+from system import apt, dpkg
+from system.dpkg import Package
+
+HEADERS = "linux-headers-5.15.0-173-generic"
+APT_GET = (
+    "apt-get", "-y", "-q",
+    "-o", "Dpkg::Options::=--force-confdef",
+    "-o", "Dpkg::Options::=--force-confold",
+)  # fmt: skip
+
+
+def known(root, pattern):
+    return [(found.name, found.version, found.state) for found in dpkg.find(root, pattern)]
+
+
+def test_package_is_found_among_others(host):
+    root = host("t4-pair")
+    assert known(root, "nova-common") == [("nova-common", "3:25.2.1-0ubuntu2.9", "installed")]
+
+
+def test_name_in_the_text_of_another_package_is_not_that_package(host):
+    root = host("t4-pair", nova=None)
+    assert "nova-common" in (root / "var/lib/dpkg/status").read_text()
+    assert known(root, "nova-common") == []
+
+
+@pytest.mark.parametrize("pattern", ["nova", "common", "nova-commo", ""])
+def test_only_a_whole_name_matches(host, pattern):
+    assert known(host("t4-pair"), pattern) == []
+
+
+def test_last_package_of_the_file_is_found_without_an_empty_line(tmp_path):
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"Package: zstd\nStatus: install ok installed\nVersion: 1.4.8")
+    assert known(tmp_path, "zstd") == [("zstd", "1.4.8", "installed")]
+
+
+def test_bytes_that_are_no_text_hide_no_package(tmp_path):
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(
+        b"Package: a\nStatus: install ok installed\nVersion: 1\nMaintainer: \xe9\n\n"
+        b"Package: b\nStatus: install ok installed\nVersion: 2\n\n"
+    )
+    assert known(tmp_path, "[ab]") == [("a", "1", "installed"), ("b", "2", "installed")]
+
+
+def test_record_without_a_status_is_not_installed(tmp_path):
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    path.write_text("Package: a\n\n")
+    assert dpkg.find(tmp_path, "a") == (Package("a", "", "not-installed"),)
+
+
+def test_host_without_dpkg_has_no_packages(tmp_path):
+    assert dpkg.find(tmp_path, ".*") == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "is_installed", "is_gone"),
+    [
+        ("installed", True, False),
+        ("unpacked", False, False),
+        ("half-configured", False, False),
+        ("half-installed", False, False),
+        ("config-files", False, True),
+        ("not-installed", False, True),
+    ],
+)
+def test_state_of_a_package(state, is_installed, is_gone):
+    package = Package("a", "1", state)
+    assert (package.is_installed, package.is_removed) == (is_installed, is_gone)
+
+
+def test_install_waits_for_the_lock_keeps_edited_files_and_may_go_back(machine):
+    simulated = machine("t4-pair")
+    apt.install(simulated, "dkms")
+    assert simulated.commands == [
+        (*APT_GET, "install", "--no-install-recommends", "--allow-downgrades", "dkms")
+    ]
+    assert simulated.packages()["dkms"][1] == "installed"
+
+
+def test_remove_keeps_the_configuration(machine):
+    simulated = machine("t4-pair")
+    apt.remove(simulated, dpkg.Package("nvidia-vgpu-ubuntu-535", "1", "installed"))
+    assert simulated.commands == [(*APT_GET, "remove", "nvidia-vgpu-ubuntu-535")]
+    assert simulated.packages()["nvidia-vgpu-ubuntu-535"][1] == "config-files"
+
+
+def test_configure_finishes_what_was_unpacked(machine):
+    simulated = machine("t4-pair")
+    recorded.write_dpkg_status(simulated.root, [("nvidia-vgpu-ubuntu-535", "535", "unpacked")])
+    apt.configure(simulated)
+    assert simulated.packages()["nvidia-vgpu-ubuntu-535"] == ("535", "installed")
+    assert simulated.commands == [
+        ("dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
+    ]
+
+
+def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
+    simulated = machine("t4-pair")
+    updates = simulated.root / "var/lib/dpkg/updates"
+    assert not dpkg.is_interrupted(simulated.root)
+    updates.mkdir()
+    assert not dpkg.is_interrupted(simulated.root)
+    (updates / "0001").touch()
+    assert dpkg.is_interrupted(simulated.root)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem.kind is ProblemKind.INSTALL_FAILED
+    apt.configure(simulated)
+    apt.install(simulated, "dkms")
+
+
+def test_package_of_the_archive_that_lost_power_in_unpacking_is_unpacked_again(machine):
+    simulated = machine("t4-pair")
+    apt.install(simulated, "dkms", HEADERS)
+    status = simulated.root / "var/lib/dpkg/status"
+    head, rest = status.read_text().split("Package: dkms\n")
+    torn = rest.replace("install ok installed", "install reinstreq half-installed", 1)
+    status.write_text(f"{head}Package: dkms\n{torn}")
+    apt.install(simulated, "dkms")
+    assert known(simulated.root, "dkms") == [("dkms", "1.0", "half-installed")]
+    for _ in range(2):
+        apt.reinstall_half_unpacked(simulated.root, simulated, but="linux-.*")
+    assert known(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
+    words = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
+    assert simulated.commands[2:] == [(*APT_GET, *words)]
+
+
+def test_package_that_the_archive_does_not_have_cannot_be_unpacked_again(machine):
+    simulated = machine("t4-pair")
+    status = simulated.root / "var/lib/dpkg/status"
+    status.write_text(
+        "Package: nvidia-vgpu-ubuntu-570\nStatus: install reinstreq half-installed\n"
+    )
+    apt.reinstall_half_unpacked(simulated.root, simulated, but="nvidia-vgpu-ubuntu-[0-9]+")
+    assert simulated.commands == []
+
+
+# Why it failed, in one line
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "reason"),
+    [
+        ("", "E: Invalid archive member header\n", "E: Invalid archive member header"),
+        (
+            "Reading package lists...\n",
+            "W: a warning\nE: Unable to correct problems, you have held broken packages.\n",
+            "E: Unable to correct problems, you have held broken packages.",
+        ),
+        (
+            "Setting up nvidia-vgpu-ubuntu-570 ...\n"
+            "dpkg: error processing package nvidia-vgpu-ubuntu-570 (--configure):\n"
+            " installed nvidia-vgpu-ubuntu-570 package post-installation script ...\n",
+            "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "dpkg: error processing package nvidia-vgpu-ubuntu-570 (--configure):",
+        ),
+        (
+            " trying to overwrite '/usr/bin/nvidia-smi', also in package b\n",
+            "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "trying to overwrite '/usr/bin/nvidia-smi', also in package b",
+        ),
+        (
+            "",
+            "dpkg-deb: error: unexpected end of file\n",
+            "dpkg-deb: error: unexpected end of file",
+        ),
+        (
+            "dpkg: error processing archive /tmp/a.deb (--unpack):\n"
+            " cannot copy extracted data for './usr/bin/a': failed to write "
+            "(No space left on device)\n",
+            "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "No space left on device",
+        ),
+        ("something else\n", "", "something else"),
+    ],
+    ids=[
+        *("E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "a full disk"),
+        "the last line",
+    ],
+)
+def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason):
+    simulated = machine("t4-pair")
+    simulated.fail("apt-get install", stdout=stdout, output=stderr, returncode=100)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason=reason)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 4242 (apt)\n",
+        "E: Unable to lock directory /var/lib/apt/lists/\n",
+        "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n",
+        "dpkg: error: dpkg status database is locked by another process\n",
+    ],
+    ids=["apt", "lists", "dpkg", "dpkg on bionic"],
+)
+@pytest.mark.parametrize(
+    "step", [lambda run: apt.install(run, "dkms"), apt.configure], ids=["install", "configure"]
+)
+def test_lock_of_another_program_is_waited_for_and_then_told(machine, output, step, caplog):
+    caplog.set_level("INFO")
+    simulated = machine("t4-pair")
+    simulated.fail("apt-get", output=output, returncode=100)
+    simulated.fail("dpkg", output=output, returncode=2)
+    with pytest.raises(HostError) as error:
+        step(simulated)
+    assert error.value.problem == Problem(ProblemKind.DPKG_LOCKED)
+    assert len(simulated.commands) == 150  # 2 seconds apart
+    assert caplog.messages == [f"waiting for dpkg's lock: {output.strip()}"]
+
+
+def test_lock_that_is_released_holds_nothing_up(machine, monkeypatch):
+    simulated = machine("t4-pair")
+    locked = "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n"
+    simulated.fail("dpkg", output=locked, returncode=2)
+    slept: list[float] = []
+    monkeypatch.setattr(
+        "time.sleep", lambda pause: slept.append(pause) or simulated.repair("dpkg")
+    )
+    apt.configure(simulated)
+    assert slept == [2]
+    assert len(simulated.commands) == 2
+
+
+def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
+    simulated = machine("t4-pair")
+    stdout = "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend.\n"
+    simulated.fail("apt-get install", stdout=stdout, output="E: it failed\n", returncode=100)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason="E: it failed")
+
+
+def test_disk_that_takes_no_lock_is_not_waited_for(machine):
+    simulated = machine("t4-pair")
+    reason = "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (30: Read-only)"
+    output = f"{reason}\nE: Unable to acquire the dpkg frontend lock (/x), are you root?\n"
+    simulated.fail("apt-get install", output=output, returncode=100)
+    with pytest.raises(HostError) as error:
+        apt.install(simulated, "dkms")
+    assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason=reason)
+    assert len(simulated.commands) == 1
+
+
+def test_missing_apt_is_a_failure_too(machine):
+    simulated = machine("t4-pair")
+    simulated.fail("apt-get", returncode=None)
+    with pytest.raises(HostError) as error:
+        apt.remove(simulated, dpkg.Package("dkms", "1", "installed"))
+    assert error.value.problem == Problem(
+        ProblemKind.INSTALL_FAILED, reason="No such file or directory"
+    )
+
+
+# Packages of the archive
+
+
+def test_only_what_is_missing_is_installed(machine):
+    simulated = machine("t4-pair")
+    apt.install(simulated, "dkms")
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms", HEADERS) == (HEADERS,)
+    assert simulated.commands[-1][-1] == HEADERS
+    assert "dkms" not in simulated.commands[-1]
+
+
+def test_what_is_there_costs_no_program(machine):
+    simulated = machine("t4-pair")
+    apt.install(simulated, "dkms")
+    simulated.commands.clear()
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ()
+    assert simulated.commands == []
+
+
+def test_lists_are_fetched_only_for_a_name_that_they_lack(machine):
+    simulated = machine("t4-pair")
+    simulated.archive.remove(HEADERS)
+    simulated.mirror.add(HEADERS)
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ("dkms",)
+    assert simulated.did("apt-get update") == []
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS) == (HEADERS,)
+    assert len(simulated.did("apt-get update")) == 1
+
+
+def test_name_that_the_archive_does_not_have_is_passed_over(machine):
+    simulated = machine("t4-pair")
+    simulated.archive.remove(HEADERS)
+    names = (HEADERS, "dkms")
+    assert apt.ensure_available_installed(simulated.root, simulated, *names) == ("dkms",)
+    assert apt.ensure_available_installed(simulated.root, simulated, *names) == ()
+
+
+def test_name_without_a_candidate_is_passed_over(machine):
+    simulated = machine("t4-pair")
+    text = "dkms:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"
+    simulated.fail("apt-cache policy", stdout=text, returncode=0)
+    assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ()
+
+
+def test_mirror_that_is_down_does_not_stop_the_rest(machine):
+    simulated = machine("t4-pair")
+    simulated.archive.remove(HEADERS)
+    simulated.fail("apt-get update", output="E: Some index files failed to download.\n")
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS, "dkms") == ("dkms",)
+
+
+def test_dots_of_a_name_are_dots(machine):
+    simulated = machine("t4-pair")
+    other = HEADERS.replace(".", "x")
+    recorded.write_dpkg_status(simulated.root, [(other, "1.0", "installed")])
+    assert apt.ensure_available_installed(simulated.root, simulated, HEADERS) == (HEADERS,)
