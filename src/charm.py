@@ -300,13 +300,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = software.handle_restart_trigger(self.root, self.run, facts, state)
         return self._assess(facts, state)
 
-    def _assess(
-        self, facts: HostFacts, state: CharmState, mapping: str | None = None
-    ) -> Assessment:
+    def _assess(self, facts: HostFacts, state: CharmState, mapping: object = None) -> Assessment:
         """Assess the host with the options, or with another mapping."""
         inputs = Inputs.from_config(self.config, facts, state)
         if mapping is not None:
-            inputs = inputs._replace(mapping=mapping)
+            inputs = inputs._replace(mapping=str(mapping))
         if state.is_related or self.nova_vgpu.is_related:
             return assess(self.root, facts, state._replace(is_related=True), inputs)
         assessment = assess(self.root, facts, state, inputs)

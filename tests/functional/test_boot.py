@@ -53,7 +53,7 @@ def test_virtual_functions_exist_before_nova_starts_at_every_boot(a40):
     assert unit.status == READY
     journal = host.run("journalctl", "-u", "nova-compute-nvidia-vgpu", "-o", "cat").stdout
     assert "0000:41:00.0 has 32 virtual functions" in journal
-    assert "all devices that are asked for are there" in journal
+    assert "all cards are prepared" in journal
 
 
 def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvidia_deb, fault):
@@ -64,7 +64,7 @@ def test_the_first_boot_after_install_and_configuration_needs_no_hook(boot, nvid
         unit.hook("install")
         unit.integrate()
         unit.configure(vgpu_device_mappings=MAPPING)
-        assert unit.status[1].startswith("Reboot needed: nouveau holds 0000:41:00.0")
+        assert unit.status[1].startswith("Reboot needed: nouveau is bound to 0000:41:00.0")
         row = fault("The cards are bound to nouveau")
         row.record(unit)
         host.reboot()

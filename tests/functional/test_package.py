@@ -79,7 +79,7 @@ def test_a_missing_resource_is_reported(fresh_host, fault):
     row = fault("No file is attached")
     unit.hook("config-changed")
     assert unit.status[0] == "blocked"
-    assert unit.status[1].startswith("No host software: juju attach-resource")
+    assert unit.status[1].startswith("No host software; run juju attach-resource")
     row.record(unit)
 
 
@@ -261,7 +261,7 @@ def test_a_failing_postinst_is_reported_and_repaired_by_a_good_file(
     unit.attach(packages.build_nvidia(tmp_path, postinst=BROKEN))
     assert unit.status[0] == "blocked"
     assert unit.status[1].startswith("Host software not installed: dpkg: error processing package")
-    assert unit.status[1].endswith("; mend, then run reboot-install")
+    assert unit.status[1].endswith("; fix this, then run reboot-install")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "iF 570.172.07"}
     row.record(unit)
 
