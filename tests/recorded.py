@@ -230,6 +230,8 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         if is_driven:
             _offer_mdevs(sys, folder, kinds(function))
         return
+    if sriov["framework"] not in (None, "card", "mdev", "vendor-vfio"):
+        raise ValueError(f"unknown framework of {address}: {sriov['framework']}")
     enabled = sriov["enabled"] if is_loaded else 0
     for name, value in (
         ("sriov_totalvfs", sriov["total"]),

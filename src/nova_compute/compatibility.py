@@ -13,7 +13,12 @@ from gpu.card import Card, Framework
 from gpu.pci import PciAddress, PciId
 from gpu.problems import NOTES, Problem, ProblemKind
 from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
-from nova_compute.release import NovaVersion
+from nova_compute.release import (
+    MAX_INSTANCES_SINCE,
+    MDEV_CLASS_SINCE,
+    SINGLE_TYPE_SINCE,
+    NovaVersion,
+)
 from planning.mappings import VgpuRequest
 from planning.plan import Assignment, Plan, make_plan
 from planning.preparation import TypeAssignment
@@ -197,10 +202,11 @@ def _unsupported_options(
     if assignment.resource_class is not None:
         option = "resource-class"
         if not nova.supports_mdev_class:
-            yield _unsupported_option(option, "24", installed)
+            yield _unsupported_option(option, MDEV_CLASS_SINCE, installed)
         elif is_single and not nova.restricts_single_type:
             kind = ProblemKind.OPTION_IGNORED
-            yield Problem(kind, option=option, required="29", nova=installed)
+            required = str(SINGLE_TYPE_SINCE)
+            yield Problem(kind, option=option, required=required, nova=installed)
     if assignment.max_instances is None:
         return
     if nova.supports_max_instances:
@@ -211,12 +217,12 @@ def _unsupported_options(
     )
     if not on_functions or is_single or not nova.supports_several_types:
         # Otherwise that many virtual functions are published, each of which Nova counts as one.
-        yield _unsupported_option("max-instances", "29", installed)
+        yield _unsupported_option("max-instances", MAX_INSTANCES_SINCE, installed)
 
 
-def _unsupported_option(option: str, required: str, installed: str) -> Problem:
+def _unsupported_option(option: str, since: int, installed: str) -> Problem:
     kind = ProblemKind.OPTION_UNSUPPORTED
-    return Problem(kind, option=option, required=required, nova=installed)
+    return Problem(kind, option=option, required=str(since), nova=installed)
 
 
 def _dropped_cards(

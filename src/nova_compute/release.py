@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the installed Nova supports; the one place for a new release or a new option.
+"""What the installed Nova supports; a new release, or a new option of one, starts here.
 
 A release is identified by the version of the installed nova-common package, so a later release
 than those listed here works like the newest one. Sources: nova/conf/devices.py and
@@ -13,7 +13,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["NovaVersion"]
+__all__ = ["MAX_INSTANCES_SINCE", "MDEV_CLASS_SINCE", "SINGLE_TYPE_SINCE", "NovaVersion"]
+
+# The first release with the option, or with the fix.
+MDEV_CLASS_SINCE = 24  # Xena
+MAX_INSTANCES_SINCE = 29  # 2024.1
+SINGLE_TYPE_SINCE = 29  # 2024.1
 
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:\.([0-9]{1,4}))?", re.ASCII)
 
@@ -83,22 +88,22 @@ class NovaVersion(NamedTuple):
 
     @property
     def restricts_single_type(self) -> bool:
-        """Whether the section of a single type is respected (2024.1).
+        """Whether the section of a single type is respected.
 
         Earlier releases offer a single type on every card:
         https://bugs.launchpad.net/nova/+bug/1943934
         """
-        return self.major >= 29
+        return self.major >= SINGLE_TYPE_SINCE
 
     @property
     def supports_mdev_class(self) -> bool:
-        """Whether `mdev_class` exists (Xena)."""
-        return self.major >= 24
+        """Whether `mdev_class` exists."""
+        return self.major >= MDEV_CLASS_SINCE
 
     @property
     def supports_max_instances(self) -> bool:
-        """Whether `max_instances` exists (2024.1)."""
-        return self.major >= 29
+        """Whether `max_instances` exists."""
+        return self.major >= MAX_INSTANCES_SINCE
 
     @property
     def supports_variant_driver(self) -> bool:
