@@ -3,8 +3,8 @@
 """The program of the boot service: prepares the cards at each boot, before Nova.
 
 It runs without any hook and needs nothing but the host and the charm's folder. It applies the
-requested mapping, the last valid value of the option, so a type given by name is resolved once
-the driver reports its types.
+requested mapping (the last valid value of the option), so that a type given by name is resolved
+when the driver reports its types.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from state.charm_state import CharmState
 from system import commands
 from system.commands import Runner
 
-_BUDGET = 400.0  # seconds, after which no further card is started
+_BUDGET = 400.0  # seconds, after which the preparation of no further card starts
 _NEW_BUDGET = 200.0  # the same for a new mapping, which may have to be undone
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _prepare(root: Path, run: Runner, state: CharmState) -> tuple[Problem, ...]:
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
     if mapping.applied and mapping.is_new and is_failed:
-        logger.info("the new mapping cannot be applied, returning to the one before")
+        logger.info("the new mapping cannot be applied; returning to the previous one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)
         problems += prepare_cards(
             root, run, mapping.applied, report_in_placement=in_placement, budget=remaining

@@ -40,7 +40,7 @@ from system import commands, systemd
 RESOURCE = "nvidia-vgpu-software"
 
 logger = logging.getLogger(__name__)
-# ops would log each status that is added, in a process of its own, on every host every 5 minutes.
+# At DEBUG, ops logs each added status: one more process on every host every 5 minutes.
 logging.getLogger("ops.charm").setLevel(logging.INFO)
 
 
@@ -105,7 +105,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self._refresh(state)
 
     def _on_start(self, _: ops.StartEvent) -> None:
-        """Refresh also after a boot, which has restarted all daemons."""
+        """Refresh after a boot too; the boot has restarted all daemons."""
         self._refresh(charm_state.load(self.root)._replace(restart_pending=False))
 
     def _on_config_or_update(self, _: ops.EventBase) -> None:
@@ -149,7 +149,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state, facts = charm_state.load(self.root), gather(self.root)
         try:
             software.refuse_in_use(facts)
-            # Saved first: a mask by this unit must never be taken for the principal's.
+            # Saved first: this unit's mask must never be mistaken for the principal's.
             charm_state.save(self.root, state._replace(paused=True))
             software.pause(self.run, facts)
         except HostError as error:
@@ -174,14 +174,14 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_reboot_install(self, event: ops.ActionEvent) -> None:
         force = event.params.get("force") is True
         may_reboot = event.params.get("i-really-mean-it") is True
-        if self._is_refused(event, force):
+        if self._fail_if_refused(event, force):
             return
         assessment = self._refresh(charm_state.load(self.root), force=force)
         kinds = {problem.kind for problem in assessment.problems}
         is_broken = bool(kinds & SOFTWARE_BROKEN)
         reboot = messages.REBOOT_NEEDED if kinds & NEEDS_REBOOT else messages.REBOOT_NOT_NEEDED
         if kinds & NEEDS_REBOOT and may_reboot and not is_broken:
-            if self._is_refused(event, force):  # a guest may have started meanwhile
+            if self._fail_if_refused(event, force):  # a guest may have started since
                 return
             try:
                 systemd.schedule_reboot(self.run)
@@ -194,8 +194,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if is_broken:
             event.fail(message)
 
-    def _is_refused(self, event: ops.ActionEvent, force: bool) -> bool:
-        """Fail an action if the host must not be changed now."""
+    def _fail_if_refused(self, event: ops.ActionEvent, force: bool) -> bool:
+        """Fail an action if the host must not be changed now; return whether it was failed."""
         state = charm_state.load(self.root)
         problem = software.why_refused(gather(self.root), state, force=force)
         if problem is not None:
@@ -245,7 +245,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     # Steps of the events
 
     def _refresh(self, state: CharmState, *, force: bool = False) -> Assessment:
-        """Reconcile without anything that was read, asked or tried earlier."""
+        """Reconcile from scratch, without cached answers and earlier failures."""
         facts = software.refresh_detection(self.root, self.run)
         return self._reconcile(state.without_cached_answers(), facts, force=force)
 
@@ -257,7 +257,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         Args:
             state: the charm's state, with the event's own change.
             facts: the host as it is.
-            force: whether the host software is changed although vGPUs are in use.
+            force: whether to change the host software even if vGPUs are in use.
         """
         if needs_software(self.config, facts):
             facts, state = self._ensure_software(facts, state, force)
@@ -267,7 +267,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         return self._publish(assessment)
 
     def _report(self, state: CharmState) -> Assessment:
-        """Report what holds on the host, without a change to it."""
+        """Report the state of the host without changing it."""
         return self._publish(self._assess_host(gather(self.root), state))
 
     def _ensure_software(
@@ -359,7 +359,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         )
 
     def _save(self, state: CharmState) -> CharmState:
-        """Save the state; if the disk is full, the next event has some more to do."""
+        """Save the state; if the disk is full, the next event repeats some work."""
         try:
             charm_state.save(self.root, state)
         except HostError as error:

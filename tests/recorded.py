@@ -230,8 +230,7 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         if is_driven:
             _offer_mdevs(sys, folder, kinds(function))
         return
-    if sriov["framework"] not in (None, "card", "mdev", "vendor-vfio"):
-        raise ValueError(f"unknown framework of {address}: {sriov['framework']}")
+    framework = _framework(address, sriov)
     enabled = sriov["enabled"] if is_loaded else 0
     for name, value in (
         ("sriov_totalvfs", sriov["total"]),
@@ -240,7 +239,7 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         ("sriov_stride", 1),
     ):
         _write(folder / name, f"{value}\n")
-    if is_driven and sriov["framework"] == "card":  # some servers show a T4 this way
+    if is_driven and framework == "card":  # some servers show a T4 this way
         _offer_mdevs(sys, folder, kinds(function))
     for number in range(enabled):
         virtual = _moved(address, sriov["offset"] + number)
@@ -248,11 +247,19 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         virtual_folder = sys / "devices" / _bus(address) / virtual
         (virtual_folder / "physfn").symlink_to(f"../{address}")
         (folder / f"virtfn{number}").symlink_to(f"../{virtual}")
-        if is_driven and sriov["framework"] == "mdev":
+        if is_driven and framework == "mdev":
             _offer_mdevs(sys, virtual_folder, kinds(function), at_most=1)
-        elif is_driven and sriov["framework"] == "vendor-vfio":
+        elif is_driven and framework == "vendor-vfio":
             write_creatable(virtual_folder, kinds(function))
             _write(virtual_folder / "nvidia/current_vgpu_type", "0\n")
+
+
+def _framework(address: str, sriov: dict[str, Any]) -> str | None:
+    """Return how a card offers vGPUs: itself, through mdev or vendor-specific VFIO, or not."""
+    framework = sriov["framework"]
+    if framework not in (None, "card", "mdev", "vendor-vfio"):
+        raise ValueError(f"unknown framework of {address}: {framework}")
+    return framework
 
 
 def _device(sys: Path, address: str, function: dict[str, Any]) -> Path:

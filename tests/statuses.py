@@ -16,7 +16,7 @@ from status.messages import MESSAGES, Level  # noqa: E402  # the charm is found 
 START, END = "<!-- statuses: written by the tests -->\n", "<!-- end of statuses -->\n"
 HEADINGS = {
     Level.BLOCKED: "Blocked: the unit needs your action",
-    Level.WAITING: "Waiting: the unit continues by itself",
+    Level.WAITING: "Waiting: the unit continues when the cause is gone",
     Level.MAINTENANCE: "Maintenance: the unit is paused",
     Level.ACTIVE: "Notes on a unit that is ready, and in `show-plan`",
 }

@@ -35,7 +35,7 @@ def card_inventories(
     """Return what a plan offers; nothing if what was published before stays."""
     if plan.keeps_published:
         return ()
-    mdev = [of for of in plan.assignments if of.framework is Framework.MDEV]
+    mdev = [item for item in plan.assignments if item.framework is Framework.MDEV]
     if not nova.supports_several_types:
         mdev = mdev[:1]
     takes_all_cards = len(mdev) == 1 and not nova.restricts_single_type

@@ -49,6 +49,6 @@ def _all_types(cards: Iterable[Card]) -> Iterator[tuple[Card, VgpuType]]:
             for vgpu_type in card.known_types
             if vgpu_type.id not in shown
         ]
-        types = sorted((*card.types, *hidden), key=lambda of: type_number(of.id) or 0)
+        types = sorted((*card.types, *hidden), key=lambda listed: type_number(listed.id) or 0)
         for vgpu_type in types:
             yield card, vgpu_type

@@ -29,8 +29,8 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
     """Return what the host has, what would be published, and why the rest is not.
 
     Args:
-        assessment: what holds now.
-        predicted: what will hold after the preparation of the cards; the same if there is none.
+        assessment: the present state.
+        predicted: the state after the preparation of the cards; the same if there is none.
         published: the sections that the principal has now.
         app: the name of the application.
     """
@@ -92,7 +92,7 @@ def _inventories(predicted: Assessment) -> tuple[CardInventory, ...]:
 
 
 def _problems(assessment: Assessment, predicted: Assessment) -> list[Problem]:
-    """Return all problems, except those that the preparation of the cards is to end."""
+    """Return all problems, except those that the preparation of the cards should resolve."""
     problems = [*assessment.problems, *predicted.problems]
     if assessment.needs_preparation:
         problems = [problem for problem in problems if problem.kind not in PREPARATION_PENDING]
@@ -168,9 +168,9 @@ def _card_table(
     for card in cards:
         card_cells = _card_cells(card)
         offers = [
-            (_type_text(of.assignment), _count(of.total), _count(of.free))
-            for of in inventories
-            if of.card.address == card.address
+            (_type_text(item.assignment), _count(item.total), _count(item.free))
+            for item in inventories
+            if item.card.address == card.address
         ]
         for offer in offers or [("-", "-", "-")]:
             rows.append((*card_cells, *offer))
@@ -203,9 +203,9 @@ def _card_json(card: Card, inventories: Sequence[CardInventory]) -> dict[str, ob
         "parents": [str(address) for address in card.parents],
         "in_use": list(card.in_use),
         "offers": [
-            {"type": of.assignment.type_id, "vgpus": of.total, "free": of.free}
-            for of in inventories
-            if of.card.address == card.address
+            {"type": item.assignment.type_id, "vgpus": item.total, "free": item.free}
+            for item in inventories
+            if item.card.address == card.address
         ],
     }
 
@@ -276,7 +276,7 @@ def _flavor_lines(inventories: Sequence[CardInventory], predicted: Assessment) -
             flavor_property = f"resources:{assignment.resource_class or 'VGPU'}=1"
         properties[assignment] = flavor_property
     width = max(map(len, properties.values()), default=0)
-    return [f"{properties[of]:<{width}}  {_type_text(of)}" for of in properties]
+    return [f"{text:<{width}}  {_type_text(offer)}" for offer, text in properties.items()]
 
 
 def _request_text(request: VgpuRequest) -> str:

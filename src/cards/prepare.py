@@ -46,7 +46,7 @@ from system.commands import CommandError, Runner
 
 __all__ = ["prepare_cards"]
 
-# The preparation or the guests are expected to end these; they say nothing about the mapping.
+# Preparation or guests should resolve these; they do not show whether the mapping is right.
 _PENDING = PREPARATION_PENDING | GUEST_PENDING
 # New functions report types, and types report the sizes that a card is to mix.
 _MAX_PASSES = 4
@@ -79,7 +79,7 @@ def prepare_cards(
         report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
-        budget: seconds, after which no further card is started.
+        budget: seconds, after which the preparation of no further card starts.
 
     Raises:
         HostError: the mapping is not valid.
@@ -128,7 +128,7 @@ def _run_passes(
             steps = without_functions
         elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
-        else:  # the other cards may take minutes
+        else:  # types first: the preparation of the other cards may take minutes
             problems += type_assignment.assign_types(root, make_plan, steps)
         done.update(steps.items())
         for address in sorted(steps):
@@ -145,7 +145,7 @@ def _run_passes(
 
 
 def _types_not_restored(facts: HostFacts) -> list[Problem]:
-    reason = "its guest cannot start"
+    reason = "lost at boot, so its guest cannot start"
     return [
         Problem(ProblemKind.TYPE_REFUSED, function, vgpu_type=type_id, reason=reason)
         for function, type_id in facts.types_to_restore
@@ -155,7 +155,7 @@ def _types_not_restored(facts: HostFacts) -> list[Problem]:
 def _remaining_problems(
     plan: Plan, reported: list[Problem], is_new_mapping: bool
 ) -> list[Problem]:
-    """Return the problems of a plan that its preparation should have ended."""
+    """Return the problems of a plan that its preparation should have resolved."""
     addresses = {problem.address for problem in reported if problem.address is not None}
     return [
         problem
@@ -176,8 +176,8 @@ def _prepare_card(
 ) -> list[Problem]:
     """Partition a card and enable its virtual functions.
 
-    Everything is read again first: earlier cards may have met the request, or taken minutes, in
-    which a guest may have started.
+    Everything is read again first: earlier cards may have satisfied the request, or a guest may
+    have started while they were prepared.
     """
     facts = gather(root)
     card = next((card for card in facts.cards if card.address == address), None)
@@ -195,7 +195,7 @@ def _prepare_card(
     if card.in_use:
         return problems if step is None else problems + _add_instances(root, run, card, step)
     if step is not None and _changes_instances(step, card):
-        type_assignment.unassign_all(root, card)  # not a guest's, and they block the mode change
+        type_assignment.unassign_all(root, card)  # not of a guest, but they block the change
     try:
         _set_mode_and_enable_functions(root, run, card, step, keeps_mode)
         if step is not None:
@@ -250,7 +250,7 @@ def _wait_for_types(
 ) -> bool:
     """Wait until the driver reports the types of cards, of new functions and of GPU instances.
 
-    nvidia-vgpud registers the types of what exists when it runs, which may have been earlier.
+    nvidia-vgpud registers the types of what exists when it runs, so it may have run too early.
 
     Args:
         root: the root of the host's file system.
@@ -266,7 +266,7 @@ def _wait_for_types(
         if not waiting:
             break
         if second == 1:
-            logger.info("%s reports no types yet, running %s again", min(waiting), VGPUD)
+            logger.info("%s reports no types yet; restarting %s", min(waiting), VGPUD)
             try:
                 systemd.systemctl(run, "restart", VGPUD, timeout=60)
             except CommandError as error:

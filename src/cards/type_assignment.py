@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assigns vGPU types to virtual functions, and removes them again (vendor-specific VFIO).
 
-A function that a guest has, or whose type was set by somebody else, is never written to.
+A function that a guest has, or whose type the charm did not assign, is never written to.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _assign(root: Path, step: TypeAssignment, card: Card) -> Iterator[Problem]:
         if not _is_creatable(root, function, step.type_id):
             continue  # the card is full, or has vGPUs of another size
         if not _write_type(root, function, VgpuType(step.type_id, step.type_id).number):
-            yield _refused(function, step.type_id, "the driver refuses it")
+            yield _refused(function, step.type_id, "the driver rejects it")
             return
         count += 1
     logger.info("%s: %s is assigned to %d functions", step.card, step.type_id, count)
@@ -156,10 +156,10 @@ def _unassign(root: Path, step: TypeAssignment, card: Card) -> dict[PciAddress, 
     if in_use & with_other_type:
         # The new type could not be assigned, and the old one would be lost.
         with_other_type = set()
-        logger.info("%s keeps its types: guests have %d functions", step.card, len(in_use))
+        logger.info("%s keeps its types: guests use %d of its functions", step.card, len(in_use))
     for function in sorted({*step.leftover_functions, *surplus, *with_other_type} - in_use):
         if _write_type(root, function, "0"):
-            logger.info("%s: %s is removed", function, assigned.pop(function))
+            logger.info("%s: removed type %s", function, assigned.pop(function))
     return assigned
 
 

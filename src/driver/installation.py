@@ -73,8 +73,8 @@ def ensure_loaded(root: Path, run: Runner, state: DriverState) -> bool:
     """Load the installed driver, as far as that is possible without a reboot.
 
     Returns:
-        Whether anything was done. While nouveau is bound to a card, it is only kept from the
-        cards at the next boot.
+        Whether anything was done. While nouveau is bound to a card, it is only blocked
+        for the next boot.
 
     Raises:
         HostError: INSTALL_FAILED, NOT_LOADED or SERVICE_DOWN.
@@ -103,12 +103,12 @@ def _repair(
     wanted: HostPackage,
     in_use: Callable[[], tuple[str, ...]],
 ) -> tuple[Package, ...]:
-    """Repair what an interrupted dpkg left; return NVIDIA's packages as they are then."""
+    """Repair what an interrupted dpkg left; return NVIDIA's packages afterwards."""
     if dpkg.is_interrupted(root):
         apt.configure(run)
-        packages = installed_packages(root)  # dpkg's journal had the state of the last one
+        packages = installed_packages(root)  # only dpkg's journal had the last package's state
     half_unpacked = [package for package in packages if package.is_half_unpacked]
-    if half_unpacked:  # the archive does not have it, and apt-get refuses to work until it is gone
+    if half_unpacked:  # apt-get refuses to work until it is gone, and cannot reinstall it
         _refuse_in_use(wanted, in_use())
         apt.remove(run, *half_unpacked)
         packages = installed_packages(root)
@@ -139,7 +139,8 @@ def _replace(
             apt.simulate(run, path, *removals)
         _refuse_in_use(wanted, in_use())  # a guest may have started meanwhile
         if conflicting:
-            logger.info("removing %s to replace it with %s", removals, wanted.name)
+            names = ", ".join(package.name for package in conflicting)
+            logger.info("removing %s before installing %s", names, wanted.name)
             apt.remove(run, *conflicting)
         logger.info("installing %s %s from %s", wanted.name, wanted.version, path)
         apt.install(run, path)

@@ -3,7 +3,7 @@
 """Cards and their vGPU types, as data; `host.mdev` and `host.vendor_vfio` read them from sysfs.
 
 How a card offers vGPUs is read from sysfs for each card, never derived from its model or from the
-release of the host: one host may have several ways. Sources:
+release of the host: the cards of one host may differ. Sources:
 https://docs.kernel.org/driver-api/vfio-mediated-device.html (mdev) and
 https://docs.openstack.org/nova/latest/admin/virtual-gpu.html (both).
 """
@@ -29,7 +29,7 @@ __all__ = [
     "type_number",
 ]
 
-# More than any driver reports; larger values are not believed.
+# More than any driver reports; larger values are ignored.
 COUNT_LIMIT = 999  # vGPUs of a card
 NAME_LIMIT = 100  # characters of a type's name
 
@@ -85,7 +85,7 @@ class VgpuType(NamedTuple):
 
     @property
     def is_mig_backed(self) -> bool:
-        """Whether its vGPUs use a GPU instance, a slice of the card, not a share of time."""
+        """Whether its vGPUs use a GPU instance, a slice of the card, not a share of its time."""
         return self.gpu_instance_profile is not None or is_mig_backed(self.name)
 
     def matches(self, requested: str) -> bool:
@@ -107,8 +107,8 @@ class CardMode(NamedTuple):
     Attributes:
         gpu_instances: the profiles of its GPU instances, sorted; none: it is time-sliced.
         mixed_size: whether its vGPUs may differ in size; None: the card does not support that.
-        vgpus_on_functions: whether vGPUs are on virtual functions; False: the driver denies it.
-        supports_mig: whether it may have GPU instances; False: the driver denies it.
+        vgpus_on_functions: whether vGPUs are on virtual functions; False: the driver says no.
+        supports_mig: whether it may have GPU instances; False: the driver says no.
         types_queried: whether the driver was asked for all types of the card.
     """
 
@@ -129,7 +129,7 @@ class Card(NamedTuple):
         types: in the order of their IDs; possibly incomplete on a card in use (vendor VFIO).
         parents: the functions that offer vGPUs: the card itself, or its virtual functions.
         in_use: the vGPUs that exist now, by UUID (mdev), or the virtual functions that a guest
-            has or whose type was set by somebody else (vendor VFIO).
+            has or whose type the charm did not assign (vendor VFIO).
         guest_vgpus: parent and type ID of each vGPU that a guest has, including those that
             defined guests lost at boot.
         assigned_types: functions that have a type assigned, with its ID (vendor VFIO).
@@ -181,8 +181,8 @@ class Card(NamedTuple):
 
         SR-IOV alone is no proof: on some servers a T4 has it, but offers its vGPUs itself.
         """
-        is_denied = self.mode is not None and not self.mode.vgpus_on_functions
-        return self.gpu.total_vfs > 0 and not self.is_own_parent and not is_denied
+        is_excluded = self.mode is not None and not self.mode.vgpus_on_functions
+        return self.gpu.total_vfs > 0 and not self.is_own_parent and not is_excluded
 
     @property
     def types_queried(self) -> bool:

@@ -116,27 +116,27 @@ DRIVER_PENDING = frozenset(
 )
 # Guests have to leave first.
 GUEST_PENDING = frozenset({ProblemKind.MIXED_SIZE_GUESTS, ProblemKind.GUESTS_USE_OTHER_TYPE})
-# The preparation of the cards is expected to end these.
+# The preparation of the cards is expected to resolve these.
 PREPARATION_PENDING = DRIVER_PENDING | {
     ProblemKind.VFS_DISABLED,
     ProblemKind.TYPE_NOT_SET,
     ProblemKind.MIXED_SIZE_PENDING,
     ProblemKind.MIXED_SIZE_GUESTS,
 }
-# Another run of the boot service may end these and puts nothing at risk.
+# Another run of the boot service may resolve these and puts nothing at risk.
 RETRIABLE = DRIVER_PENDING | {
     ProblemKind.VFS_FAILED,
     ProblemKind.DISK_WRITE_FAILED,
     ProblemKind.BOOT_SERVICE_FAILED,
     ProblemKind.MDEV_LOST,
 }
-# Only a reboot of the host ends these.
+# Only a reboot of the host resolves these.
 NEEDS_REBOOT = frozenset(
     {ProblemKind.NOUVEAU, ProblemKind.OTHER_VERSION_LOADED, ProblemKind.MIG_PENDING}
 )
 # These limit what the installed Nova makes of a mapping, but nothing is wrong with the mapping.
 NOTES = frozenset({ProblemKind.FIRST_TYPE_ONLY, ProblemKind.TAKES_ALL_CARDS})
-# The host software is not as it should be, for a reason that no reboot ends.
+# The host software is not as it should be, for a reason that no reboot resolves.
 SOFTWARE_BROKEN = frozenset(
     {
         ProblemKind.RESOURCE_MISSING,

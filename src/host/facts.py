@@ -24,14 +24,14 @@ _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))
 
 
 class HostFacts(NamedTuple):
-    """One host as it is.
+    """The present state of one host.
 
     Attributes:
         cards: its GPUs and what they offer.
         driver: NVIDIA's driver.
         nova: the installed Nova; None before nova-common is installed.
         has_vgpu_daemon: whether NVIDIA's daemon is installed.
-        is_paused_by_mask: whether it, or nova-compute, is masked, by this unit or the principal.
+        is_paused_by_mask: whether this unit or the principal has masked it or nova-compute.
         is_principal_paused: whether nova-compute is masked; None if it is not installed.
         unreadable: NVIDIA's functions whose attributes cannot be read.
         libvirt: version of the installed libvirt0.

@@ -31,7 +31,7 @@ _MDEVCTL_DEFINITIONS = Path("etc/mdevctl.d")
 
 
 def with_functions_in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
-    """Add the functions that a guest has, or whose type was set by somebody else (vendor VFIO).
+    """Add the functions that a guest has, or whose type the charm did not assign (vendor VFIO).
 
     For all cards at once, since every process of the host is inspected.
     """
@@ -71,7 +71,7 @@ def present_mdevs(root: Path, cards: tuple[Card, ...]) -> list[Mdev]:
 
 
 def lost_mdevs(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
-    """Return the recorded mediated devices that a defined guest has, but the kernel has not."""
+    """Return the recorded mediated devices that a defined guest has but that do not exist now."""
     recorded = mdev_records.load(root)
     if not recorded:
         return ()
@@ -104,7 +104,7 @@ def with_lost_vgpus(
     types: tuple[tuple[PciAddress, str], ...],
     known_types: Mapping[str, tuple[VgpuType, ...]],
 ) -> tuple[Card, ...]:
-    """Count what defined guests lost at boot among the guests' vGPUs of each card.
+    """Add the vGPUs that defined guests lost at boot to the guests' vGPUs of each card.
 
     Args:
         cards: the cards of the host.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the installed Nova makes of a plan, and what it does not support; pure.
 
-`release` has what a release supports; this module has what follows for the cards of a host.
+`release` lists what a release supports; this module applies it to the cards of a host.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def apply_release(
     nova: NovaVersion,
     options: VariantDriverOptions = DEFAULT_OPTIONS,
 ) -> Plan:
-    """Adapt a plan to the installed Nova, and add what it does not support.
+    """Adapt a plan to the installed Nova, and add problems for what it does not support.
 
     On a host whose cards no request selects there is nothing to adapt.
     """
@@ -88,7 +88,7 @@ def _uses_other_cards(plan: Plan, assignments: tuple[Assignment, ...]) -> bool:
 
 
 def _without_variant_driver(plan: Plan, cards: tuple[Card, ...]) -> Plan:
-    """Leave cards under the kernel variant driver as they are, with the reason alone."""
+    """Leave cards under the kernel variant driver as they are, and keep only the reason."""
     preparation = plan.preparation
     excluded = {card.address for card in cards if card.framework is Framework.VENDOR_VFIO}
 
@@ -122,7 +122,7 @@ def _local_types_first(
 def _unsupported(
     assignments: tuple[Assignment, ...], cards: tuple[Card, ...], nova: NovaVersion
 ) -> Iterator[Problem]:
-    """Find what the installed Nova does not support of the mediated devices."""
+    """Find what the installed Nova does not support for mediated devices."""
     if not nova.supports_vgpus:
         yield Problem(ProblemKind.NOVA_TOO_OLD, nova=str(nova))
         return
@@ -158,7 +158,7 @@ def _variant_driver_conflicts(
     nova: NovaVersion,
     options: VariantDriverOptions,
 ) -> Iterator[Problem]:
-    """Find what Nova does not support of functions under the kernel variant driver.
+    """Find what Nova does not support for functions under the kernel variant driver.
 
     All functions of a card need the same resource class, or nova-compute refuses to start
     (PlacementPciMixedResourceClassException). Without placement, an alias matches the IDs of

@@ -58,8 +58,8 @@ def render(
     for assignment in assignments:
         if not is_type_id(assignment.type_id):
             raise ValueError(f"not a type ID for nova.conf: {assignment.type_id!r}")
-    variant = [of for of in assignments if of.framework is Framework.VENDOR_VFIO]
-    mdev = [of for of in assignments if of.framework is Framework.MDEV]
+    variant = [item for item in assignments if item.framework is Framework.VENDOR_VFIO]
+    mdev = [item for item in assignments if item.framework is Framework.MDEV]
     sections = _mdev_sections(mdev, nova) if mdev else {}
     if variant:
         sections["pci"] = _pci_section(variant, options)

@@ -100,7 +100,7 @@ class CardRequest(NamedTuple):
 
     @property
     def is_unsupported(self) -> bool:
-        """Whether the driver has denied that the card supports the type."""
+        """Whether the driver has reported that the card does not support the type."""
         card, mode = self.card, self.card.mode
         if self.is_mig_backed and mode is not None and not mode.supports_mig:
             return True

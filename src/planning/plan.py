@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the requests and the cards of a host to what the host offers; pure."""
+"""Derives what a host offers from the requests and its cards; pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What the requests lead to: assignments, problems and notes, which are collected."""
+    """The assignments, problems and notes that are collected from the requests."""
 
     assignments: list[Assignment]
     problems: list[Problem]
@@ -127,7 +127,7 @@ def _assign(
     """
     outcome = _Outcome([], [], [])
     for request in requests:
-        on_cards = [of for of in card_requests if of.request is request]
+        on_cards = [item for item in card_requests if item.request is request]
         by_type_id = _resolve_all(on_cards, outcome)
         if request.is_plain and not _is_vendor_vfio(matches[request]):
             outcome.assignments.extend(_as_published(request, matches[request], by_type_id))
@@ -158,7 +158,7 @@ def _with_guests(assignment: Assignment) -> Assignment:
 
 
 def _is_note(problem: Problem, card_request: CardRequest) -> bool:
-    """Whether the rest of the plan is published in spite of a problem.
+    """Whether the rest of the plan is published despite a problem.
 
     Under vendor-specific VFIO, functions with the type are published, unless the card has other
     types, which were published before and stay. A plain request is published as it is written.
@@ -196,7 +196,7 @@ def _as_published(
 
 
 def _resolve(card_request: CardRequest) -> Assignment | Problem | None:
-    """Return what one card makes of a request; None if other cards offer all of it."""
+    """Return what one card contributes to a request; None if other cards offer all of it."""
     request, card = card_request.request, card_request.card
     if card_request.limit == 0 and not card_request.assigned_functions and not card_request.guests:
         return None
@@ -227,11 +227,11 @@ def _resolve(card_request: CardRequest) -> Assignment | Problem | None:
 
 
 def _reason_not_offered(card_request: CardRequest) -> ProblemKind | None:
-    """Return why a card does not offer a type; None if it may offer it, for all that is known."""
+    """Return why a card does not offer a type; None if it may offer it, as far as is known."""
     card = card_request.card
     if card_request.is_unsupported:
-        is_denied = card.mode is not None and not card.mode.supports_mig
-        no_mig = card_request.is_mig_backed and is_denied
+        lacks_mig = card.mode is not None and not card.mode.supports_mig
+        no_mig = card_request.is_mig_backed and lacks_mig
         return ProblemKind.NO_MIG if no_mig else ProblemKind.TYPE_NOT_OFFERED
     if card_request.is_mig_backed and card.is_sriov:
         return ProblemKind.INSTANCES_MISSING

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The types that the charm assigned to virtual functions: assigned-types.json.
 
-A function with a type that is not recorded here was set by somebody else, and is left alone.
+A function with a type that is not recorded here is left alone: the charm did not assign it.
 """
 
 from __future__ import annotations

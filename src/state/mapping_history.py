@@ -16,7 +16,7 @@ _RETRY_AFTER = 3600  # seconds
 
 
 class MappingHistory(NamedTuple):
-    """What became of the values of the option vgpu-device-mappings on this host.
+    """The outcome of the values of the option vgpu-device-mappings on this host.
 
     Attributes:
         requested: the last valid value, which the boot service applies.
@@ -54,13 +54,13 @@ class MappingHistory(NamedTuple):
         return self._replace(failed_attempt=attempt, failed_at=int(now))
 
     def forget_failure(self) -> MappingHistory:
-        """Return the history with which anything may be tried again."""
+        """Return the history without the failure, so that anything may be tried again."""
         return self._replace(failed_attempt="", failed_at=0)
 
     def may_retry(self, attempt: str, now: float) -> bool:
         """Whether an attempt has not failed under the same conditions within the last hour.
 
-        Another attempt may take from Nova what it is offered.
+        Each attempt may withdraw from Nova what is offered now, so attempts must be rare.
         """
         age = now - self.failed_at
         return self.failed_attempt != attempt or not 0 <= age < _RETRY_AFTER

@@ -1,3 +1,3 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for the unit, why, and how it is worded in `juju status`."""
+"""The state of the unit, its causes, and the wording in `juju status`."""

@@ -70,7 +70,7 @@ def needs_software(config: Mapping[str, object], facts: HostFacts) -> bool:
 
 
 class Assessment(NamedTuple):
-    """What holds on a host; what is published and the unit status follow from it.
+    """The state of a host, from which the published data and the unit status follow.
 
     Attributes:
         facts: the host as it is.
@@ -115,7 +115,7 @@ class Assessment(NamedTuple):
 
     @property
     def is_paused(self) -> bool:
-        """Whether this unit or the principal has paused NVIDIA's services."""
+        """Whether this unit or the principal has paused NVIDIA's daemon."""
         return self.state.paused or self.facts.is_paused_by_mask
 
     @property
@@ -146,7 +146,7 @@ def withdrawn_sections(state: CharmState) -> dict[str, list[tuple[str, str]]]:
 
 
 def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> Assessment:
-    """Determine what holds on a host and what it is to offer; change nothing.
+    """Determine the state of a host and what it is to offer; change nothing.
 
     Args:
         root: the root of the host's file system.

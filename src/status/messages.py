@@ -50,18 +50,18 @@ class Message(NamedTuple):
     cause: str
 
 
-INSTALLING = "Installing NVIDIA's host software; this takes some minutes"
-PREPARING = "Preparing the cards; this may take minutes"
+INSTALLING = "Installing NVIDIA's host software; this takes a few minutes"
+PREPARING = "Preparing the cards; this may take a few minutes"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"
-TOO_LARGE = "The answer is too large for Juju; run the action again without format=json"
+TOO_LARGE = "The result is too large for Juju; run the action again without format=json"
 
 _SEE_BOOT_SERVICE = "see journalctl -u nova-compute-nvidia-vgpu"
 _SEE_VGPUD = "see journalctl -u nvidia-vgpud"
 _REBOOT = "run reboot-install i-really-mean-it=true"
 _RUN_AGAIN = "fix this, then run reboot-install"
-_PENDING = "The boot service prepares the card now. If the status stays, its journal shows why."
+_PENDING = "The boot service is preparing the card. If this takes long, its journal shows why."
 
 
 def _blocked(template: str, cause: str) -> Message:
@@ -100,7 +100,7 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # the mapping against this host
     ProblemKind.TYPE_NOT_OFFERED: _blocked(
-        "{address} does not offer {vgpu_type}; choose a type from action list-vgpu-types",
+        "{address} does not offer {vgpu_type}; run list-vgpu-types and choose another",
         "The driver does not report this type for the card.",
     ),
     ProblemKind.TYPES_UNKNOWN: _waiting(
@@ -119,8 +119,8 @@ MESSAGES: dict[ProblemKind, Message] = {
         "NVIDIA's sriov-manage has enabled only some of the virtual functions.",
     ),
     ProblemKind.VFS_FAILED: _blocked(
-        f"No virtual functions on {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
-        "NVIDIA's sriov-manage failed several times, often because a program uses the card.",
+        f"Cannot change virtual functions of {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
+        "sriov-manage is missing, failed or ran out of time. Often a program uses the card.",
     ),
     ProblemKind.BOOT_SERVICE_FAILED: _blocked(
         f"Boot service failed: {{reason}}; {_SEE_BOOT_SERVICE}",
@@ -128,14 +128,14 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
         "{address} needs Nova 31 or later, but {nova} is installed; upgrade OpenStack",
-        "The card offers vGPUs through vendor-specific VFIO. A kernel with which it offers "
-        "mediated devices works as well.",
+        "The card offers vGPUs through vendor-specific VFIO. Alternatively, use a kernel with "
+        "which it offers mediated devices.",
     ),
     ProblemKind.TYPE_NOT_SET: _waiting(
         f"Waiting for {{vgpu_type}} on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING
     ),
     ProblemKind.INSTANCES_MISSING: _waiting(
-        f"Waiting for GPU instances for {{vgpu_type}} on {{address}}; {_SEE_BOOT_SERVICE}",
+        f"Waiting for {{vgpu_type}} GPU instances on {{address}}; {_SEE_BOOT_SERVICE}",
         _PENDING,
     ),
     ProblemKind.WAITING_TO_LEAVE_MIG: _waiting(
@@ -143,21 +143,20 @@ MESSAGES: dict[ProblemKind, Message] = {
         _PENDING,
     ),
     ProblemKind.NO_MIG: _blocked(
-        "{address} does not support MIG, which {vgpu_type} needs; choose a type from action "
-        "list-vgpu-types",
+        "{vgpu_type} needs MIG, which {address} lacks; run list-vgpu-types and choose another",
         "The type is MIG-backed. `list-vgpu-types` shows the types of the card.",
     ),
     ProblemKind.MIG_FAILED: _blocked(
-        f"No GPU instances on {{address}}: {{reason}}; {_RUN_AGAIN}",
-        "nvidia-smi failed. Without action, the charm tries again after an hour.",
+        f"MIG setup failed on {{address}}: {{reason}}; {_RUN_AGAIN}",
+        "MIG mode or the GPU instances could not be changed. The charm tries again after an hour.",
     ),
     ProblemKind.MIG_PENDING: _blocked(
-        f"Reboot needed: MIG mode of {{address}} is changing; {_REBOOT}",
-        "The card needs a reset, which a program on the host prevents.",
+        f"Reboot needed: MIG mode change pending on {{address}}; {_REBOOT}",
+        "The card must be reset, but a program on the host is using it.",
     ),
     ProblemKind.MIG_AND_TIME_SLICED: _blocked(
-        "{address} cannot be time-sliced and MIG-backed; map either {first} or {second}",
-        "A card is either in MIG mode or not.",
+        "{address} cannot offer both time-sliced and MIG-backed types; map {first} or {second}",
+        "In MIG mode a card offers only MIG-backed types, otherwise only time-sliced types.",
     ),
     ProblemKind.CARD_OVERSUBSCRIBED: _blocked(
         "{address} has no room for all of {vgpu_types}; map fewer virtual functions",
@@ -167,34 +166,34 @@ MESSAGES: dict[ProblemKind, Message] = {
         f"Waiting for mixed-size mode on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING
     ),
     ProblemKind.MIXED_SIZE_GUESTS: _waiting(
-        "Waiting for guests to leave {address}, so that it can offer {vgpu_types}",
-        "Mixed-size mode can be changed only while no guest uses the card. Stop or migrate them.",
+        "Guests on {address} prevent mixed-size mode for {vgpu_types}; delete or migrate them",
+        "Mixed-size mode can be changed only while the card has no vGPU.",
     ),
     ProblemKind.MIXED_SIZE_FAILED: _blocked(
         f"No mixed-size mode on {{address}}: {{reason}}; {_RUN_AGAIN}",
-        "nvidia-smi failed. Without action, the charm tries again after an hour.",
+        "nvidia-smi failed. If you do nothing, the charm tries again after an hour.",
     ),
     ProblemKind.MDEV_LOST: _blocked(
         "Guest vGPU {vgpu} ({vgpu_type}) cannot be recreated on {address}; free the card",
-        "A guest is defined with a vGPU whose place another vGPU has taken.",
+        "The driver refused a vGPU of a defined guest, usually because the card is full.",
     ),
     ProblemKind.TYPE_REFUSED: _blocked(
-        f"{{address}} refuses {{vgpu_type}}: {{reason}}; {_SEE_BOOT_SERVICE}",
-        "The card is full or has vGPUs of another size.",
+        f"No {{vgpu_type}} on {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
+        "Usually the card is full or has vGPUs of another size.",
     ),
     ProblemKind.TWO_TYPES_ON_CARD: _blocked(
         "{address} can offer only one type, not {first} and {second}; map one of them",
         "Under vendor-specific VFIO, all virtual functions of a card have the same type.",
     ),
     ProblemKind.NEEDS_PLACEMENT: _blocked(
-        "resource-class of {vgpu_type} needs report-in-placement=true; set it (permanent) "
-        "or remove the class",
+        "resource-class of {vgpu_type} needs report-in-placement=true (irreversible); "
+        "set it or remove the class",
         "Under vendor-specific VFIO, resource classes need placement. Nova does not allow this "
         "option to be unset again.",
     ),
     ProblemKind.ALIAS_AMBIGUOUS: _blocked(
-        "Nova cannot distinguish {first} and {second}; map one, or set report-in-placement=true "
-        "(permanent)",
+        "Nova cannot distinguish {first} from {second}; map one, or set report-in-placement=true "
+        "(irreversible)",
         "Without placement, Nova identifies virtual functions by PCI ID alone, which all types "
         "of a card model share.",
     ),
@@ -203,38 +202,38 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Nova is configured without live migration on this host.",
     ),
     ProblemKind.WRONG_PACKAGE: _blocked(
-        "{address} needs NVIDIA's package nvidia-vgpu-ubuntu-aie for {vgpu_type}; attach it",
+        "{vgpu_type} on {address} needs package nvidia-vgpu-ubuntu-aie; attach it",
         "C types of newer cards and MIG-backed types come with NVIDIA AI Enterprise.",
     ),
     # the mapping against the installed Nova
     ProblemKind.NOVA_MISSING: _waiting(
         "Waiting for nova-compute to install nova-common",
-        "The nova-compute charm installs Nova. What it supports is not known before.",
+        "The nova-compute charm installs Nova. Until then, its supported features are not known.",
     ),
     ProblemKind.NOVA_TOO_OLD: _blocked(
-        "Nova {nova} does not support vGPUs; upgrade to 17 (queens) or later",
-        "vGPUs exist in Nova since Queens.",
+        "Nova {nova} does not support vGPUs; upgrade to 17 (Queens) or later",
+        "Nova has supported vGPUs since Queens.",
     ),
     ProblemKind.OPTION_UNSUPPORTED: _blocked(
-        "vgpu-device-mappings: {option} needs Nova {required}, but {nova} is installed; remove it",
-        "nova-compute of this release would ignore the option.",
+        "{option} needs Nova {required}, but {nova} is installed; remove it from the mapping",
+        "This release of nova-compute would ignore the option.",
     ),
     ProblemKind.OPTION_IGNORED: _blocked(
-        "vgpu-device-mappings: Nova {nova} ignores {option} of a single type; remove it, or "
-        "upgrade to {required}",
+        "Nova {nova} ignores {option} if only one type is mapped; remove it or upgrade to Nova "
+        "{required}",
         "Earlier releases ignore the section of a type if it is the only one.",
     ),
     ProblemKind.MAX_INSTANCES_DROPS_CARD: _blocked(
-        "max-instances {limit}: Nova counts whole cards and drops {address}; use a multiple of "
+        "max-instances {limit} excludes {address}, as Nova counts whole cards; use a multiple of "
         "{room}",
-        "Nova drops a card that has more room than the limit leaves.",
+        "Nova skips a card that has room for more vGPUs than the limit leaves.",
     ),
     ProblemKind.FIRST_TYPE_ONLY: _note(
-        "Nova {nova} uses only {vgpu_type}, on every GPU that supports it",
+        "Nova {nova} uses only {vgpu_type}, on every card that supports it",
         "Nova before 22.2.1 ignores all types but the first.",
     ),
     ProblemKind.TAKES_ALL_CARDS: _note(
-        "Nova {nova} offers {vgpu_type} on every GPU that supports it, mapped or not",
+        "Nova {nova} offers {vgpu_type} on every card that supports it, mapped or not",
         "Nova before 29 ignores the addresses of a single type.",
     ),
     # the resource nvidia-vgpu-software
@@ -243,8 +242,8 @@ MESSAGES: dict[ProblemKind, Message] = {
         "NVIDIA's package is proprietary. Download it from NVIDIA's licensing portal.",
     ),
     ProblemKind.RESOURCE_INVALID: _blocked(
-        "nvidia-vgpu-software: {reason}; attach NVIDIA's vGPU host package",
-        "The attached file is damaged, for another architecture, or another package.",
+        "nvidia-vgpu-software: {reason}; attach nvidia-vgpu-ubuntu-*.deb",
+        "The attached file is damaged, is for another architecture, or is a different package.",
     ),
     # the host software
     ProblemKind.INSTALL_FAILED: _blocked(
@@ -252,16 +251,16 @@ MESSAGES: dict[ProblemKind, Message] = {
         "apt-get or dpkg failed; `juju debug-log` has its output.",
     ),
     ProblemKind.DPKG_LOCKED: _waiting(
-        "Waiting for another program to release dpkg's lock",
-        "unattended-upgrades or another apt-get is running. The charm tries again by itself.",
+        "Waiting for another program to release the dpkg lock",
+        "unattended-upgrades or another apt-get is running. The next hook tries again.",
     ),
     ProblemKind.NOT_INSTALLED: _blocked(
         "Host software not installed; run action reboot-install",
-        "A package is attached, but was not installed yet.",
+        "A package is attached, but has not been installed yet.",
     ),
     ProblemKind.UPGRADE_PENDING: _note(
         "host software {version} waits until no vGPU is in use",
-        "An upgrade would end the running guests' vGPUs.",
+        "An upgrade would take the vGPUs away from running guests.",
     ),
     ProblemKind.NOT_LOADED: _blocked(
         f"Driver not loaded: {{reason}}; {_RUN_AGAIN}",
@@ -275,14 +274,14 @@ MESSAGES: dict[ProblemKind, Message] = {
     ProblemKind.OPEN_MODULE: _blocked(
         "{address} needs the closed module: dkms remove nvidia/{version}-open --all, "
         "install nvidia/{version}, reboot",
-        "On Turing and older cards, NVIDIA's open kernel module offers no vGPUs.",
+        "On Turing and older cards, only NVIDIA's proprietary kernel module offers vGPUs.",
     ),
     ProblemKind.NOUVEAU: _blocked(
         f"Reboot needed: nouveau is bound to {{address}}; {_REBOOT}",
         "The kernel's own driver was loaded at boot. It is blacklisted for the next boot.",
     ),
     ProblemKind.OTHER_VERSION_LOADED: _blocked(
-        f"Reboot needed: driver {{loaded}} is loaded, {{installed}} is installed; {_REBOOT}",
+        f"Reboot needed: driver {{loaded}} is loaded, not {{installed}}; {_REBOOT}",
         "The new driver is loaded at the next boot.",
     ),
     ProblemKind.SERVICE_DOWN: _blocked(
@@ -299,12 +298,12 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # actions
     ProblemKind.VGPUS_IN_USE: _blocked(
-        "vGPU {vgpu} is in use; stop or migrate its guest first",
-        "The action would disturb a running guest.",
+        "vGPU {vgpu} is in use; delete or migrate its guest; if it has none, remove the device",
+        "A guest has the vGPU, even if stopped, or Nova kept the device of a deleted guest.",
     ),
     ProblemKind.VGPUS_IN_USE_OR_FORCE: _blocked(
-        "vGPU {vgpu} is in use; stop or migrate its guest first, or use force=true",
-        "The action would disturb a running guest.",
+        "vGPU {vgpu} is in use; delete or migrate its guest, remove the device, or use force=true",
+        "A guest has the vGPU, even if stopped, or Nova kept the device of a deleted guest.",
     ),
     ProblemKind.REBOOT_REFUSED: _blocked(
         "systemd cannot schedule a reboot; reboot the host yourself",
@@ -324,8 +323,8 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The disk is full or read-only.",
     ),
     ProblemKind.CARD_UNREADABLE: _blocked(
-        "{address} cannot be read, so its mapping is kept; see dmesg, then reboot the host",
-        "The card has most likely fallen off the bus.",
+        "Cannot read {address}; see dmesg, then reboot the host",
+        "The card has probably fallen off the bus. The published configuration stays as it is.",
     ),
     # why a card offers nothing, in show-plan
     ProblemKind.OTHER_DRIVER: _note(
@@ -342,12 +341,12 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # guests
     ProblemKind.GUESTS_USE_OTHER_TYPE: _waiting(
-        "Waiting for guests on {address} to release {vgpu_type}; or keep it in the mapping",
-        "The type of a vGPU in use stays on its card. Stop or migrate the guests.",
+        "Guests on {address} use {vgpu_type}; delete or migrate them, or map this type again",
+        "The type of a vGPU in use stays on its card, even while the guest is stopped.",
     ),
     ProblemKind.MIXED_SIZE_NEEDED: _note(
-        "{vgpu_types} differ in size and need mixed-size mode on {address}",
-        "The mapping is published as it is written; the card is not in mixed-size mode.",
+        "{address} is not in mixed-size mode, which {vgpu_types} need; map types of one size",
+        "The mapping is published as written, but the card accepts vGPUs of one size only.",
     ),
     # the relation
     ProblemKind.NOT_RELATED: _blocked(

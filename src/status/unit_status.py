@@ -30,7 +30,7 @@ def unit_statuses(assessment: Assessment, app: str) -> tuple[Status, ...]:
     """Return the statuses of a unit, the most severe first; of a paused one, only that.
 
     Args:
-        assessment: what holds on the host.
+        assessment: the state of the host.
         app: the name of the application.
     """
     if assessment.is_paused:

@@ -87,8 +87,10 @@ def test_a_failure_at_boot_does_not_delay_nova_and_is_reported(a40, fault):
     unit.hook("start")
     assert unit.status == (
         "blocked",
-        "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; "
-        "see journalctl -u nova-compute-nvidia-vgpu",
+        (
+            "Cannot change virtual functions of 0000:41:00.0: Cannot obtain "
+            "unbindLock; see journalctl -u nova-compute-nvidia-vgpu"
+        ),
     )
     assert unit.databag == before
     row.record(unit)

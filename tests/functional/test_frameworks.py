@@ -278,8 +278,8 @@ def test_a_type_that_the_driver_refuses_is_reported(start_host):
     assert unit.status == (
         "blocked",
         (
-            "0000:3d:00.4 refuses nvidia-1152: the driver refuses it; see journalctl "
-            "-u nova-compute-nvidia-vgpu"
+            "No nvidia-1152 on 0000:3d:00.4: the driver rejects it; see journalctl -u "
+            "nova-compute-nvidia-vgpu"
         ),
     )
     path = "/sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"

@@ -177,7 +177,9 @@ def test_pause_is_refused_while_a_guest_uses_a_vgpu(ready_host):
     host, unit = ready_host
     host.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     outcome = unit.action("pause")
-    assert outcome.failed == f"vGPU {UUID} is in use; stop or migrate its guest first"
+    assert outcome.failed == (
+        f"vGPU {UUID} is in use; delete or migrate its guest; if it has none, remove the device"
+    )
     assert host.run("systemctl", "is-active", "nvidia-vgpu-mgr").stdout == "active\n"
 
 
@@ -229,7 +231,8 @@ def test_reboot_install_is_refused_while_a_guest_uses_a_vgpu(ready_host, tmp_pat
     unit.store(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
     outcome = unit.action("reboot-install")
     assert outcome.failed == (
-        f"vGPU {UUID} is in use; stop or migrate its guest first, or use force=true"
+        f"vGPU {UUID} is in use; delete or migrate its guest; if it has none, remove the "
+        "device, or use force=true"
     )
     assert host.run("dpkg-query", "-W", "-f", "${Version}", "nvidia-vgpu-ubuntu-570").stdout == (
         "570.172.07"

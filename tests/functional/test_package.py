@@ -146,8 +146,8 @@ def test_a_package_of_another_branch_replaces_the_old_one(ready_host, tmp_path, 
     assert unit.status == (
         "blocked",
         (
-            "Reboot needed: driver 570.172.07 is loaded, 580.159.01 is installed; "
-            "run reboot-install i-really-mean-it=true"
+            "Reboot needed: driver 570.172.07 is loaded, not 580.159.01; run "
+            "reboot-install i-really-mean-it=true"
         ),
     )
     row.record(unit)

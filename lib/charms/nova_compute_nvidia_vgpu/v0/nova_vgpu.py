@@ -3,7 +3,7 @@
 """Both sides of the relation `nova-vgpu`.
 
 The relation is container-scoped: a subordinate charm that offers vGPUs provides it, and
-nova-compute requires it. The provider's unit databag contains three JSON texts:
+nova-compute requires it. The provider's unit databag contains three JSON strings:
 
 * `subordinate_configuration`: sections of nova.conf, as
   `{"nova": {"/etc/nova/nova.conf": {"sections": {NAME: [[OPTION, VALUE], ...]}}}}`;
@@ -11,7 +11,7 @@ nova-compute requires it. The provider's unit databag contains three JSON texts:
 * `releases-packages-map`: the packages of each OpenStack release, as
   `{RELEASE: {"deb": {"install": [...], "purge": [...]}}}`.
 
-The requirer's unit databag may contain `restart-trigger`, a text that changes whenever the
+The requirer's unit databag may contain `restart-trigger`, a value that changes whenever the
 provider is to restart its services. The requirer may answer each change of the provider's databag
 with a new trigger. Equal data must therefore give equal bytes; `ProviderData.to_databag` ensures
 this.
@@ -190,7 +190,7 @@ class ProviderData:
                 try:
                     data[key] = json.loads(databag[key])
                 except (ValueError, RecursionError) as cause:
-                    raise DatabagError(f"{key}: no JSON") from cause
+                    raise DatabagError(f"{key}: not valid JSON") from cause
         error = next(jsonschema.Draft7Validator(DATABAG_SCHEMA).iter_errors(data), None)
         if error is not None:
             element = ".".join(str(key) for key in error.absolute_path)
@@ -285,6 +285,6 @@ class NovaVgpuRequires(ops.Object):
         )
 
     def trigger_restart(self, trigger: str) -> None:
-        """Ask each subordinate to restart its services; a new text requests a new restart."""
+        """Ask each subordinate to restart its services; a new value requests a new restart."""
         for relation in self.model.relations[self._name]:
             relation.data[self._charm.unit][_TRIGGER] = trigger
