@@ -39,14 +39,14 @@ def run_at_boot(host, mapping, **state):
 # What it does
 
 
-def test_a_type_given_by_name_gets_its_card_virtual_functions(a40):
+def test_requested_type_name_enables_virtual_functions(a40):
     assert run_at_boot(a40, MAPPING) == 0
     (card,) = gather(a40.root).cards
     assert (card.framework, len(card.parents)) == (Framework.MDEV, 32)
     assert json.loads((a40.root / RESULT).read_text()) == {"failures": []}
 
 
-def test_it_is_idempotent(a40):
+def test_second_run_changes_nothing(a40):
     run_at_boot(a40, MAPPING)
     before = len(a40.commands)
     assert run_at_boot(a40, MAPPING) == 0
@@ -58,29 +58,29 @@ def test_it_is_idempotent(a40):
     ["", "{A40-8Q: ['0000:99:00.0']}", "{T4-8Q: ['10de:1eb8']}"],
     ids=["nothing-asked-for", "a-card-of-another-host", "another-model"],
 )
-def test_a_card_that_is_not_named_is_left_alone(a40, mapping):
+def test_card_that_is_not_mapped_is_left_unchanged(a40, mapping):
     assert run_at_boot(a40, mapping) == 0
     assert a40.commands == []
 
 
-def test_while_paused_nothing_is_done(a40):
+def test_paused_unit_changes_no_card(a40):
     assert run_at_boot(a40, MAPPING, paused=True) == 0
     assert a40.commands == []
 
 
-def test_cards_are_ready_before_nova_is_installed(machine):
+def test_cards_are_prepared_before_nova_is_installed(machine):
     host = machine({**recorded.without_functions("a40-mdev"), "nova": None})
     assert run_at_boot(host, MAPPING) == 0
     assert len(gather(host.root).cards[0].parents) == 32
 
 
-def test_a_card_without_sriov_needs_nothing(machine):
+def test_card_without_sriov_needs_no_preparation(machine):
     host = machine("t4-pair")
     assert run_at_boot(host, "{T4-8Q: ['10de:1eb8']}") == 0
     assert host.commands == []
 
 
-def test_a_card_under_another_driver_is_left_alone(machine):
+def test_card_bound_to_another_driver_is_left_unchanged(machine):
     data = recorded.without_functions("a40-mdev")
     data["functions"] = [{**card, "driver": "vfio-pci"} for card in data["functions"]]
     host = machine(data)
@@ -98,7 +98,7 @@ def test_invalid_mapping_of_another_revision_is_reported(a40):
 @pytest.mark.parametrize(
     "text", ["", "{", "[[]]", '{"failures": [["unknown", "", {}], 1, []]}', '{"failures": 1}']
 )
-def test_a_result_that_cannot_be_read_is_none(a40, text):
+def test_unreadable_result_reports_no_failures(a40, text):
     path = a40.root / RESULT
     path.parent.mkdir(parents=True)
     path.write_text(text)

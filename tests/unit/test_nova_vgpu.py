@@ -113,11 +113,11 @@ def publish(what: str, present: dict[str, str]) -> tuple[bool, dict[str, str]]:
     return changed, {key: data[key] for key in EMPTY if key in data}
 
 
-def test_what_is_published_is_what_the_principal_takes():
+def test_published_databag_has_the_format_of_the_principal():
     assert publish("data", {}) == (True, DATABAG)
 
 
-def test_equal_data_is_not_written_again():
+def test_unchanged_data_is_not_written_again():
     assert publish("data", DATABAG) == (False, DATABAG)
 
 
@@ -125,13 +125,13 @@ def test_withdrawing_leaves_empty_sections():
     assert publish("withdraw", DATABAG) == (True, EMPTY)
 
 
-def test_sections_are_kept_when_asked_for():
+def test_sections_are_kept_on_request():
     changed, databag = publish("services", DATABAG)
     assert changed
     assert databag == {**EMPTY, "subordinate_configuration": DATABAG["subordinate_configuration"]}
 
 
-def test_without_a_relation_nothing_is_said():
+def test_nothing_is_published_without_a_relation():
     context = provider()
     with context(context.on.config_changed(), testing.State()) as manager:
         manager.run()
@@ -139,15 +139,15 @@ def test_without_a_relation_nothing_is_said():
         assert manager.charm.nova_vgpu.is_related is False
 
 
-def test_both_sides_agree():
+def test_requirer_reads_what_the_provider_writes():
     assert ProviderData.from_databag(DATA.to_databag()) == DATA
 
 
-def test_an_empty_databag_says_nothing():
+def test_empty_databag_contains_no_data():
     assert ProviderData.from_databag({}) == ProviderData()
 
 
-def test_the_requirer_reads_each_subordinate_and_asks_for_restarts():
+def test_requirer_reads_each_subordinate_and_requests_restarts():
     context = testing.Context(
         Requirer,
         meta={
@@ -167,7 +167,7 @@ def test_the_requirer_reads_each_subordinate_and_asks_for_restarts():
     [("enabled_mdev_types", "nvidia-35\nvirt_type = qemu"), ("a\n[libvirt]", "x"), ("a", "\x00")],
     ids=["in-a-value", "in-an-option", "a-nul"],
 )
-def test_a_line_break_is_never_published(pair):
+def test_control_character_is_never_published(pair):
     with pytest.raises(DatabagError) as error:
         ProviderData(sections={"devices": [pair]}).to_databag()
     assert str(error.value).startswith("section 'devices': not one line of text: ")
@@ -200,13 +200,13 @@ def test_a_line_break_is_never_published(pair):
         ),
     ],
 )
-def test_a_databag_against_the_schema_is_refused_by_its_place(key, text, message):
+def test_databag_that_violates_the_schema_is_rejected_with_the_path(key, text, message):
     with pytest.raises(DatabagError) as error:
         ProviderData.from_databag({key: text})
     assert str(error.value) == message
 
 
-def test_charmhub_finds_what_a_library_has_to_say_of_itself():
+def test_library_metadata_is_literal_and_complete():
     """It reads the file without running it, so each is a literal at the top level."""
     path = Path(nova_vgpu.__file__)
     said = {

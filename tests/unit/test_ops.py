@@ -9,6 +9,6 @@ import sys
 import ops
 
 
-def test_each_python_has_the_newest_ops_that_it_takes():
+def test_newest_ops_for_this_python_is_installed():
     wanted = ("2", "23") if sys.version_info < (3, 10) else ("3",)
     assert tuple(ops.__version__.split("."))[: len(wanted)] == wanted

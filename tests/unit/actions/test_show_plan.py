@@ -48,7 +48,7 @@ def plan_json(found):
     return show_plan.plan_json(found, found, {}, APP)
 
 
-def test_lines_of_today_are_kept(cards):
+def test_line_format_of_the_legacy_charm_is_kept(cards):
     functions = [recorded.host("mixed")["functions"][2]]
     lines = list_vgpu_types.types_text(cards("mixed", functions=functions)).splitlines()
     assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
@@ -59,7 +59,7 @@ def test_lines_of_today_are_kept(cards):
     assert len(lines) == 17
 
 
-def test_every_type_of_every_card_has_its_line(cards):
+def test_every_type_of_every_card_has_a_line(cards):
     lines = list_vgpu_types.types_text(cards("m10-board")).splitlines()
     assert len(lines) == 4 * 12
     assert [line.split(", ")[1] for line in lines[::12]] == [
@@ -76,12 +76,12 @@ def test_line_without_a_description_ends_with_the_name(cards):
 
 
 @pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
-def test_host_that_tells_no_types_has_no_line(cards, name):
+def test_host_without_types_has_no_lines(cards, name):
     found = cards(name)
     assert (list_vgpu_types.types_text(found), list_vgpu_types.types_json(found)) == ("", "[]")
 
 
-def test_types_for_machines_have_free_and_maximum(cards):
+def test_json_has_free_and_maximum(cards):
     rows = json.loads(list_vgpu_types.types_json(cards("t4-pair", count=True)))
     assert rows[11] == {
         "id": "nvidia-233",
@@ -96,7 +96,7 @@ def test_types_for_machines_have_free_and_maximum(cards):
     assert len(rows) == 2 * 17
 
 
-def test_types_of_vendor_vfio_for_machines(cards):
+def test_json_of_vendor_vfio_has_unknown_counts(cards):
     rows = json.loads(list_vgpu_types.types_json(cards("l40s-vendor-vfio", count=True)))
     assert rows[3] == {
         "id": "nvidia-1148",
@@ -110,7 +110,7 @@ def test_types_of_vendor_vfio_for_machines(cards):
     }
 
 
-def test_plan_shows_the_host_its_cards_and_the_sections(assess):
+def test_plan_shows_host_cards_and_sections(assess):
     text = "{T4-8Q: ['0000:84:00.0'], T4-4Q: ['0000:d8:00.0'], A40-2Q: ['10de:2235']}"
 
     def use_one(root):
@@ -149,7 +149,7 @@ def test_plan_shows_the_host_its_cards_and_the_sections(assess):
     )
 
 
-def test_plan_says_why_nothing_is_published(assess):
+def test_plan_explains_why_nothing_is_published(assess):
     found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
     assert plan_text(found) == (
         "nova:     25.2.1 (yoga)\n"
@@ -176,7 +176,7 @@ def test_plan_says_why_nothing_is_published(assess):
     )
 
 
-def test_plan_of_a_host_without_anything(assess):
+def test_plan_of_an_empty_host(assess):
     found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
     assert plan_text(found) == (
         "nova:     34.0.0\n"
@@ -190,7 +190,7 @@ def test_plan_of_a_host_without_anything(assess):
     )
 
 
-def test_plan_without_nova_says_so(host):
+def test_plan_shows_that_nova_is_missing(host):
     facts = gather(host("no-gpu", nova=None))
     situation = Assessment(
         facts, Plan(keeps_published=True), (Problem(ProblemKind.NOVA_MISSING),), CharmState()
@@ -202,12 +202,12 @@ def test_plan_without_nova_says_so(host):
 
 
 @pytest.mark.parametrize("name", recorded.host_names())
-def test_plan_of_every_recorded_host_has_no_blanks_at_the_end_of_a_line(assess, name):
+def test_plan_has_no_trailing_blanks(assess, name):
     lines = plan_text(assess(name, "{nvidia-35: ['0000:84:00.0']}")).splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
 
 
-def test_free_instances_that_are_not_known_are_a_question_mark(assess):
+def test_unknown_free_instances_are_a_question_mark(assess):
     found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
     row = plan_text(found).split("\n\n")[1].splitlines()[1]
     assert row.split() == [
@@ -215,7 +215,7 @@ def test_free_instances_that_are_not_known_are_a_question_mark(assess):
     ]  # fmt: skip
 
 
-def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
+def test_unknown_maximum_is_a_question_mark(assess):
     def forget(root):
         types = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
         (types / "nvidia-233/description").write_text("")
@@ -225,7 +225,7 @@ def test_maximum_that_the_driver_does_not_state_is_a_question_mark(assess):
     assert row.split()[-2:] == ["?", "2"]
 
 
-def test_plan_for_machines(assess):
+def test_plan_as_json(assess):
     text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
     found = assess("t4-pair", text, problems=(Problem(ProblemKind.DPKG_LOCKED),))
     assert json.loads(plan_json(found)) == {
@@ -283,7 +283,7 @@ def test_plan_for_machines(assess):
     }
 
 
-def test_held_plan_for_machines(assess):
+def test_json_of_a_plan_that_keeps_published_data(assess):
     found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
     data = json.loads(plan_json(found))
     assert data["keeps_published"] is True
@@ -315,14 +315,14 @@ def test_held_plan_for_machines(assess):
         ),
     ],
 )
-def test_plan_lists_what_is_to_be_done_on_the_cards(assess, name, text, steps):
+def test_plan_lists_pending_changes(assess, name, text, steps):
     found = assess(name, text)
     lines = "".join(f"  - {step}\n" for step in steps)
     assert (f"\n\nPending changes:\n{lines}\n") in plan_text(found)
     assert json.loads(plan_json(found))["pending_changes"] == steps
 
 
-def test_plan_says_that_a_card_is_to_be_one_whole_again(assess):
+def test_plan_lists_the_end_of_mig_mode(assess):
     def parted(root):
         path = root / "run/nova-compute-nvidia-vgpu/modes.json"
         path.parent.mkdir(parents=True)

@@ -12,7 +12,7 @@ from host.facts import gather
 MAPPING = "{A40-8Q: ['10de:2235']}"
 
 
-def test_a_card_that_fails_does_not_stop_the_others(machine):
+def test_failing_card_does_not_stop_the_others(machine):
     data = recorded.without_functions("a40-mdev")
     second = {**data["functions"][0], "address": "0000:c1:00.0"}
     data["functions"] = [data["functions"][0], second]
@@ -29,7 +29,7 @@ def test_a_card_that_fails_does_not_stop_the_others(machine):
     assert [len(card.parents) for card in gather(host.root).cards] == [0, 32]
 
 
-def test_the_driver_gets_time_to_report_its_types(machine, monkeypatch):
+def test_types_are_awaited_after_functions_are_enabled(machine, monkeypatch):
     """Without types, mdev and vendor-specific VFIO look alike; nvidia-vgpud is run again."""
     data = recorded.without_functions("a40-mdev")
     data["functions"] = [

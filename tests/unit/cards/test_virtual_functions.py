@@ -42,19 +42,19 @@ def failure_of(host):
     return error.value.problem
 
 
-def test_they_are_enabled_once(a40):
+def test_functions_are_enabled_once(a40):
     assert enable(a40) == (True, [])
     assert len(card_of(a40).virtual_functions) == 32
     assert enable(a40) == (False, [])
     assert a40.commands == [COMMAND]
 
 
-def test_success_that_made_none_is_tried_again(a40):
+def test_success_without_functions_is_retried(a40):
     a40.sriov_no_ops = 2
     assert enable(a40) == (True, [5.0, 5.0])
 
 
-def test_success_that_never_makes_any_is_a_failure(a40):
+def test_repeated_success_without_functions_is_a_failure(a40):
     a40.sriov_no_ops = 99
     assert failure_of(a40) == Problem(
         ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason=f"Enabling VFs on {CARD}"
@@ -62,24 +62,24 @@ def test_success_that_never_makes_any_is_a_failure(a40):
     assert len(a40.did(COMMAND[0])) == 6
 
 
-def test_a_client_that_holds_the_card_for_a_while_is_waited_for(a40):
+def test_temporary_client_of_the_card_is_awaited(a40):
     a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n", times=3)
     assert enable(a40) == (True, [5.0, 5.0, 5.0])
 
 
-def test_a_client_that_never_lets_go_is_named(a40):
+def test_permanent_client_of_the_card_is_reported(a40):
     a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
     assert failure_of(a40) == Problem(
         ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason="Cannot obtain unbindLock"
     )
 
 
-def test_a_silent_failure_tells_its_code(a40):
+def test_failure_without_output_is_reported_with_its_exit_code(a40):
     a40.fail(COMMAND[0], returncode=3)
     assert failure_of(a40).argument("reason") == "sriov-manage exited with 3 and printed nothing"
 
 
-def test_a_card_left_without_a_driver_gets_it_back(a40):
+def test_card_left_without_a_driver_is_bound_again(a40):
     link = a40.root / "sys/bus/pci/devices" / CARD / "driver"
     bind = a40.root / "sys/bus/pci/drivers/nvidia/bind"
     bind.touch()
@@ -91,7 +91,7 @@ def test_a_card_left_without_a_driver_gets_it_back(a40):
     assert bind.read_text() == f"{CARD}\n"
 
 
-def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
+def test_failed_bind_does_not_hide_the_reason(a40):
     card = card_of(a40)
     (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
     (a40.root / "sys/bus/pci/drivers/nvidia").rmdir()
@@ -101,7 +101,7 @@ def test_a_driver_that_does_not_take_the_card_is_no_crash(a40):
     assert error.value.problem.argument("reason") == "unbound"
 
 
-def test_a_kernel_without_pci_pf_stub_is_named(a40):
+def test_missing_pci_pf_stub_is_reported(a40):
     a40.sriov_no_ops = 99
     a40.has_stub = False
     assert (
@@ -109,31 +109,31 @@ def test_a_kernel_without_pci_pf_stub_is_named(a40):
     )
 
 
-def test_a_missing_modprobe_accuses_nobody(a40):
+def test_missing_modprobe_is_not_reported_as_the_cause(a40):
     a40.sriov_no_ops = 99
     a40.fail("modprobe", returncode=None)
     assert failure_of(a40).argument("reason") == f"Enabling VFs on {CARD}"
 
 
-def test_a_loaded_stub_is_not_asked_for(a40):
+def test_loaded_stub_is_not_queried(a40):
     a40.sriov_no_ops = 99
     (a40.root / "sys/bus/pci/drivers/pci-pf-stub").mkdir()
     failure_of(a40)
     assert a40.did("modprobe") == []
 
 
-def test_a_missing_sriov_manage_is_named(a40):
+def test_missing_sriov_manage_is_reported(a40):
     (a40.root / recorded.SRIOV_MANAGE).unlink()
     assert failure_of(a40).argument("reason") == "sriov-manage is missing"
     assert a40.commands == []
 
 
-def test_a_driver_that_is_not_loaded_is_named(a40):
+def test_driver_that_is_not_loaded_is_reported(a40):
     (a40.root / "sys/module/nvidia/version").unlink()
     assert failure_of(a40).argument("reason") == "the driver is not loaded"
 
 
-def test_a_card_that_hangs_does_not_hold_up_the_boot_six_times(a40):
+def test_sriov_manage_that_hangs_is_not_retried(a40):
     def hanging(*argv, **options):
         a40.commands.append(argv)
         if argv[0] == COMMAND[0]:
@@ -149,12 +149,12 @@ def test_a_card_that_hangs_does_not_hold_up_the_boot_six_times(a40):
     assert [argv[0] for argv in a40.commands if argv[0] != "modprobe"] == [COMMAND[0]]
 
 
-def test_a_sriov_manage_that_hangs_or_cannot_start_is_a_failure(a40):
+def test_sriov_manage_that_cannot_start_is_a_failure(a40):
     a40.fail(COMMAND[0], returncode=None)
     assert failure_of(a40).argument("reason") == "No such file or directory"
 
 
-def test_a_card_that_is_off_the_bus_is_a_failure(a40):
+def test_card_that_fell_off_the_bus_is_a_failure(a40):
     card = card_of(a40)
     (a40.root / "sys/bus/pci/devices" / CARD).unlink()
     a40.sriov_no_ops = 99
@@ -166,14 +166,14 @@ def disable(host):
     virtual_functions.disable_virtual_functions(host.root, host, card_of(host))
 
 
-def test_they_are_disabled_and_the_card_keeps_its_driver(machine):
+def test_card_keeps_its_driver_when_functions_are_disabled(machine):
     host = machine("a40-mdev")
     disable(host)
     assert card_of(host).virtual_functions == ()
     assert card_of(host).driver == "nvidia"
 
 
-def test_a_client_that_holds_a_card_with_functions_is_waited_for(machine):
+def test_temporary_client_is_awaited_when_functions_are_disabled(machine):
     host = machine("a40-mdev")
     host.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n", times=2)
     disable(host)
@@ -181,7 +181,7 @@ def test_a_client_that_holds_a_card_with_functions_is_waited_for(machine):
 
 
 @pytest.mark.parametrize("output", ["Cannot obtain unbindLock", "did not end within 60 s"])
-def test_functions_that_stay_are_a_failure(machine, output):
+def test_functions_that_cannot_be_disabled_are_a_failure(machine, output):
     host = machine("a40-mdev")
     host.fail("/usr/lib/nvidia/sriov-manage", output=f"{output}\n")
     with pytest.raises(HostError) as error:
@@ -213,7 +213,7 @@ def losing_its_driver(host, verb, times):
     return run
 
 
-def test_a_card_left_without_a_driver_is_bound_before_the_next_try(a40):
+def test_card_is_bound_again_before_the_next_attempt(a40):
     pauses = []
     run = losing_its_driver(a40, "-e", 1)
     with mock.patch("time.sleep", pauses.append):
@@ -226,7 +226,7 @@ def test_a_card_left_without_a_driver_is_bound_before_the_next_try(a40):
     ]
 
 
-def test_a_card_that_disabling_left_without_a_driver_gets_it_back(machine):
+def test_card_is_bound_again_after_functions_are_disabled(machine):
     host = machine("a40-mdev")
 
     def run(*argv, **options):

@@ -15,7 +15,7 @@ from system import systemd
 MASK = f"etc/systemd/system/{DAEMON}.service"
 
 
-def test_pause_stops_disables_and_masks_as_the_principal_does(machine):
+def test_pause_stops_disables_and_masks_the_daemon(machine):
     simulated = machine("t4-pair")
     daemon.pause(simulated)
     assert not daemon.is_active(simulated.root, simulated)
@@ -46,7 +46,7 @@ def test_daemon_that_does_not_stop_is_not_masked(machine):
     ],
     ids=["stop", "disable", "mask", "unmask", "enable", "start", "restart"],
 )
-def test_refusal_of_systemd_is_a_problem(machine, verb, step, kind):
+def test_systemd_failure_is_a_problem(machine, verb, step, kind):
     simulated = machine("t4-pair")
     simulated.fail(f"systemctl {verb}", output="Failed to connect to bus: Connection refused\n")
     with pytest.raises(HostError) as error:
@@ -56,7 +56,7 @@ def test_refusal_of_systemd_is_a_problem(machine, verb, step, kind):
     )
 
 
-def test_resume_takes_back_the_mask_and_leaves_the_start_to_the_driver(machine):
+def test_resume_unmasks_the_daemon_without_starting_it(machine):
     simulated = machine("t4-pair")
     daemon.pause(simulated)
     daemon.resume(simulated)
@@ -66,7 +66,7 @@ def test_resume_takes_back_the_mask_and_leaves_the_start_to_the_driver(machine):
     assert daemon.is_active(simulated.root, simulated)
 
 
-def test_types_are_told_before_the_daemon_starts(machine):
+def test_types_are_registered_before_the_daemon_starts(machine):
     simulated = machine("t4-pair")
     daemon.start(simulated.root, simulated)
     assert simulated.commands[:2] == [
@@ -75,13 +75,13 @@ def test_types_are_told_before_the_daemon_starts(machine):
     ]
 
 
-def test_oneshot_that_ended_is_not_watched(machine):
+def test_finished_oneshot_service_is_not_a_problem(machine):
     simulated = machine("t4-pair")
     daemon.start(simulated.root, simulated)
     assert simulated("systemctl", "is-active", "nvidia-vgpud", check=False).stdout == "inactive\n"
 
 
-def test_daemon_that_gives_up_at_once_is_down(machine):
+def test_daemon_that_exits_immediately_is_a_problem(machine):
     simulated = machine("t4-pair")
     simulated.failing.add(DAEMON)
     with pytest.raises(HostError) as error:
@@ -97,7 +97,7 @@ def test_masked_daemon_does_not_start(machine):
     assert error.value.problem == Problem(ProblemKind.SERVICE_DOWN, service=DAEMON)
 
 
-def test_restart_restarts_the_daemon_alone(machine):
+def test_restart_restarts_only_the_daemon(machine):
     simulated = machine("t4-pair")
     daemon.restart(simulated)
     assert simulated.commands == [("systemctl", "restart", DAEMON)]
@@ -106,7 +106,7 @@ def test_restart_restarts_the_daemon_alone(machine):
 @pytest.mark.parametrize(
     "control_groups", ["sys/fs/cgroup", "sys/fs/cgroup/systemd"], ids=["version 2", "version 1"]
 )
-def test_processes_of_the_daemon_show_that_it_runs_without_a_program(machine, control_groups):
+def test_control_group_shows_a_running_daemon(machine, control_groups):
     simulated = machine("t4-pair")
     shutil.rmtree(simulated.root / "sys/fs")
     simulated.control_groups = control_groups
@@ -116,7 +116,7 @@ def test_processes_of_the_daemon_show_that_it_runs_without_a_program(machine, co
     assert simulated.commands == []
 
 
-def test_systemctl_has_the_last_word_where_no_process_is_seen(machine):
+def test_systemctl_is_queried_without_a_control_group(machine):
     simulated = machine("t4-pair")
     shutil.rmtree(simulated.root / "sys/fs")
     assert daemon.is_active(simulated.root, simulated)
@@ -128,7 +128,7 @@ def test_systemctl_has_the_last_word_where_no_process_is_seen(machine):
     [{"returncode": None}, {"returncode": 1, "output": "Failed to connect to bus"}],
     ids=["no systemctl", "no systemd"],
 )
-def test_daemon_of_which_nothing_is_known_is_not_active(machine, failure):
+def test_daemon_of_unknown_state_is_not_active(machine, failure):
     simulated = machine("t4-fresh")
     simulated.fail("systemctl", **failure)
     assert daemon.is_active(simulated.root, simulated) is False

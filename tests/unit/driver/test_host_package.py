@@ -36,21 +36,21 @@ def invalid(reason):
         ("nvidia-vgpu-ubuntu-580", "1:580.159.01-0ubuntu1~22.04"),
     ],
 )
-def test_every_host_package_of_nvidia_is_taken(simulated, tmp_path, name, version):
+def test_every_host_package_of_nvidia_is_accepted(simulated, tmp_path, name, version):
     deb = simulated.make_deb(tmp_path / "a.deb", name=name, version=version)
     assert host_package.inspect(deb, simulated) == HostPackage(str(deb), name, version)
 
 
-def test_package_for_every_architecture_is_taken(simulated, tmp_path):
+def test_package_for_all_architectures_is_accepted(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", architecture="all", depends="dkms, libc6")
     assert host_package.inspect(deb, simulated).depends == "dkms, libc6"
 
 
-def test_no_file_is_no_resource(simulated, tmp_path):
+def test_missing_file_is_a_missing_resource(simulated, tmp_path):
     assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
 
-def test_empty_file_stands_for_no_resource(simulated, tmp_path):
+def test_empty_file_is_a_missing_resource(simulated, tmp_path):
     (tmp_path / "a.deb").touch()
     assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
@@ -60,19 +60,19 @@ def test_empty_file_stands_for_no_resource(simulated, tmp_path):
     [b"<!DOCTYPE html>", b"PK\3\4", b"!<arch>\nfoo.o/", b"\x7fELF", b"!<arch>"],
     ids=["page", "zip", "other archive", "installer", "cut"],
 )
-def test_file_of_another_kind_is_told_from_a_package_without_a_program(simulated, tmp_path, data):
+def test_other_file_is_rejected_without_starting_a_program(simulated, tmp_path, data):
     (tmp_path / "a.deb").write_bytes(data)
     assert refused(simulated, tmp_path / "a.deb") == invalid("the file is not a Debian package")
     assert simulated.commands == []
 
 
-def test_damaged_package(simulated, tmp_path):
+def test_damaged_package_is_rejected(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb")
     deb.write_bytes(deb.read_bytes()[:-9])
     assert refused(simulated, deb) == invalid("the file is truncated or damaged")
 
 
-def test_truncated_package_still_tells_its_fields_and_is_found_out_before_it_is_used(
+def test_truncated_package_with_valid_fields_fails_verification(
     simulated, tmp_path
 ):
     deb = simulated.make_deb(tmp_path / "a.deb", truncated=True)
@@ -98,18 +98,18 @@ def test_truncated_package_still_tells_its_fields_and_is_found_out_before_it_is_
     ],
     ids=["guest", "desktop", "other", "alike", "long", "not printable", "none"],
 )
-def test_other_package(simulated, tmp_path, name, reason):
+def test_other_package_is_rejected(simulated, tmp_path, name, reason):
     deb = simulated.make_deb(tmp_path / "a.deb", name=name)
     assert refused(simulated, deb) == invalid(reason)
 
 
 @pytest.mark.parametrize("version", ["", "570 172", "570;172", "5" * 65], ids=repr)
-def test_version_that_dpkg_would_not_know(simulated, tmp_path, version):
+def test_version_invalid_for_dpkg_is_rejected(simulated, tmp_path, version):
     deb = simulated.make_deb(tmp_path / "a.deb", version=version)
     assert refused(simulated, deb).kind is ProblemKind.RESOURCE_INVALID
 
 
-def test_package_of_another_architecture(simulated, tmp_path):
+def test_package_of_another_architecture_is_rejected(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", architecture="arm64")
     assert refused(simulated, deb) == invalid("it is for arm64, not amd64")
     simulated.architecture = "arm64"
@@ -126,7 +126,7 @@ def test_package_of_another_architecture(simulated, tmp_path):
     ],
     ids=["its files", "its depends", "neither", "alike"],
 )
-def test_driver_that_dkms_builds_is_known_by_its_package(simulated, tmp_path, options, is_built):
+def test_driver_built_by_dkms_is_recognised(simulated, tmp_path, options, is_built):
     deb = simulated.make_deb(tmp_path / "a.deb", **options)
     assert host_package.verify(host_package.inspect(deb, simulated), simulated) is is_built
 
@@ -141,14 +141,14 @@ def test_stamp_changes_with_the_file(simulated, tmp_path):
     assert host_package.stamp(tmp_path / "no.deb") == ""
 
 
-def test_file_with_any_other_name_gets_one_that_apt_takes(simulated, tmp_path):
+def test_file_without_deb_suffix_gets_a_link_with_one(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "resource")
     path = host_package.with_deb_suffix(host_package.inspect(deb, simulated), str(tmp_path))
     assert path == str(tmp_path / "nvidia-vgpu-ubuntu-570.deb")
     assert os.path.samefile(path, deb)
 
 
-def test_file_with_the_right_name_is_used_in_its_place(simulated, tmp_path, monkeypatch):
+def test_file_with_deb_suffix_is_used_directly(simulated, tmp_path, monkeypatch):
     simulated.make_deb(tmp_path / "a.deb")
     monkeypatch.chdir(tmp_path)
     found = HostPackage("a.deb", "nvidia-vgpu-ubuntu-570", "570.172.07")

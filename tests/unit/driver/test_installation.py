@@ -50,7 +50,7 @@ def problem_of(step, *arguments):
 # What there is
 
 
-def test_state_of_a_host_with_its_driver(host):
+def test_installed_and_loaded_driver_is_found(host):
     root = host("t4-pair")
     state = driver_state.query(root, gpus.scan(root).gpus)
     installed = apt.Package("nvidia-vgpu-ubuntu-535", "535.161.05", "installed")
@@ -59,7 +59,7 @@ def test_state_of_a_host_with_its_driver(host):
     assert state.reboot_reason() is None
 
 
-def test_state_of_a_fresh_host(host):
+def test_fresh_host_has_no_driver_and_its_cards_use_nouveau(host):
     root = host("t4-fresh")
     state = driver_state.query(root, gpus.scan(root).gpus)
     cards = (PciAddress(0, 0x84, 0, 0), PciAddress(0, 0xD8, 0, 0))
@@ -68,7 +68,7 @@ def test_state_of_a_fresh_host(host):
     assert state.reboot_reason() is None
 
 
-def test_kernel_of_a_host_that_does_not_say_is_the_running_one(tmp_path):
+def test_kernel_defaults_to_the_running_one(tmp_path):
     assert driver_state.query(tmp_path, ()).kernel == os.uname().release
 
 
@@ -84,7 +84,7 @@ def test_kernel_of_a_host_that_does_not_say_is_the_running_one(tmp_path):
     ],
     ids=["whole", "half", "removed", "one of two", "two branches", "other name"],
 )
-def test_driver_is_installed_if_one_package_is_whole_and_none_is_in_its_way(
+def test_driver_is_installed_if_exactly_one_package_is_complete(
     host, packages, is_installed
 ):
     root = host("no-gpu")
@@ -107,12 +107,12 @@ def test_driver_is_installed_if_one_package_is_whole_and_none_is_in_its_way(
     ],
     ids=["same", "not loaded", "repackaged", "backported", "other"],
 )
-def test_other_version_in_the_kernel_needs_a_reboot(installed, loaded, reason):
+def test_other_loaded_version_needs_a_reboot(installed, loaded, reason):
     state = DriverState((apt.Package(NEW, installed, "installed"),), loaded)
     assert state.reboot_reason() == reason
 
 
-def test_card_that_nouveau_holds_needs_a_reboot_once_the_driver_is_there(machine):
+def test_card_bound_to_nouveau_needs_a_reboot_after_installation(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     assert query(simulated).reboot_reason() == Problem(
@@ -123,7 +123,7 @@ def test_card_that_nouveau_holds_needs_a_reboot_once_the_driver_is_there(machine
 # Installing
 
 
-def test_install_brings_headers_and_the_module_that_sriov_needs_first(machine):
+def test_headers_and_extra_modules_are_installed_first(machine):
     simulated = machine("t4-fresh")
     wanted = attach(simulated)
     assert install(simulated, wanted) is True
@@ -134,13 +134,13 @@ def test_install_brings_headers_and_the_module_that_sriov_needs_first(machine):
     assert systemd.has_unit(simulated.root, driver_state.DAEMON)
 
 
-def test_driver_that_is_not_built_here_needs_no_headers(machine):
+def test_prebuilt_driver_needs_no_headers(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated, dkms=False))
     assert len(simulated.did("apt-get install")) == 1
 
 
-def test_installed_package_is_left_alone(machine):
+def test_installed_package_is_left_unchanged(machine):
     simulated = machine("t4-pair")
     wanted = attach(simulated, name=OLD, version="535.161.05")
     simulated.commands.clear()
@@ -156,7 +156,7 @@ def test_resource_with_any_name_is_installed(machine):
     assert not os.path.exists(simulated.commands[-1][-1])  # the link with the right name
 
 
-def test_other_branch_gives_way_since_both_ship_the_same_files(machine):
+def test_other_branch_is_removed_first(machine):
     simulated = machine("t4-pair")
     wanted = attach(simulated)
     assert install(simulated, wanted) is True
@@ -165,7 +165,7 @@ def test_other_branch_gives_way_since_both_ship_the_same_files(machine):
 
 
 @pytest.mark.parametrize("version", ["535.200.01", "535.104.06"], ids=["newer", "older"])
-def test_other_version_of_the_same_branch_replaces_it_in_one_step(machine, version):
+def test_other_version_of_the_same_branch_is_replaced_in_one_step(machine, version):
     simulated = machine("t4-pair")
     wanted = attach(simulated, name=OLD, version=version)
     assert install(simulated, wanted) is True
@@ -173,7 +173,7 @@ def test_other_version_of_the_same_branch_replaces_it_in_one_step(machine, versi
     assert query(simulated).has(wanted.name, wanted.version)
 
 
-def test_guests_are_not_disturbed(machine):
+def test_upgrade_waits_until_no_vgpu_is_in_use(machine):
     simulated = machine("t4-pair")
     wanted = attach(simulated)
     simulated.commands.clear()
@@ -182,7 +182,7 @@ def test_guests_are_not_disturbed(machine):
     assert simulated.commands == []
 
 
-def test_truncated_package_is_found_out_before_the_old_one_goes(machine):
+def test_truncated_package_is_rejected_before_the_old_one_is_removed(machine):
     simulated = machine("t4-pair")
     found = problem_of(install, simulated, attach(simulated, truncated=True))
     assert found == Problem(
@@ -192,7 +192,7 @@ def test_truncated_package_is_found_out_before_the_old_one_goes(machine):
     assert query(simulated).installed.name == OLD
 
 
-def test_broken_package_is_replaced_by_a_mended_one_of_the_same_version(machine):
+def test_broken_package_is_replaced_by_a_corrected_one_of_the_same_version(machine):
     simulated = machine("t4-fresh")
     found = problem_of(install, simulated, attach(simulated, postinst_fails=True))
     assert found == Problem(
@@ -212,7 +212,7 @@ def test_broken_package_is_replaced_by_another_branch(machine):
     assert query(simulated).has(wanted.name, wanted.version)
 
 
-def test_loss_of_power_is_mended_first(machine):
+def test_interrupted_dpkg_is_repaired_first(machine):
     simulated = machine("t4-fresh")
     updates = simulated.root / "var/lib/dpkg/updates"
     updates.mkdir()
@@ -222,7 +222,7 @@ def test_loss_of_power_is_mended_first(machine):
     assert query(simulated).has(wanted.name, wanted.version)
 
 
-def test_half_done_package_is_finished_without_a_resource(machine):
+def test_unpacked_package_is_configured_without_a_resource(machine):
     driver_of = {"package": OLD, "version": "535.161.05", "loaded": None, "state": "unpacked"}
     simulated = machine("t4-pair", driver=driver_of)
     assert install(simulated, None) is True
@@ -230,14 +230,14 @@ def test_half_done_package_is_finished_without_a_resource(machine):
     assert install(simulated, None) is False
 
 
-def test_half_done_package_waits_for_the_guests(machine):
+def test_unpacked_package_is_not_configured_under_guests(machine):
     driver_of = {"package": OLD, "version": "535.161.05", "loaded": None, "state": "unpacked"}
     simulated = machine("t4-pair", driver=driver_of)
     assert install(simulated, None, (UUID,)) is False
     assert simulated.commands == []
 
 
-def test_host_without_a_resource_is_left_alone(machine):
+def test_host_without_a_resource_is_left_unchanged(machine):
     simulated = machine("t4-fresh")
     assert install(simulated, None) is False
     assert simulated.commands == []
@@ -252,13 +252,13 @@ def test_driver_that_is_not_installed_is_not_loaded(machine):
     assert simulated.commands == []
 
 
-def test_driver_in_the_kernel_is_left_alone(machine):
+def test_loaded_driver_is_left_unchanged(machine):
     simulated = machine("t4-pair")
     assert load(simulated) is False
     assert simulated.commands == []
 
 
-def test_driver_is_loaded_as_a_boot_would(machine):
+def test_modules_are_loaded_and_services_started(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.commands.clear()
@@ -272,7 +272,7 @@ def test_driver_is_loaded_as_a_boot_would(machine):
     assert query(simulated).loaded == "570.172.07"
 
 
-def test_second_module_may_be_built_in(machine):
+def test_missing_vfio_module_is_not_an_error(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.fail("modprobe nvidia-vgpu-vfio", output="modprobe: FATAL: Module not found\n")
@@ -294,14 +294,14 @@ def test_second_module_may_be_built_in(machine):
     ],
     ids=["Secure Boot", "not built", "silent"],
 )
-def test_kernel_that_refuses_the_driver_says_why(machine, output, reason):
+def test_reason_of_a_failed_load_is_reported(machine, output, reason):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.fail("modprobe nvidia", output=output)
     assert problem_of(load, simulated) == Problem(ProblemKind.NOT_LOADED, reason=reason)
 
 
-def test_new_kernel_gets_its_headers_and_with_them_its_driver(machine):
+def test_headers_of_a_new_kernel_are_installed(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     (simulated.root / "proc/sys/kernel/osrelease").write_text("5.15.0-180-generic\n")
@@ -312,7 +312,7 @@ def test_new_kernel_gets_its_headers_and_with_them_its_driver(machine):
     assert query(simulated).loaded == "570.172.07"
 
 
-def test_new_kernel_without_headers_in_the_archive_says_that_the_module_is_missing(machine):
+def test_missing_module_is_reported_for_a_kernel_without_headers(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     (simulated.root / "proc/sys/kernel/osrelease").write_text("6.8.0-custom\n")
@@ -322,7 +322,7 @@ def test_new_kernel_without_headers_in_the_archive_says_that_the_module_is_missi
     )
 
 
-def test_daemon_that_gives_up_is_a_problem_though_the_driver_is_loaded(machine):
+def test_daemon_that_exits_is_a_problem_although_the_driver_is_loaded(machine):
     simulated = machine(recorded.without_driver("t4-pair"))
     install(simulated, attach(simulated))
     simulated.failing.add("nvidia-vgpu-mgr")
@@ -334,7 +334,7 @@ def test_daemon_that_gives_up_is_a_problem_though_the_driver_is_loaded(machine):
 # nouveau
 
 
-def test_nouveau_is_kept_away_from_the_next_boot_on_and_not_taken_from_a_card(machine):
+def test_nouveau_is_blacklisted_from_the_next_boot(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     simulated.commands.clear()
@@ -347,7 +347,7 @@ def test_nouveau_is_kept_away_from_the_next_boot_on_and_not_taken_from_a_card(ma
     assert simulated.commands == [("update-initramfs", "-u")]
 
 
-def test_nouveau_that_is_kept_away_already_costs_no_program(machine):
+def test_blacklisted_nouveau_needs_no_program(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     load(simulated)
@@ -356,7 +356,7 @@ def test_nouveau_that_is_kept_away_already_costs_no_program(machine):
     assert simulated.commands == []
 
 
-def test_initramfs_that_a_loss_of_power_kept_in_the_dark_is_told(machine):
+def test_initramfs_is_written_again_after_a_power_loss(machine):
     """After the boot nouveau may be away, and its initramfs still know it."""
     simulated = machine("t4-pair")
     (simulated.root / CONF).parent.mkdir(parents=True)
@@ -366,7 +366,7 @@ def test_initramfs_that_a_loss_of_power_kept_in_the_dark_is_told(machine):
     assert load(simulated) is False
 
 
-def test_host_with_dracut_rewrites_its_initramfs_with_that(machine):
+def test_dracut_writes_the_initramfs_if_it_is_installed(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     (simulated.root / "usr/sbin/update-initramfs").unlink()
@@ -376,7 +376,7 @@ def test_host_with_dracut_rewrites_its_initramfs_with_that(machine):
     assert simulated.commands == [("dracut", "--force", "--regenerate-all")]
 
 
-def test_host_without_an_initramfs_needs_none_written(machine):
+def test_host_without_an_initramfs_is_not_an_error(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     (simulated.root / "usr/sbin/update-initramfs").unlink()
@@ -385,7 +385,7 @@ def test_host_without_an_initramfs_needs_none_written(machine):
     assert simulated.commands == []
 
 
-def test_initramfs_that_cannot_be_written_is_tried_again(machine):
+def test_failed_write_of_the_initramfs_is_retried(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     simulated.fail("update-initramfs", output="No space left on device\n", times=2)
@@ -395,7 +395,7 @@ def test_initramfs_that_cannot_be_written_is_tried_again(machine):
     assert len(simulated.did("update-initramfs -u")) == 3
 
 
-def test_initramfs_that_a_killed_hook_did_not_write_is_written_by_the_next(machine):
+def test_initramfs_is_written_after_a_killed_hook(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
 
@@ -410,7 +410,7 @@ def test_initramfs_that_a_killed_hook_did_not_write_is_written_by_the_next(machi
     assert simulated.did("update-initramfs -u") != []
 
 
-def test_reboot_gives_the_cards_to_the_driver(machine):
+def test_reboot_binds_the_cards_to_the_driver(machine):
     simulated = machine("t4-fresh")
     install(simulated, attach(simulated))
     load(simulated)

@@ -45,7 +45,7 @@ def start(machine):
 # From the resource to a working driver
 
 
-def test_fresh_host_is_ready_after_its_reboot(start):
+def test_fresh_host_is_ready_after_a_reboot(start):
     host = start("t4-fresh")
     assert host.event() == [Problem(ProblemKind.RESOURCE_MISSING)]
     host.attach()
@@ -63,7 +63,7 @@ def test_host_without_nouveau_is_ready_without_a_reboot(start):
     assert [len(card.types) for card in gather(host.machine.root).cards] == [17, 17]
 
 
-def test_host_that_is_as_it_should_be_costs_no_program(start):
+def test_configured_host_needs_no_program(start):
     host = start("t4-pair")
     host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
     host.event()
@@ -73,14 +73,14 @@ def test_host_that_is_as_it_should_be_costs_no_program(start):
     assert host.machine.commands == []
 
 
-def test_daemon_that_went_down_is_started_again(start):
+def test_crashed_daemon_is_started_again(start):
     host = start("t4-pair")
     host.machine.crash("nvidia-vgpu-mgr")
     assert host.event() == []
     assert daemon.is_active(host.machine.root, host.machine)
 
 
-def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
+def test_daemon_that_does_not_start_is_a_problem_until_it_runs(start):
     host = start("t4-pair")
     host.machine.crash("nvidia-vgpu-mgr")
     host.machine.failing.add("nvidia-vgpu-mgr")
@@ -89,7 +89,7 @@ def test_daemon_that_stays_down_is_a_problem_until_it_runs(start):
     assert host.event() == []
 
 
-def test_host_without_a_card_gets_the_package_and_nothing_is_loaded(start):
+def test_package_is_installed_but_not_loaded_without_a_card(start):
     host = start("no-gpu")
     host.attach()
     assert host.event() == []
@@ -112,7 +112,7 @@ def test_upgrade_waits_for_the_guests(start):
     assert host.event() == []
 
 
-def test_force_goes_on_although_a_vgpu_is_in_use(start):
+def test_forced_upgrade_does_not_wait_for_the_guests(start):
     host = start("t4-pair")
     host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
     host.attach()
@@ -121,7 +121,7 @@ def test_force_goes_on_although_a_vgpu_is_in_use(start):
     ]
 
 
-def test_failure_is_told_and_tried_again_at_the_next_event(start):
+def test_failure_is_reported_and_retried_at_the_next_event(start):
     host = start(recorded.without_driver("t4-pair"))
     host.attach()
     host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
@@ -132,7 +132,7 @@ def test_failure_is_told_and_tried_again_at_the_next_event(start):
     assert host.state.install_failure == ()
 
 
-def test_failure_is_in_the_log_with_what_the_program_said(start, caplog):
+def test_failure_is_logged_with_the_output_of_the_program(start, caplog):
     host = start(recorded.without_driver("t4-pair"))
     host.attach()
     host.machine.fail("modprobe nvidia", output="modprobe: ERROR: Key was rejected by service\n")
@@ -143,7 +143,7 @@ def test_failure_is_in_the_log_with_what_the_program_said(start, caplog):
     ]
 
 
-def test_broken_package_is_replaced_by_a_mended_one(start):
+def test_broken_package_is_replaced_by_a_corrected_one(start):
     host = start(recorded.without_driver("t4-pair"))
     host.attach(postinst_fails=True)
     (problem,) = host.event()
@@ -216,7 +216,7 @@ def test_recorded_failure_of_another_revision_is_ignored(start, row):
     ],
     ids=["new", "waits for the guests", "forced"],
 )
-def test_install_is_announced_where_it_will_happen(start, version, in_use, force, is_long):
+def test_installation_is_announced_if_it_will_happen(start, version, in_use, force, is_long):
     host = start("t4-pair")
     host.attach(version=version)
     if in_use:
@@ -226,7 +226,7 @@ def test_install_is_announced_where_it_will_happen(start, version, in_use, force
 
 
 @pytest.mark.parametrize("is_attached", [True, False])
-def test_nothing_is_announced_where_nothing_will_be_installed(start, is_attached):
+def test_nothing_is_announced_without_an_installation(start, is_attached):
     host = start("t4-pair")
     if is_attached:
         host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
@@ -242,7 +242,7 @@ def answer(host, **facts):
     return software.handle_restart_trigger(host.machine.root, host.machine, found, host.state)
 
 
-def test_restart_is_answered_once(start):
+def test_requested_restart_happens_once(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
     host.state = answer(host)
@@ -259,7 +259,7 @@ def test_restart_waits_for_the_guests(start):
     assert host.machine.commands == []
 
 
-def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
+def test_restart_waits_for_a_guest_started_after_the_facts_were_read(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
     facts = gather(host.machine.root)
@@ -279,14 +279,14 @@ def test_restart_waits_for_a_guest_that_came_since_the_host_was_read(start):
     ],
     ids=["paused", "paused by the principal", "no card", "no driver"],
 )
-def test_restart_is_passed_over_where_the_daemon_must_not_or_cannot_run(start, name, state, facts):
+def test_restart_is_skipped_if_the_daemon_must_not_or_cannot_run(start, name, state, facts):
     host = start(name)
     host.state = state._replace(restart_pending=True)
     assert answer(host, **facts) == state
     assert host.machine.commands == []
 
 
-def test_restart_that_fails_is_a_problem(start):
+def test_failed_restart_is_a_problem(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
     host.machine.fail("systemctl restart", output="Job for nvidia-vgpu-mgr.service failed.\n")
@@ -310,7 +310,7 @@ def test_restart_that_fails_is_a_problem(start):
     ],
     ids=["free", "our pause", "the principal's pause", "guests", "guests and force"],
 )
-def test_host_software_is_not_touched_in_a_pause_or_under_guests(
+def test_host_software_is_not_changed_during_a_pause_or_under_guests(
     start, state, masked, in_use, force, problem
 ):
     host = start("t4-pair")
@@ -347,7 +347,7 @@ def installed_tools(machine):
     return [command[-1] for command in machine.did("apt-get install")]
 
 
-def test_lspci_is_installed_once_where_it_is_missing(machine):
+def test_missing_lspci_is_installed_once(machine):
     simulated = machine("t4-pair")
     (simulated.root / "usr/bin/lspci").unlink()
     assert installed_tools(simulated) == ["pciutils"]

@@ -40,14 +40,14 @@ def test_framework_parents_and_types_of_every_recorded_host(cards, name, offers)
     assert found == offers
 
 
-def test_framework_is_decided_card_by_card(host):
+def test_framework_is_determined_for_each_card(host):
     t4, l40s = (recorded.host(name)["functions"][-1] for name in ("t4-pair", "l40s-vendor-vfio"))
     root = host("mixed", functions=[t4, l40s])
     assert inspect(root, 0).framework is Framework.VENDOR_VFIO
     assert inspect(root, 1).framework is Framework.MDEV
 
 
-def test_card_whose_virtual_functions_are_off_does_not_tell_its_framework(cards):
+def test_framework_is_unknown_without_virtual_functions(cards):
     (card,) = cards("a100-sriov-off")
     assert card == Card(card.gpu, None)
 
@@ -62,13 +62,13 @@ def test_parents_are_the_virtual_functions_with_sriov(cards):
     assert str(card.parents[0]) == "0000:41:00.4"
 
 
-def test_types_come_in_the_order_of_their_numbers(cards):
+def test_types_are_sorted_by_number(cards):
     ids = [known.id for known in cards("m10-board")[0].types]
     assert ids[:2] == ["nvidia-35", "nvidia-36"]
     assert ids[-1] == "nvidia-155"
 
 
-def test_all_that_is_known_of_a_type(cards):
+def test_all_attributes_of_a_type_are_read(cards):
     card = cards("t4-pair", count=True)[0]
     assert card.find_type("nvidia-233") == VgpuType(
         id="nvidia-233",
@@ -80,11 +80,11 @@ def test_all_that_is_known_of_a_type(cards):
     )
 
 
-def test_free_instances_are_not_read_unless_asked_for(cards):
+def test_free_instances_are_read_only_on_request(cards):
     assert {known.available_instances for known in cards("t4-pair")[0].types} == {None}
 
 
-def test_free_instances_of_all_virtual_functions_add_up_to_what_the_card_holds(cards):
+def test_free_instances_are_limited_by_the_card(cards):
     (card,) = cards("a40-mdev", count=True)
     assert card.find_type("NVIDIA A40-1Q").available_instances == 32
     assert card.find_type("NVIDIA A40-2Q").available_instances == 24
@@ -95,7 +95,7 @@ def test_free_instances_of_all_virtual_functions_add_up_to_what_the_card_holds(c
     ["-1\n", "", "junk\n", "\u0662\n", None],
     ids=["-1", "empty", "junk", "\u0662", "absent"],
 )
-def test_count_that_is_no_number_is_no_free_instance(host, text):
+def test_invalid_number_of_free_instances_is_zero(host, text):
     root = host("t4-pair")
     path = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types/nvidia-233"
     (path / "available_instances").unlink()
@@ -104,7 +104,7 @@ def test_count_that_is_no_number_is_no_free_instance(host, text):
     assert inspect(root, count=True).find_type("nvidia-233").available_instances == 0
 
 
-def test_type_without_a_name_is_called_by_its_id(host):
+def test_id_replaces_a_missing_type_name(host):
     root = host("t4-pair")
     path = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types/nvidia-233"
     (path / "name").unlink()
@@ -114,14 +114,14 @@ def test_type_without_a_name_is_called_by_its_id(host):
     assert known.framebuffer is None
 
 
-def test_folder_that_is_no_type_is_passed_over(host):
+def test_folder_with_an_invalid_name_is_skipped(host):
     root = host("t4-pair")
     folder = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
     (folder / "nvidia-1\nevil = 1").mkdir()
     assert len(inspect(root).types) == 17
 
 
-def test_mediated_devices_are_the_vgpus_in_use(host):
+def test_mediated_devices_are_vgpus_in_use(host):
     root = host("t4-pair")
     for uuid in reversed(UUIDS):
         recorded.add_mdev(root, "0000:84:00.0", "nvidia-233", uuid)
@@ -131,7 +131,7 @@ def test_mediated_devices_are_the_vgpus_in_use(host):
     assert inspect(root, 1).in_use == ()
 
 
-def test_mediated_devices_on_virtual_functions_are_the_card_s(host):
+def test_mediated_devices_on_virtual_functions_belong_to_the_card(host):
     root = host("a40-mdev")
     recorded.add_mdev(root, "0000:41:00.5", "nvidia-558", UUIDS[0])
     assert inspect(root).in_use == UUIDS[:1]
@@ -144,7 +144,7 @@ def test_virtual_function_with_a_type_is_a_vgpu_in_use(host):
     assert inspect(root).in_use == ("0000:3d:00.5",)
 
 
-def test_full_card_still_names_what_one_of_its_functions_can_create(host):
+def test_type_is_offered_if_one_function_can_create_it(host):
     root = host("l40s-vendor-vfio")
     folders = list((root / "sys/bus/pci/devices/0000:3d:00.0").parent.glob("*/nvidia"))
     assert len(folders) == 32
@@ -155,7 +155,7 @@ def test_full_card_still_names_what_one_of_its_functions_can_create(host):
     assert inspect(root).types == (VgpuType("nvidia-1148", "NVIDIA L40S-2Q"),)
 
 
-def test_virtual_function_that_shows_no_type_carries_no_vgpu(host):
+def test_virtual_function_without_type_attribute_is_not_a_parent(host):
     root = host("l40s-vendor-vfio")
     (root / "sys/bus/pci/devices/0000:3d:00.5/nvidia/current_vgpu_type").unlink()
     parents = [str(parent) for parent in inspect(root).parents]
@@ -180,12 +180,12 @@ def test_virtual_function_that_shows_no_type_carries_no_vgpu(host):
         ("", None),
     ],
 )
-def test_word_of_an_operator_means_a_type_or_none(cards, wanted, type_id):
+def test_requested_type_is_found_by_id_or_name(cards, wanted, type_id):
     known = cards("t4-pair")[0].find_type(wanted)
     assert (known.id if known else None) == type_id
 
 
-def test_last_word_of_a_long_name_is_enough():
+def test_last_part_of_a_long_name_matches():
     known = VgpuType("nvidia-1540", "NVIDIA RTX Pro 6000 Blackwell DC-48Q")
     assert known.matches("DC-48Q")
     assert known.matches("RTX Pro 6000 Blackwell DC-48Q")
@@ -203,26 +203,26 @@ def test_last_word_of_a_long_name_is_enough():
         ("GRID T4", "", None),
     ],
 )
-def test_framebuffer_is_what_the_driver_states_or_what_the_name_counts(
+def test_framebuffer_is_read_from_description_or_name(
     name, description, framebuffer
 ):
     assert VgpuType("nvidia-1", name, description).framebuffer == framebuffer
 
 
-def test_maximum_of_a_type_is_unknown_if_the_driver_does_not_say(cards):
+def test_maximum_is_unknown_if_the_driver_does_not_state_it(cards):
     (card,) = cards("l40s-vendor-vfio", count=True)
     known = card.find_type("L40S-2Q")
     assert (known.max_instances, known.available_instances) == (None, None)
 
 
-def test_columns_may_stand_the_other_way_round(host):
+def test_columns_may_be_in_reverse_order(host):
     root = host("l40s-vendor-vfio")
     path = root / "sys/bus/pci/devices/0000:3d:00.4/nvidia/creatable_vgpu_types"
     path.write_text("vGPU Name : ID\nNVIDIA L40S-9Q  3152\n")
     assert inspect(root).find_type("L40S-9Q").id == "nvidia-3152"
 
 
-def test_nvidia_folder_of_the_card_itself_is_no_parent(host):
+def test_nvidia_folder_of_the_card_itself_is_ignored(host):
     """Some drivers are said to show one there as well."""
     root = host("l40s-vendor-vfio")
     folder = root / "sys/bus/pci/devices/0000:3d:00.0/nvidia"
@@ -282,5 +282,5 @@ def test_vendor_specific_vfio_has_no_mdev_bus(host):
         ("a10-vendor-vfio", Framework.VENDOR_VFIO),
     ],
 )
-def test_kernel_and_model_do_not_tell_the_framework(host, name, framework, kernel):
+def test_kernel_and_model_do_not_determine_the_framework(host, name, framework, kernel):
     assert inspect(host(name, kernel=kernel)).framework is framework

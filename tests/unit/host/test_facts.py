@@ -59,7 +59,7 @@ def test_gathering_starts_no_program_and_changes_nothing(machine):
     assert sorted(str(path) for path in simulated.root.rglob("*")) == before
 
 
-def test_free_instances_are_counted_if_asked_for(host):
+def test_free_instances_are_counted_on_request(host):
     root = host("t4-pair")
     assert gather(root).cards[0].types[0].available_instances is None
     assert gather(root, count=True).cards[0].types[0].available_instances == 16
@@ -74,13 +74,13 @@ def test_vgpus_of_all_cards_are_in_use(host):
 
 
 @pytest.mark.parametrize("state", ["unpacked", "half-configured", "config-files"])
-def test_nova_counts_once_it_is_installed(host, state):
+def test_nova_that_is_not_installed_is_ignored(host, state):
     root = host("no-gpu")
     recorded.write_dpkg_status(root, [("nova-common", "3:25.2.1-0ubuntu2.9", state)])
     assert gather(root).nova is None
 
 
-def test_host_without_anything_has_no_facts(tmp_path):
+def test_empty_host_has_no_cards_and_no_software(tmp_path):
     facts = gather(tmp_path)
     assert (facts.cards, facts.nova, facts.has_vgpu_daemon, facts.is_paused_by_mask) == (
         (),
@@ -91,13 +91,13 @@ def test_host_without_anything_has_no_facts(tmp_path):
     assert (facts.driver.packages, facts.driver.loaded) == ((), None)
 
 
-def test_masked_daemon(machine):
+def test_masked_daemon_is_a_pause(machine):
     simulated = machine("t4-pair")
     simulated("systemctl", "mask", "nvidia-vgpu-mgr")
     assert gather(simulated.root).is_paused_by_mask is True
 
 
-def test_host_whose_nova_was_removed(host):
+def test_nova_is_missing_without_a_dpkg_status(host):
     root = host("t4-pair")
     shutil.rmtree(root / "var/lib/dpkg")
     assert gather(root).nova is None

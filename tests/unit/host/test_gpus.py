@@ -37,11 +37,11 @@ def found(root):
     ["0000:af:00.0", "0000:AF:00.0", "af:00.0", "AF:00.0", "00000000:af:00.0"],
     ids=["full", "full, upper case", "short", "short, upper case", "as nvidia-smi writes it"],
 )
-def test_every_form_of_an_address_is_the_full_one_in_lower_case(text):
+def test_address_is_normalised(text):
     assert str(PciAddress.parse(text)) == "0000:af:00.0"
 
 
-def test_domain_of_five_digits_keeps_them():
+def test_domain_of_five_digits_is_kept():
     assert str(PciAddress.parse("10000:01:1f.7")) == "10000:01:1f.7"
 
 
@@ -62,13 +62,13 @@ def test_domain_of_five_digits_keeps_them():
         "10de:1eb8",
     ],
 )
-def test_what_is_no_address_is_refused(text):
+def test_invalid_address_is_rejected(text):
     with pytest.raises(ValueError) as error:
         PciAddress.parse(text)
     assert str(error.value) == f"not a PCI address: {text!r}"
 
 
-def test_addresses_sort_as_numbers():
+def test_addresses_are_sorted_as_numbers():
     written = ["10000:01:00.0", "0000:c1:00.0", "0000:0a:00.1", "0000:0a:00.0"]
     assert [str(address) for address in sorted(map(PciAddress.parse, written))] == [
         "0000:0a:00.0",
@@ -78,14 +78,14 @@ def test_addresses_sort_as_numbers():
     ]
 
 
-def test_pci_id_in_upper_case_is_the_one_in_lower_case():
+def test_pci_id_is_normalised_to_lower_case():
     assert str(PciId.parse("10DE:1EB8")) == "10de:1eb8"
 
 
 @pytest.mark.parametrize(
     "text", ["", "10de", "10de:1eb8\n", "10de:1eb", "10de:1eb8:0", "\uff11ade:1eb8"]
 )
-def test_what_is_no_pair_of_ids_is_refused(text):
+def test_invalid_pci_id_is_rejected(text):
     with pytest.raises(ValueError) as error:
         PciId.parse(text)
     assert str(error.value) == f"not a PCI id: {text!r}"
@@ -128,16 +128,16 @@ def test_virtual_function_is_not_a_gpu(host):
         "accelerator",
     ],
 )
-def test_class_tells_a_gpu_from_the_other_functions_of_its_vendor(host, pci_class, is_gpu):
+def test_class_distinguishes_a_gpu_from_other_functions(host, pci_class, is_gpu):
     root = host("t4-pair", functions=[{**T4, "class": pci_class}])
     assert found(root) == (["0000:84:00.0"] if is_gpu else [])
 
 
-def test_graphics_of_another_vendor_are_no_gpu(host):
+def test_gpu_of_another_vendor_is_ignored(host):
     assert scan(host("no-gpu")) == ((), ())
 
 
-def test_all_that_is_known_of_a_card(host):
+def test_all_attributes_of_a_gpu_are_read(host):
     gpu = scan(host("t4-pair")).gpus[1]
     assert gpu == Gpu(
         address=PciAddress(0, 0xD8, 0, 0),
@@ -154,7 +154,7 @@ def test_numa_node_of_minus_one_is_none(host):
     assert {gpu.numa_node for gpu in scan(host("m10-board")).gpus} == {None}
 
 
-def test_card_without_a_driver_has_none(host):
+def test_driver_of_an_unbound_card_is_none(host):
     root = host("t4-pair", functions=[{**T4, "driver": None}])
     assert scan(root).gpus[0].driver is None
 
@@ -167,12 +167,12 @@ def test_optional_attribute_may_be_absent(host, name):
     assert (gpu.subsystem if name.startswith("subsystem") else gpu.numa_node) is None
 
 
-def test_card_counts_the_virtual_functions_that_it_could_have(host):
+def test_possible_virtual_functions_are_counted(host):
     gpu = scan(host("a100-sriov-off")).gpus[0]
     assert (gpu.total_vfs, gpu.virtual_functions) == (16, ())
 
 
-def test_virtual_functions_come_in_the_order_of_their_numbers(host):
+def test_virtual_functions_are_sorted_by_number(host):
     functions = [str(address) for address in scan(host("a40-mdev")).gpus[0].virtual_functions]
     assert len(functions) == 32
     # virtfn10 comes after virtfn9, not after virtfn1
@@ -187,21 +187,21 @@ def test_virtual_functions_come_in_the_order_of_their_numbers(host):
 
 
 @pytest.mark.parametrize("name", ["vendor", "class", "device"])
-def test_entry_that_cannot_be_read_hides_no_other(host, caplog, name):
+def test_unreadable_device_does_not_hide_others(host, caplog, name):
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/0000:84:00.0" / name).unlink()
     assert found(root) == ["0000:d8:00.0"]
     assert "0000:84:00.0 cannot be read, skipped" in caplog.text
 
 
-def test_attribute_that_is_no_number_hides_no_other_card(host, caplog):
+def test_invalid_attribute_does_not_hide_other_cards(host, caplog):
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/0000:84:00.0/class").write_text("\u0663\n", encoding="utf-8")
     assert found(root) == ["0000:d8:00.0"]
     assert "0000:84:00.0 cannot be read, skipped" in caplog.text
 
 
-def test_entry_that_is_no_address_is_left_out(host, caplog):
+def test_entry_without_a_pci_address_is_skipped(host, caplog):
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/junk").mkdir()
     assert found(root) == ["0000:84:00.0", "0000:d8:00.0"]

@@ -17,7 +17,7 @@ OTHER = Assignment("nvidia-36", (PciAddress(0, 0xAF, 0, 0),))
 
 
 @pytest.mark.parametrize("major", [17, 18, 19, 20])
-def test_queens_to_train_know_the_types_only(major):
+def test_queens_to_train_have_only_the_list_of_types(major):
     assert render([ONE, OTHER], NovaVersion(major)) == {
         "devices": [("enabled_vgpu_types", "nvidia-35, nvidia-36")]
     }
@@ -41,7 +41,7 @@ def test_xena_and_later_have_sections_under_the_new_name(major):
     }
 
 
-def test_class_and_limit_stand_beside_the_addresses():
+def test_class_and_limit_are_in_the_section_of_the_type():
     found = Assignment("nvidia-35", M10, max_instances=4, resource_class="CUSTOM_A")
     assert render([found], NovaVersion(29))["mdev_nvidia-35"] == [
         ("device_addresses", "0000:84:00.0,0000:85:00.0"),
@@ -50,16 +50,16 @@ def test_class_and_limit_stand_beside_the_addresses():
     ]
 
 
-def test_nothing_offered_is_no_section_rather_than_an_empty_list():
+def test_no_section_is_rendered_without_types():
     assert render([], NovaVersion(29)) == {}
 
 
-def test_order_of_the_types_is_kept_since_the_first_may_count_alone():
+def test_order_of_the_types_is_kept():
     sections = render([OTHER, ONE], NovaVersion(21))
     assert sections["devices"] == [("enabled_vgpu_types", "nvidia-36, nvidia-35")]
 
 
-def test_ini_reader_finds_what_was_rendered():
+def test_rendered_sections_are_valid_ini():
     sections = render([ONE, OTHER], NovaVersion(29))
     lines = [
         line
@@ -86,7 +86,7 @@ def test_ini_reader_finds_what_was_rendered():
     ],
     ids=ascii,
 )
-def test_type_that_is_no_plain_word_reaches_no_file(type_id):
+def test_invalid_type_id_is_never_rendered(type_id):
     with pytest.raises(ValueError) as error:
         render([Assignment(type_id, M10)], NovaVersion(17))
     assert str(error.value) == f"not a type ID for nova.conf: {type_id!r}"
@@ -95,12 +95,12 @@ def test_type_that_is_no_plain_word_reaches_no_file(type_id):
 @pytest.mark.parametrize(
     "name", ["CUSTOM_A\nx = y", "custom_a", "PCPU", "CUSTOM_", "VGPU\n"], ids=ascii
 )
-def test_class_that_is_no_plain_word_reaches_no_file(name):
+def test_invalid_resource_class_is_never_rendered(name):
     with pytest.raises(ValueError) as error:
         render([Assignment("nvidia-35", M10, resource_class=name)], NovaVersion(29))
     assert str(error.value) == f"not a resource class for nova.conf: {name!r}"
 
 
-def test_limit_that_is_no_number_reaches_no_file():
+def test_invalid_limit_is_never_rendered():
     with pytest.raises(ValueError, match="invalid literal"):
         render([Assignment("nvidia-35", M10, max_instances="4\nx = y")], NovaVersion(29))

@@ -24,7 +24,7 @@ def test_version_of_nova_common_is_read_without_epoch_and_revision(package_versi
 
 
 @pytest.mark.parametrize("text", ["", "unknown", ":17.0.0", "\u0662\u0665.0.0"])
-def test_what_is_no_version_is_refused(text):
+def test_invalid_version_is_rejected(text):
     with pytest.raises(ValueError) as error:
         NovaVersion.parse(text)
     assert str(error.value) == f"not a version of Nova: {text!r}"
@@ -65,7 +65,7 @@ RELEASES = [
     RELEASES,
     ids=[str(row[0]) for row in RELEASES],
 )
-def test_what_each_release_can_do(
+def test_capabilities_of_each_release(
     major, codename, word, addresses, several, alone, mdev_class, limit
 ):
     nova = NovaVersion(major)
@@ -83,5 +83,5 @@ def test_what_each_release_can_do(
     ("version", "several"),
     [((21, 2, 4), False), ((22, 0, 0), False), ((22, 2, 0), False), ((22, 2, 1), True)],
 )
-def test_several_types_work_from_the_release_that_mended_them(version, several):
+def test_several_types_are_supported_from_22_2_1(version, several):
     assert NovaVersion(*version).supports_several_types is several

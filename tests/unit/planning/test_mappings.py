@@ -50,7 +50,7 @@ def plain(vgpu_type, *texts):
 
 
 @pytest.mark.parametrize("text", ["", " \n", "# nothing yet", "{}"])
-def test_unset_option_asks_for_nothing(text):
+def test_empty_option_requests_nothing(text):
     assert read(text) == ()
 
 
@@ -65,7 +65,7 @@ def test_unset_option_asks_for_nothing(text):
     ],
     ids=["today's form", "JSON", "block without quotes", "short", "with document marks"],
 )
-def test_every_spelling_asks_for_the_same(text):
+def test_all_notations_are_equivalent(text):
     assert read(text) == (
         plain("nvidia-35", "0000:84:00.0", "0000:85:00.0"),
         plain("nvidia-36", "0000:86:00.0"),
@@ -73,7 +73,7 @@ def test_every_spelling_asks_for_the_same(text):
 
 
 @pytest.mark.parametrize("address", ["0000:41:00.0", "41:00.0", "0000:12:00.0"])
-def test_address_without_quotes_is_no_sexagesimal_number(address):
+def test_unquoted_address_is_not_a_sexagesimal_number(address):
     assert mappings.parse(f"{{nvidia-35: [{address}]}}") == {"nvidia-35": [address]}
 
 
@@ -82,16 +82,16 @@ def test_every_scalar_is_text(text):
     assert mappings.parse(text) == text
 
 
-def test_address_in_upper_case_is_the_one_in_lower_case():
+def test_address_is_normalised_to_lower_case():
     assert read("{nvidia-35: ['0000:AF:00.0']}") == (plain("nvidia-35", "0000:af:00.0"),)
 
 
-def test_device_twice_in_one_list_is_there_once():
+def test_repeated_device_of_one_list_is_merged():
     text = "{nvidia-35: ['0000:AF:00.0', 'af:00.0', '0000:af:00.0', '0000:84:00.0']}"
     assert read(text) == (plain("nvidia-35", "0000:af:00.0", "0000:84:00.0"),)
 
 
-def test_alias_stands_for_its_list():
+def test_yaml_alias_is_expanded():
     text = "nvidia-35: {devices: &here ['10de:1eb8', '10de:1db4']}\nnvidia-36: *here"
     assert mappings.parse(text)["nvidia-36"] == ["10de:1eb8", "10de:1db4"]
 
@@ -107,24 +107,24 @@ def test_alias_stands_for_its_list():
         ("NVIDIA RTX Pro 6000 Blackwell DC-48Q", False),
     ],
 )
-def test_only_an_id_can_be_published_as_it_stands(key, is_plain):
+def test_only_a_type_id_can_be_published_unchanged(key, is_plain):
     (request,) = read(f"{{{key}: ['0000:84:00.0']}}")
     assert request == VgpuRequest(key, addresses("0000:84:00.0"), is_plain=is_plain)
 
 
-def test_device_by_pci_id_is_for_each_host_to_find():
+def test_request_by_pci_id_is_not_plain():
     (request,) = read("{nvidia-233: ['10DE:1EB8', '0000:84:00.0']}")
     assert request.devices == (PciId(0x10DE, 0x1EB8), PciAddress(0, 0x84, 0, 0))
     assert not request.is_plain
 
 
-def test_long_form():
+def test_long_form_has_a_limit_and_a_resource_class():
     text = "{T4-8Q: {devices: ['10de:1eb8'], max-instances: 4, resource-class: CUSTOM_T4_8Q}}"
     devices = (PciId(0x10DE, 0x1EB8),)
     assert read(text) == (VgpuRequest("T4-8Q", devices, 4, "CUSTOM_T4_8Q"),)
 
 
-def test_long_form_without_options_is_not_published_as_it_stands():
+def test_long_form_without_options_is_not_plain():
     (request,) = read("{nvidia-35: {devices: ['0000:84:00.0']}}")
     assert request == VgpuRequest("nvidia-35", addresses("0000:84:00.0"))
 
@@ -137,7 +137,7 @@ def test_long_form_without_options_is_not_published_as_it_stands():
     ],
     ids=["address", "PCI id"],
 )
-def test_device_in_two_types_is_refused_since_nova_would_not_start(text, owners):
+def test_device_in_two_types_is_rejected(text, owners):
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
@@ -195,11 +195,11 @@ def test_device_in_two_types_is_refused_since_nova_would_not_start(text, owners)
         "a key twice",
     ],
 )
-def test_what_was_a_hook_error_names_its_place_and_its_mend(text, place, reason):
+def test_invalid_value_is_rejected_with_place_and_correction(text, place, reason):
     assert refused(text) == (place, reason)
 
 
-def test_bomb_of_aliases_is_not_expanded():
+def test_exponential_aliases_are_not_expanded():
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     for level in range(1, 8):
         items = ", ".join([f"*a{level - 1}"] * 9)
@@ -208,7 +208,7 @@ def test_bomb_of_aliases_is_not_expanded():
     assert refused("\n".join(levels)) == ("the value", reason)
 
 
-def test_node_that_holds_itself_is_refused():
+def test_recursive_alias_is_rejected():
     reason = "more than 10000 items once its aliases are expanded"
     assert refused("&a {nvidia-35: [*a]}") == ("the value", reason)
 
@@ -218,13 +218,13 @@ def test_node_that_holds_itself_is_refused():
     ["[" * 30_000, "{a: " * 15_000, "- " * 30_000, "[[[[[[[[[]]]]]]]]]"],
     ids=["brackets", "braces", "dashes", "one too deep"],
 )
-def test_deep_nesting_is_refused_on_the_way(text):
+def test_deep_nesting_is_rejected_while_reading(text):
     place, reason = unread(text)
     assert place.startswith("line 1, column ")
     assert reason == "nested too deep"
 
 
-def test_oversized_value_is_refused_unread():
+def test_oversized_value_is_rejected():
     assert refused("#" * 65_537) == ("the value", "more than 64 KiB")
     assert read("#" * 65_536) == ()
 
@@ -243,12 +243,12 @@ def test_size_is_counted_in_bytes():
     ],
     ids=["python", "set", "str", "bare"],
 )
-def test_tags_are_refused(text, place):
+def test_tags_are_rejected(text, place):
     assert unread(text) == (place, "a tag")
 
 
 @pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\ud800", "\ufffe"], ids=repr)
-def test_character_that_is_no_text_is_refused(character):
+def test_character_that_yaml_does_not_allow_is_rejected(character):
     assert unread(f"{{nvidia-35: ['0000:84:00.0{character}']}}") == ("the value", NO_CHARACTER)
 
 
@@ -271,7 +271,7 @@ def test_character_that_is_no_text_is_refused(character):
     ],
     ids=["open bracket", "two documents", "undefined alias", "open quote", "tab"],
 )
-def test_what_is_no_yaml_names_its_place(text, place, reason):
+def test_invalid_yaml_is_rejected_with_its_place(text, place, reason):
     assert unread(text) == (place, reason)
 
 
@@ -297,13 +297,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("device", ["0000:84:00.0", "84:00.0", "10de:1eb8"])
-def test_nothing_can_hang_on_a_device(device, tail):
+def test_device_with_a_hostile_suffix_is_rejected(device, tail):
     assert refused(f'{{nvidia-35: ["{device}{tail}"]}}') == ("nvidia-35, device 1", NO_DEVICE)
 
 
 @pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("key", ["nvidia-35", "T4-8Q", "GRID T4-8Q"])
-def test_nothing_can_hang_on_a_type(key, tail):
+def test_type_with_a_hostile_suffix_is_rejected(key, tail):
     place, reason = refused(f'{{"{key}{tail}": ["0000:84:00.0"]}}')
     assert reason == NO_TYPE
     assert place.isprintable()
@@ -311,13 +311,13 @@ def test_nothing_can_hang_on_a_type(key, tail):
 
 
 @pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
-def test_nothing_can_hang_on_a_resource_class(tail):
+def test_resource_class_with_a_hostile_suffix_is_rejected(tail):
     text = f'{{nvidia-35: {{devices: ["84:00.0"], resource-class: "CUSTOM_A{tail}"}}}}'
     assert refused(text) == ("nvidia-35, resource-class", NO_CLASS)
 
 
 @pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
-def test_nothing_can_hang_on_a_limit(tail):
+def test_limit_with_a_hostile_suffix_is_rejected(tail):
     text = f'{{nvidia-35: {{devices: ["84:00.0"], max-instances: "4{tail}"}}}}'
     assert refused(text) == ("nvidia-35, max-instances", NO_LIMIT)
 
@@ -340,7 +340,7 @@ def test_nothing_can_hang_on_a_limit(tail):
     ],
     ids=["type", "address", "limit", "class"],
 )
-def test_digits_of_other_scripts_are_no_digits(text, place, reason):
+def test_digits_of_other_scripts_are_rejected(text, place, reason):
     assert refused(text) == (place, reason)
 
 
@@ -367,7 +367,7 @@ def test_digits_of_other_scripts_are_no_digits(text, place, reason):
         ("{devices: ['84:00.0', x]}", "nvidia-35, device 2", NO_DEVICE),
     ],
 )
-def test_long_form_takes_what_nova_could_bear(text, place, reason):
+def test_invalid_long_form_is_rejected(text, place, reason):
     assert refused(f"{{nvidia-35: {text}}}") == (place, reason)
 
 
@@ -377,25 +377,25 @@ def test_resource_class_is_no_longer_than_placement_allows():
     assert refused(template.format("A" * 249)) == ("nvidia-35, resource-class", NO_CLASS)
 
 
-def test_reason_of_the_yaml_reader_is_shown_in_plain_characters():
+def test_reason_of_the_yaml_reader_is_shown_in_ascii():
     place, reason = unread('{nvidia-35: "\\\u00e9"}')
     assert (place, reason) == ("line 1, column 15", "found unknown escape character '?'")
 
 
-def test_second_device_of_a_list_is_named_by_its_place():
+def test_invalid_device_is_identified_by_its_position():
     assert refused("{nvidia-35: ['84:00.0', '84:00.9']}") == ("nvidia-35, device 2", NO_DEVICE)
 
 
-def test_long_word_is_shown_by_its_start():
+def test_long_key_is_truncated():
     place, _ = refused("{" + "x" * 300 + ": []}")
     assert place == "x" * 24 + "..."
 
 
-def test_empty_key_has_a_name():
+def test_empty_key_is_described():
     assert refused("{'': ['84:00.0']}") == ("an empty key", NO_TYPE)
 
 
-def test_problem_of_a_mapping_is_an_error_that_says_it():
+def test_error_text_contains_kind_and_arguments():
     with pytest.raises(
         HostError, match=r"^mapping-invalid: place='the value' reason='more than 64 KiB'$"
     ) as error:

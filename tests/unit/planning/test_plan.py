@@ -53,37 +53,37 @@ def test_type_is_resolved_to_the_id_on_this_host(cards, word):
     assert plan.assignments[0].name == "GRID T4-8Q"
 
 
-def test_pci_id_stands_for_every_such_card(cards):
+def test_pci_id_selects_every_card_of_the_model(cards):
     plan = planned("{T4-8Q: ['10de:1eb8']}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
     assert cards_of(plan) == [["0000:84:00.0", "0000:d8:00.0"]]
 
 
-def test_pci_id_stands_for_no_other_card(cards):
+def test_pci_id_selects_no_other_card(cards):
     plan = planned("{T4-8Q: ['10de:1eb8']}", cards("mixed"))
     assert cards_of(plan) == [["0000:3b:00.0"]]
 
 
-def test_card_named_by_address_and_by_pci_id_is_there_once(cards):
+def test_card_selected_by_address_and_by_pci_id_is_listed_once(cards):
     plan = planned("{T4-8Q: ['0000:d8:00.0', '10de:1eb8']}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-233", ["0000:84:00.0", "0000:d8:00.0"])]
 
 
 @pytest.mark.parametrize("device", ["0000:41:00.0", "10de:2235"])
 @pytest.mark.parametrize("word", ["nvidia-558", "A40-2Q"])
-def test_physical_function_stands_for_its_virtual_functions(cards, device, word):
+def test_physical_function_selects_its_virtual_functions(cards, device, word):
     plan = planned(f"{{{word}: ['{device}']}}", cards("a40-mdev"))
     assert offered(plan) == [("nvidia-558", A40_FUNCTIONS[:24])]
     assert cards_of(plan) == [["0000:41:00.0"]]
 
 
-def test_single_virtual_functions_can_be_named(cards):
+def test_single_virtual_functions_can_be_selected(cards):
     plan = planned("{A40-2Q: ['0000:41:00.5', '41:00.4']}", cards("a40-mdev"))
     assert offered(plan) == [("nvidia-558", ["0000:41:00.4", "0000:41:00.5"])]
     assert cards_of(plan) == [["0000:41:00.0"]]
 
 
-def test_one_value_serves_three_kinds_of_cards(cards):
+def test_one_mapping_covers_three_card_models(cards):
     text = "{T4-8Q: ['10de:1eb8'], A40-12Q: ['10de:2235'], V100-8Q: ['10de:1db4']}"
     plan = planned(text, cards("mixed"))
     assert offered(plan) == [
@@ -94,7 +94,7 @@ def test_one_value_serves_three_kinds_of_cards(cards):
     assert (plan.problems, plan.for_other_hosts, plan.keeps_published) == ((), (), False)
 
 
-def test_type_is_called_as_the_folder_on_this_host(host, cards):
+def test_type_id_is_the_folder_name_on_this_host(host, cards):
     (card,) = cards("t4-pair", functions=recorded.host("t4-pair")["functions"][-1:])
     plan = planned("{vfio-pci-233: ['0000:d8:00.0']}", (card,))
     assert offered(plan) == [("nvidia-233", ["0000:d8:00.0"])]
@@ -111,7 +111,7 @@ def test_options_of_the_long_form_are_kept(cards):
 FLEET = "{nvidia-35: ['0000:84:00.0', '0000:85:00.0'], nvidia-36: ['0000:86:00.0']}"
 
 
-def test_host_without_a_card_publishes_the_plain_form_as_it_stands(cards):
+def test_host_without_a_card_publishes_the_plain_form_unchanged(cards):
     plan = planned(FLEET, cards("no-gpu"))
     assert offered(plan) == [
         ("nvidia-35", ["0000:84:00.0", "0000:85:00.0"]),
@@ -134,7 +134,7 @@ def test_host_without_a_card_publishes_no_other_form(cards, text):
 
 
 @pytest.mark.parametrize("nova", ["17.0.13", "22.2.1", YOGA, CARACAL])
-def test_host_whose_cards_are_not_named_publishes_nothing_that_would_take_them(cards, nova):
+def test_host_with_unmapped_cards_publishes_nothing(cards, nova):
     text = "{nvidia-233: ['0000:99:00.0']}"
     assert planned(text, cards("t4-pair"), nova) == Plan(for_other_hosts=requests(text))
 
@@ -143,25 +143,25 @@ def test_unset_option_offers_nothing(cards):
     assert make_plan((), cards("t4-pair")) == Plan()
 
 
-def test_addresses_of_other_hosts_stay_beside_this_one_s(cards):
+def test_addresses_of_other_hosts_are_published_too(cards):
     text = "{nvidia-233: ['0000:99:00.0', '0000:d8:00.0', '0000:0a:00.0']}"
     plan = planned(text, cards("t4-pair"))
     assert offered(plan) == [("nvidia-233", ["0000:99:00.0", "0000:d8:00.0", "0000:0a:00.0"])]
     assert cards_of(plan) == [["0000:d8:00.0"]]
 
 
-def test_physical_function_of_another_host_stays_beside_the_virtual_ones_of_this(cards):
+def test_physical_function_of_another_host_is_published_too(cards):
     plan = planned("{nvidia-558: ['0000:99:00.0', '0000:41:00.0']}", cards("a40-mdev"))
     assert offered(plan) == [("nvidia-558", ["0000:99:00.0", *A40_FUNCTIONS[:24]])]
 
 
-def test_plain_form_is_published_in_the_order_in_which_it_is_written(cards):
+def test_plain_form_keeps_the_order_of_addresses(cards):
     written = ["0000:99:00.0", "0000:d8:00.0", "0000:0a:00.0", "0000:84:00.0"]
     plan = planned(f"{{nvidia-233: {written}}}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-233", written)]
 
 
-def test_plain_type_of_another_host_is_published_beside_this_one_s(cards):
+def test_plain_type_of_another_host_is_published_too(cards):
     plan = planned("{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}", cards("t4-pair"))
     assert offered(plan) == [("nvidia-35", ["0000:99:00.0"]), ("nvidia-233", ["0000:84:00.0"])]
     assert [request.vgpu_type for request in plan.for_other_hosts] == ["nvidia-35"]
@@ -174,7 +174,7 @@ def test_named_type_of_another_host_is_not_published(cards):
     assert [request.vgpu_type for request in plan.for_other_hosts] == ["A40-2Q"]
 
 
-def test_plain_form_is_published_while_the_driver_does_not_tell_its_types(cards):
+def test_plain_form_is_published_while_types_are_unknown(cards):
     plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-fresh"))
     assert offered(plan) == [("nvidia-233", ["0000:84:00.0"])]
     assert (plan.assignments[0].name, plan.problems) == (None, ())
@@ -189,7 +189,7 @@ def problems_of(text, cards, nova=CARACAL):
     return plan.problems
 
 
-def test_type_that_the_card_does_not_offer(cards):
+def test_type_that_no_card_offers_is_a_problem(cards):
     assert problems_of("{V100-8Q: ['10de:1eb8']}", cards("t4-pair")) == (
         Problem(
             ProblemKind.TYPE_NOT_OFFERED, PciAddress.parse("0000:84:00.0"), vgpu_type="V100-8Q"
@@ -200,7 +200,7 @@ def test_type_that_the_card_does_not_offer(cards):
     )
 
 
-def test_plain_type_that_the_card_does_not_offer_is_told_and_published_all_the_same(cards):
+def test_plain_type_that_the_card_does_not_offer_is_noted_and_published(cards):
     """The address may be meant for another host; one line must not cost the others."""
     plan = planned("{nvidia-35: ['0000:84:00.0'], nvidia-233: ['0000:d8:00.0']}", cards("t4-pair"))
     assert plan.notes == (
@@ -215,7 +215,7 @@ def test_plain_type_that_the_card_does_not_offer_is_told_and_published_all_the_s
     assert not plan.keeps_published
 
 
-def test_name_that_the_card_does_not_offer_holds_the_plan(cards):
+def test_type_name_that_the_card_does_not_offer_is_a_problem(cards):
     assert problems_of("{A40-8Q: ['0000:84:00.0']}", cards("t4-pair")) == (
         Problem(
             ProblemKind.TYPE_NOT_OFFERED, PciAddress.parse("0000:84:00.0"), vgpu_type="A40-8Q"
@@ -223,7 +223,7 @@ def test_name_that_the_card_does_not_offer_holds_the_plan(cards):
     )
 
 
-def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
+def test_functions_lost_at_boot_belong_to_this_host(cards):
     gone = recorded.without_functions("a40-mdev")["functions"]
     plan = planned(
         "{nvidia-558: ['0000:41:00.4', '0000:41:00.5']}", cards("a40-mdev", functions=gone)
@@ -232,7 +232,7 @@ def test_virtual_functions_that_a_boot_took_are_not_some_other_host_s(cards):
     assert [str(address) for address in plan.preparation.enable] == ["0000:41:00.0"]
 
 
-def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(cards):
+def test_functions_are_not_enabled_for_devices_on_the_card_itself(cards):
     (card, _) = cards("t4-pair")
     late = Card(
         card.gpu._replace(total_vfs=16),
@@ -247,13 +247,13 @@ def test_functions_are_not_enabled_for_guests_whose_devices_were_the_card_s_own(
     assert make_plan((), (elsewhere,)).preparation.enable == (card.gpu.address,)
 
 
-def test_functions_of_another_bus_are_some_other_host_s(cards):
+def test_functions_on_another_bus_belong_to_another_host(cards):
     gone = recorded.without_functions("a40-mdev")["functions"]
     plan = planned("{nvidia-558: ['0000:42:00.4']}", cards("a40-mdev", functions=gone))
     assert (plan.keeps_published, plan.preparation.enable, plan.assignments) == (False, (), ())
 
 
-def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
+def test_card_whose_functions_report_no_types_is_not_published(cards):
     silent = [
         {**card, "sriov": {**card["sriov"], "framework": None}}
         for card in recorded.host("a40-mdev")["functions"]
@@ -265,14 +265,14 @@ def test_card_whose_functions_tell_no_types_yet_is_not_published_itself(cards):
     )
 
 
-def test_single_type_takes_the_other_functions_of_a_card_too(cards):
+def test_single_type_is_offered_on_the_other_functions_of_a_card(cards):
     plan = planned("{nvidia-558: ['0000:41:00.4']}", cards("a40-mdev"), "25.2.1")
     assert plan.notes == (
         Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type="nvidia-558"),
     )
 
 
-def test_type_that_guests_use_is_not_taken_from_their_card(cards):
+def test_type_in_use_by_guests_is_not_replaced(cards):
     (first, second) = cards("t4-pair")
     used = first._replace(in_use=("a-uuid",), guest_vgpus=((first.gpu.address, "nvidia-233"),))
     assert problems_of("{T4-4Q: ['10de:1eb8']}", (used, second)) == (
@@ -285,14 +285,14 @@ def test_type_that_guests_use_is_not_taken_from_their_card(cards):
     assert planned("{T4-8Q: ['10de:1eb8']}", (used, second)).problems == ()
 
 
-def test_name_waits_until_the_driver_tells_its_types(cards):
+def test_type_name_waits_until_types_are_known(cards):
     assert problems_of("{T4-8Q: ['0000:84:00.0']}", cards("t4-fresh")) == (
         Problem(ProblemKind.TYPES_UNKNOWN, PciAddress.parse("0000:84:00.0"), vgpu_type="T4-8Q"),
     )
 
 
 @pytest.mark.parametrize("word", ["nvidia-470", "A100-8C"])
-def test_card_whose_virtual_functions_are_off_carries_nothing(cards, word):
+def test_card_without_virtual_functions_offers_nothing(cards, word):
     assert problems_of(f"{{{word}: ['0000:41:00.0']}}", cards("a100-sriov-off")) == (
         Problem(ProblemKind.VFS_DISABLED, PciAddress.parse("0000:41:00.0")),
     )
@@ -320,7 +320,7 @@ def test_vendor_specific_vfio_needs_nova_31(cards):
     ) == (True, (), False)
 
 
-def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
+def test_two_types_on_one_vendor_vfio_card_are_rejected(cards):
     text = "{L40S-2Q: ['3d:00.4'], L40S-2A: ['3d:00.5']}"
     plan = planned(text, cards("l40s-vendor-vfio"), "31.0.0")
     assert (
@@ -335,14 +335,14 @@ def test_two_types_on_one_card_make_nova_refuse_to_start(cards):
     assert (plan.keeps_published, plan.preparation.type_assignments) == (True, ())
 
 
-def test_type_by_id_and_by_name_is_one_type(cards):
+def test_type_mapped_by_id_and_by_name_is_rejected(cards):
     text = "{nvidia-233: ['0000:84:00.0'], T4-8Q: ['0000:d8:00.0']}"
     assert problems_of(text, cards("t4-pair")) == (
         Problem(ProblemKind.TYPE_MAPPED_TWICE, vgpu_type="nvidia-233"),
     )
 
 
-def test_card_in_two_types_by_address_and_by_pci_id_since_nova_would_not_start(cards):
+def test_card_in_two_types_is_rejected(cards):
     text = "{T4-8Q: ['10de:1eb8'], T4-8A: ['0000:d8:00.0']}"
     assert problems_of(text, cards("t4-pair")) == (
         Problem(
@@ -354,7 +354,7 @@ def test_card_in_two_types_by_address_and_by_pci_id_since_nova_would_not_start(c
     )
 
 
-def test_virtual_function_of_a_card_in_another_type_since_nova_would_not_start(cards):
+def test_virtual_function_in_two_types_is_rejected(cards):
     text = "{A40-2Q: ['0000:41:00.0'], A40-2A: ['0000:41:00.5']}"
     assert problems_of(text, cards("a40-mdev")) == (
         Problem(
@@ -373,7 +373,7 @@ def with_mode(cards, mode):
     return tuple(card._replace(mode=mode) for card in cards)
 
 
-def test_functions_of_one_card_mix_sizes_in_mixed_size_mode_alone(cards):
+def test_two_sizes_on_one_card_need_mixed_size_mode(cards):
     """The driver refuses the second size once a vGPU of the first exists."""
     plan = planned(TWO_SIZES, cards("a40-mdev"))
     assert plan.problems == (
@@ -394,7 +394,7 @@ def test_functions_of_one_card_mix_sizes_in_mixed_size_mode_alone(cards):
     )
 
 
-def test_card_that_cannot_mix_sizes_is_refused_with_that_reason(cards):
+def test_two_sizes_are_rejected_without_mixed_size_mode(cards):
     plan = planned(TWO_SIZES, with_mode(cards("a40-mdev"), CardMode(mixed_size=None)))
     assert plan.problems == (
         Problem(
@@ -406,7 +406,7 @@ def test_card_that_cannot_mix_sizes_is_refused_with_that_reason(cards):
     assert (plan.keeps_published, plan.preparation.is_pending) == (True, False)
 
 
-def test_plain_sizes_are_published_1_to_1_and_told(cards):
+def test_plain_types_of_two_sizes_are_noted_and_published(cards):
     text = "{nvidia-558: ['0000:41:00.4'], nvidia-560: ['0000:41:00.5']}"
     plan = planned(text, cards("a40-mdev"))
     assert plan.notes == (
@@ -419,7 +419,7 @@ def test_plain_sizes_are_published_1_to_1_and_told(cards):
     assert (plan.keeps_published, plan.preparation.is_pending) == (False, True)
 
 
-def test_mixed_size_mode_goes_with_the_wish_for_it(cards):
+def test_mixed_size_mode_is_switched_off_for_one_size(cards):
     mixed = with_mode(cards("a40-mdev"), CardMode(mixed_size=True))
     plan = planned("{A40-2Q: ['10de:2235']}", mixed)
     step = Partitioning(mixed[0].gpu.address, requested_types=("A40-2Q",))
@@ -449,7 +449,7 @@ def a100(cards, instances, enabled=16):
 
 
 @pytest.mark.parametrize("word", ["A100-1-5C", "GRID A100-1-5C", "nvidia-474"])
-def test_naming_a_mig_backed_type_is_enough(cards, word):
+def test_mig_backed_type_requests_gpu_instances(cards, word):
     plan = planned(f"{{{word}: {{devices: ['10de:20f1']}}}}", a100(cards, []))
     (step,) = plan.preparation.partitionings
     assert step.instance_requests == (InstanceRequest(word),)
@@ -459,7 +459,7 @@ def test_naming_a_mig_backed_type_is_enough(cards, word):
     )
 
 
-def test_mig_backed_type_is_known_by_its_name_before_the_driver_told_a_thing(cards):
+def test_mig_backed_type_is_recognised_before_types_are_known(cards):
     (card,) = cards("a100-sriov-off")
     plan = planned("{A100-1-5C: ['10de:20f1']}", (card,))
     wish, words = InstanceRequest("A100-1-5C"), ("A100-1-5C",)
@@ -469,7 +469,7 @@ def test_mig_backed_type_is_known_by_its_name_before_the_driver_told_a_thing(car
     assert plan.preparation.enable == (card.gpu.address,)
 
 
-def test_no_more_functions_are_published_than_there_are_gpu_instances(cards):
+def test_published_functions_do_not_exceed_the_gpu_instances(cards):
     """Each of the 16 virtual functions says that it has room for one."""
     plan = planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 7))
     ((type_id, addresses),) = offered(plan)
@@ -477,7 +477,7 @@ def test_no_more_functions_are_published_than_there_are_gpu_instances(cards):
     assert (plan.problems, plan.preparation.is_pending) == ((), False)
 
 
-def test_fewer_gpu_instances_than_asked_for_are_work(cards):
+def test_missing_gpu_instances_are_pending(cards):
     assert planned("{A100-1-5C: ['10de:20f1']}", a100(cards, [19] * 3)).preparation.is_pending
     text = "{A100-1-5C: {devices: ['10de:20f1'], max-instances: 3}}"
     plan = planned(text, a100(cards, [19] * 3))
@@ -502,7 +502,7 @@ def test_card_in_use_keeps_its_gpu_instances(cards):
     )
 
 
-def test_time_sliced_type_takes_the_gpu_instances_away(cards):
+def test_time_sliced_type_removes_the_gpu_instances(cards):
     plan = planned("{A100-20C: ['10de:20f1']}", a100(cards, [19] * 7))
     assert (plan.preparation.partitionings[0].instance_requests, plan.preparation.is_pending) == (
         (),
@@ -532,7 +532,7 @@ def test_mig_backed_type_of_a_card_without_sriov_is_not_offered(cards):
 # No more than the card holds, and no fewer
 
 
-def test_fewer_functions_than_the_card_holds_vgpus_are_told(cards):
+def test_too_few_virtual_functions_are_noted(cards):
     """sriov-manage may enable but some of them."""
     (card,) = recorded.host("a40-mdev")["functions"]
     few = {**card, "sriov": {**card["sriov"], "enabled": 3}}
@@ -548,7 +548,7 @@ def test_fewer_functions_than_the_card_holds_vgpus_are_told(cards):
     assert (len(offered(plan)[0][1]), plan.keeps_published) == (3, False)
 
 
-def test_functions_that_have_a_vgpu_stay_among_the_published(cards):
+def test_functions_with_a_vgpu_stay_published(cards):
     (card,) = cards("a40-mdev")
     last = card.gpu.virtual_functions[-1]
     used = card._replace(in_use=("a-uuid",), guest_vgpus=((last, "nvidia-562"),))
@@ -556,7 +556,7 @@ def test_functions_that_have_a_vgpu_stay_among_the_published(cards):
     assert offered(plan) == [("nvidia-562", [*A40_FUNCTIONS[:5], str(last)])]
 
 
-def test_limit_is_met_by_so_many_functions_where_nova_knows_no_limit(cards):
+def test_limit_restricts_the_functions_before_nova_29(cards):
     """Nova before 29 has no max_instances, but goes by the addresses of several types."""
     text = "{A40-2Q: {devices: ['10de:2235'], max-instances: 3}, T4-8Q: ['10de:1eb8']}"
     plan = planned(text, cards("mixed"), YOGA)
@@ -566,13 +566,13 @@ def test_limit_is_met_by_so_many_functions_where_nova_knows_no_limit(cards):
     assert sections["mdev_nvidia-558"] == [("device_addresses", ",".join(A40_FUNCTIONS[:3]))]
 
 
-def test_limit_is_shared_out_among_the_cards(cards):
+def test_limit_is_split_across_the_cards(cards):
     text = "{A16-8Q: {devices: ['10de:25b6'], max-instances: 5}}"
     plan = planned(text, cards("a16-board"), CARACAL)
     assert [address[5:7] for address in offered(plan)[0][1]] == ["ce", "ce", "cf", "cf", "d0"]
 
 
-def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
+def test_type_is_found_although_the_driver_omits_its_suffix(cards):
     """Blackwell's graphics types: the driver lists DC-1-24Q, NVIDIA's tools say DC-1-24QGFX."""
     (card,) = cards("rtx-pro-6000")
     told = VgpuType(
@@ -585,12 +585,12 @@ def test_type_whose_suffix_the_driver_leaves_out_is_found(cards):
 
 
 @pytest.mark.parametrize("suffix", ["ME", "MEALL", "NOME", "me", "GFX"])
-def test_longest_suffix_is_stripped_and_a_listed_one_is_not(cards, suffix):
+def test_longest_suffix_is_ignored(cards, suffix):
     (mig,) = a100(cards, [])
     assert mig.find_mig_backed_type(f"A100-3-20C{suffix}").id == "nvidia-476"
 
 
-def test_name_that_two_cards_know_by_two_ids_is_two_types(cards):
+def test_one_name_with_two_ids_is_two_types(cards):
     """Ids are unique within one card only."""
     first, second = cards("t4-pair")
     types = [known._replace(id="nvidia-999") if known.id == "nvidia-233" else known
@@ -600,7 +600,7 @@ def test_name_that_two_cards_know_by_two_ids_is_two_types(cards):
 
 
 @pytest.mark.parametrize(("is_reported", "problems"), [(False, 1), (True, 0)])
-def test_two_types_of_one_model_are_told_apart_by_placement_alone(cards, is_reported, problems):
+def test_two_types_of_one_model_need_placement(cards, is_reported, problems):
     (card,) = recorded.host("l40s-vendor-vfio")["functions"]
     pair = cards("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     plan = make_plan(requests("{L40S-24Q: ['3d:00.0'], L40S-48Q: ['c1:00.0']}"), pair)
@@ -628,7 +628,7 @@ TWO_TYPES = "{nvidia-35: ['0000:99:00.0'], nvidia-233: ['0000:84:00.0']}"
 
 
 @pytest.mark.parametrize("nova", ["17.0.13", "20.6.1", "21.2.4", "22.0.0", "22.2.0"])
-def test_nova_before_22_2_1_goes_by_the_first_type_so_this_host_s_comes_first(cards, nova):
+def test_local_type_is_first_before_nova_22_2_1(cards, nova):
     plan = planned(TWO_TYPES, cards("t4-pair"), nova)
     assert [type_id for type_id, _ in offered(plan)] == ["nvidia-233", "nvidia-35"]
     assert plan.notes == (
@@ -638,14 +638,14 @@ def test_nova_before_22_2_1_goes_by_the_first_type_so_this_host_s_comes_first(ca
 
 
 @pytest.mark.parametrize("nova", ["22.2.1", "23.0.0", "28.0.0", "34.0.0"])
-def test_nova_from_22_2_1_on_goes_by_every_type_so_their_order_stays(cards, nova):
+def test_order_of_types_is_kept_from_nova_22_2_1(cards, nova):
     plan = planned(TWO_TYPES, cards("t4-pair"), nova)
     assert [type_id for type_id, _ in offered(plan)] == ["nvidia-35", "nvidia-233"]
     assert plan.problems == ()
 
 
 @pytest.mark.parametrize("nova", ["17.0.13", "21.2.4", "22.2.1", "28.3.0"])
-def test_nova_before_29_gives_a_single_type_to_every_card_that_has_it(cards, nova):
+def test_single_type_is_offered_on_every_card_before_nova_29(cards, nova):
     plan = planned("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), nova)
     assert plan.notes == (
         Problem(ProblemKind.TAKES_ALL_CARDS, nova=f"{nova}", vgpu_type="nvidia-233"),
@@ -662,11 +662,11 @@ def test_nova_before_29_gives_a_single_type_to_every_card_that_has_it(cards, nov
     ],
     ids=["Nova 29", "all cards are named", "the other cards lack the type"],
 )
-def test_single_type_that_takes_no_other_card_needs_no_remark(cards, name, text, nova):
+def test_single_type_without_effect_on_other_cards_is_not_noted(cards, name, text, nova):
     assert planned(text, cards(name), nova).problems == ()
 
 
-def test_single_type_left_of_a_fleet_s_value_takes_every_card_before_29(cards):
+def test_single_local_type_is_offered_on_every_card_before_nova_29(cards):
     text = "{A40-2Q: ['10de:2235'], T4-8Q: ['0000:84:00.0']}"
     plan = planned(text, cards("t4-pair"), YOGA)
     assert plan.notes == (
@@ -717,23 +717,23 @@ def with_option(option, device="10de:1eb8"):
         ),
     ],
 )
-def test_option_that_the_installed_nova_does_not_honour(cards, option, nova, problem):
+def test_option_that_nova_does_not_support_is_a_problem(cards, option, nova, problem):
     assert problems_of(with_option(option), cards("t4-pair"), nova) == (problem,)
 
 
 @pytest.mark.parametrize(
     ("option", "nova"), [("resource-class: CUSTOM_A", "29.0.0"), ("max-instances: 4", "29.0.0")]
 )
-def test_option_is_honoured_from_29_on(cards, option, nova):
+def test_option_is_supported_from_nova_29(cards, option, nova):
     assert planned(with_option(option), cards("t4-pair"), nova).problems == ()
 
 
-def test_resource_class_of_several_types_is_honoured_from_24_on(cards):
+def test_resource_class_of_several_types_is_supported_from_nova_24(cards):
     text = "{T4-8Q: {devices: ['84:00.0'], resource-class: CUSTOM_A}, T4-4Q: ['d8:00.0']}"
     assert planned(text, cards("t4-pair"), "24.0.0").problems == ()
 
 
-def test_limit_below_what_one_card_holds_removes_the_whole_card(cards):
+def test_limit_below_one_card_drops_the_card(cards):
     assert problems_of(with_option("max-instances: 1", "84:00.0"), cards("t4-pair")) == (
         Problem(
             ProblemKind.MAX_INSTANCES_DROPS_CARD,
@@ -744,12 +744,12 @@ def test_limit_below_what_one_card_holds_removes_the_whole_card(cards):
     )
 
 
-def test_limit_below_what_a_card_holds_is_honoured_by_its_virtual_functions(cards):
+def test_limit_below_one_card_is_valid_for_virtual_functions(cards):
     text = "{A40-2Q: {devices: ['10de:2235'], max-instances: 5}}"
     assert planned(text, cards("a40-mdev")).problems == ()
 
 
-def test_limit_with_room_for_some_of_the_cards_and_a_half_drops_a_whole_card(cards):
+def test_limit_between_multiples_drops_a_card(cards):
     assert problems_of(with_option("max-instances: 3"), cards("t4-pair")) == (
         Problem(
             ProblemKind.MAX_INSTANCES_DROPS_CARD,
@@ -761,16 +761,16 @@ def test_limit_with_room_for_some_of_the_cards_and_a_half_drops_a_whole_card(car
 
 
 @pytest.mark.parametrize("limit", [2, 4, 5])
-def test_limit_of_whole_cards_is_what_nova_counts(cards, limit):
+def test_limit_for_complete_cards_is_valid(cards, limit):
     assert planned(with_option(f"max-instances: {limit}"), cards("t4-pair")).problems == ()
 
 
-def test_nova_before_queens_has_no_vgpus(cards):
+def test_nova_before_queens_does_not_support_vgpus(cards):
     assert problems_of("{nvidia-233: ['0000:84:00.0']}", cards("t4-pair"), "16.1.8") == (
         Problem(ProblemKind.NOVA_TOO_OLD, nova="16.1.8"),
     )
 
 
-def test_nova_that_is_not_out_yet_works_like_the_newest(cards):
+def test_future_nova_is_treated_like_the_newest(cards):
     text, found = with_option("max-instances: 4, resource-class: CUSTOM_A"), cards("t4-pair")
     assert planned(text, found, "41.0.0") == planned(text, found, "34.0.0")

@@ -35,27 +35,27 @@ from system import apt, commands
 from system.commands import CommandError
 
 
-def test_type_in_digits_of_another_script_is_none(host):
+def test_type_in_digits_of_another_script_is_ignored(host):
     root = host("l40s-vendor-vfio")
     path = root / "sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"
     path.write_text("\u00b2\n", encoding="utf-8")
     assert len(gather(root).cards[0].parents) == 31
 
 
-def test_status_of_two_words_is_a_package_that_is_not_there(host):
+def test_package_with_an_incomplete_status_is_not_installed(host):
     root = host("t4-pair")
     path = root / "var/lib/dpkg/status"
     path.write_text(path.read_text().replace("Status: install ok installed", "Status: install ok"))
     assert gather(root).nova is None
 
 
-def test_version_without_end_is_none(host):
+def test_excessive_version_is_ignored(host):
     root = host("t4-pair")
     recorded.write_dpkg_status(root, [("libvirt0", "9" * 5000 + ".0.0", "installed")])
     assert gather(root).libvirt is None
 
 
-def test_record_of_lspci_without_a_slot_is_skipped(machine, caplog):
+def test_lspci_record_without_a_slot_is_skipped(machine, caplog):
     on = machine("t4-pair")
     on.fail("lspci", returncode=0, stdout="Class:\t0302\nVendor:\t10de\n\n")
     lspci.compare(on.root, on, scan(on.root).gpus)
@@ -69,7 +69,7 @@ def test_two_links_to_one_function_are_one_function(host):
     assert len(scan(root).gpus[0].virtual_functions) == 32
 
 
-def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
+def test_unclosed_guest_definition_is_read_quickly(tmp_path):
     path = tmp_path / "etc/libvirt/qemu/instance-00000001.xml"
     path.parent.mkdir(parents=True)
     path.write_text("<hostdev type='mdev'><source>" * 40_000)
@@ -79,7 +79,7 @@ def test_definition_that_never_closes_is_read_in_no_time(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a40-mdev", "l40s-vendor-vfio"])
-def test_number_without_end_is_none(host, name):
+def test_excessive_number_is_ignored(host, name):
     """Python 3.11 and later refuse to read one."""
     root = host(name)
     attributes = {"available_instances", "current_vgpu_type"}
@@ -92,7 +92,7 @@ def test_number_without_end_is_none(host, name):
     assert card.in_use == ()
 
 
-def test_count_without_end_is_none(machine):
+def test_excessive_count_is_ignored(machine):
     """A number that a driver makes up must not become a list of that length."""
     on = machine("a100-80-pair")
     block = "vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : 99999999999\n"
@@ -101,7 +101,7 @@ def test_count_without_end_is_none(machine):
     assert (told.id, told.max_instances) == ("nvidia-699", None)
 
 
-def test_blank_name_is_called_by_its_id(host):
+def test_id_replaces_a_blank_type_name(host):
     root = host("l40s-vendor-vfio")
     for path in root.glob("sys/devices/pci0000:3d/*/nvidia/creatable_vgpu_types"):
         path.write_text("ID    : vGPU Name\n1152  : \u00a0\n", encoding="utf-8")
@@ -113,13 +113,13 @@ def test_blank_name_is_called_by_its_id(host):
     assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, VariantDriverOptions())
 
 
-def test_name_without_end_makes_a_class_that_placement_takes():
+def test_resource_class_of_a_long_name_is_truncated():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
     found = nova_conf.alias(assigned, VariantDriverOptions(report_in_placement=True))
     assert len(json.loads(found)["resource_class"]) == 255
 
 
-def test_value_that_is_read_back_as_no_text_is_no_type(machine):
+def test_assigned_type_that_is_not_text_is_a_failure(machine):
     on = machine("l40s-vendor-vfio")
 
     def write(path, _):
@@ -134,14 +134,14 @@ def test_value_that_is_read_back_as_no_text_is_no_type(machine):
 
 
 @pytest.mark.parametrize("count", ["1000", "999999", "-1"])
-def test_count_that_no_card_has_is_none(machine, count):
+def test_implausible_count_is_ignored(machine, count):
     on = machine("a100-80-pair")
     block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
     on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
     assert nvidia_smi.supported_types(on, scan(on.root).gpus[0].address)[0].max_instances is None
 
 
-def test_remembered_count_that_no_card_has_is_forgotten(host):
+def test_implausible_cached_count_is_ignored(host):
     root = host("l40s-vendor-vfio")
     path = root / "var/lib/nova-compute-nvidia-vgpu/types.json"
     path.parent.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_remembered_count_that_no_card_has_is_forgotten(host):
     assert gather(root).cards[0].known_types == ()
 
 
-def test_blanks_without_end_are_read_in_no_time(machine):
+def test_excessive_blanks_are_read_quickly(machine):
     on = machine("t4-pair")
     on.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
     card = scan(on.root).gpus[0].address
@@ -159,7 +159,7 @@ def test_blanks_without_end_are_read_in_no_time(machine):
     assert time.process_time() - start < 5
 
 
-def test_name_of_controls_is_shown_as_one_short_line(host):
+def test_control_characters_in_a_name_are_replaced(host):
     root = host("t4-pair")
     for path in root.glob("sys/devices/*/*/mdev_supported_types/nvidia-233/name"):
         path.write_text("GRID T4\n\x1b[2J-8Q" + "x" * 400)
@@ -167,12 +167,12 @@ def test_name_of_controls_is_shown_as_one_short_line(host):
     assert (len(name), name[:15]) == (100, "GRID T4??[2J-8Q")
 
 
-def test_name_without_end_makes_an_alias_that_nova_takes():
+def test_alias_of_a_long_name_is_truncated():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
     assert len(json.loads(nova_conf.alias(assigned, VariantDriverOptions()))["name"]) == 255
 
 
-def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
+def test_functions_without_a_pci_id_get_no_alias(host):
     """Without ids and without a class, an alias would fit every virtual function of the host."""
     root = host("l40s-vendor-vfio")
     function = root / "sys/bus/pci/devices/0000:3d:00.4"
@@ -193,21 +193,21 @@ def test_functions_that_do_not_tell_what_they_are_get_no_alias_for_any(host):
 
 
 @pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
-def test_words_of_others_stay_one_short_line_of_the_log(said):
+def test_program_output_is_one_short_line_of_the_log(said):
     problem = Problem(ProblemKind.INSTALL_FAILED, reason=said)
     for text in (str(CommandError(("x",), said)), str(HostError(problem))):
         assert text.isprintable()
         assert len(text) <= 600
 
 
-def test_path_of_the_resource_with_a_nul_is_no_file(machine, tmp_path):
+def test_resource_path_with_a_nul_is_a_missing_resource(machine, tmp_path):
     assert host_package.stamp(tmp_path / "a\0b") == ""
     with pytest.raises(HostError) as error:
         host_package.inspect(tmp_path / "a\0b", machine("t4-pair"))
     assert error.value.problem.kind is ProblemKind.RESOURCE_MISSING
 
 
-def test_folder_in_the_place_of_the_predecessors_service_goes_too(machine):
+def test_folder_with_the_name_of_the_legacy_service_is_removed(machine):
     on = machine("t4-pair")
     path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
     path.mkdir(parents=True)
@@ -225,7 +225,7 @@ def test_damaged_mapping_is_reported_by_the_boot_service(machine, text):
     ]
 
 
-def test_flood_of_a_program_is_not_held_in_memory():
+def test_excessive_output_does_not_fill_memory():
     tracemalloc.start()
     output = commands.run("sh", "-c", "head -c 50000000 /dev/zero; echo end").stdout
     peak = tracemalloc.get_traced_memory()[1]
@@ -234,7 +234,7 @@ def test_flood_of_a_program_is_not_held_in_memory():
     assert peak < 25_000_000
 
 
-def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
+def test_truncated_result_states_the_number_of_omitted_lines(cards):
     (card,) = cards("l40s-vendor-vfio")
     types = tuple(VgpuType(f"nvidia-{number}", "\u00e9" * 100) for number in range(2000))
     lines = list_vgpu_types.types_text([card._replace(types=types)]).splitlines()
@@ -243,7 +243,7 @@ def test_answer_that_juju_would_not_take_says_what_is_left_out(cards):
 
 
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
-def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(
+def test_json_result_that_is_too_large_for_juju_is_an_error(
     deploy, monkeypatch, action
 ):
     unit = deploy("t4-pair")
@@ -252,7 +252,7 @@ def test_answer_for_machines_that_juju_would_not_take_is_refused_whole(
         unit.action(action, format="json")
 
 
-def test_apt_that_does_not_answer_is_told(machine):
+def test_missing_apt_cache_is_reported(machine):
     on = machine("t4-pair")
     on.fail("apt-cache", returncode=None)
     with pytest.raises(HostError) as error:
@@ -261,7 +261,7 @@ def test_apt_that_does_not_answer_is_told(machine):
 
 
 @pytest.mark.parametrize("command", ["systemctl is-active", "modprobe nvidia-vgpu-vfio"])
-def test_program_that_does_not_answer_to_a_question_costs_no_event(deploy, command):
+def test_missing_program_does_not_fail_the_hook(deploy, command):
     unit = deploy(recorded.without_driver("t4-pair"))
     unit.machine.fail(command, returncode=None)
     unit.attach(unit.machine.make_deb(unit.machine.root / "x.deb"))
@@ -269,7 +269,7 @@ def test_program_that_does_not_answer_to_a_question_costs_no_event(deploy, comma
     assert unit.status.name == "maintenance"
 
 
-def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
+def test_excessive_dpkg_record_is_read_quickly(host):
     root = host("t4-pair")
     (root / "var/lib/dpkg/status").write_text("Package: nova-common\n" * 20_000)
     start = time.process_time()
@@ -277,7 +277,7 @@ def test_paragraph_of_dpkg_that_never_ends_is_read_in_no_time(host):
     assert time.process_time() - start < 5
 
 
-def test_function_that_leads_back_to_its_card_is_named_once(host):
+def test_virtfn_link_to_the_card_itself_is_ignored(host):
     """Nova refuses to start with an address that stands twice."""
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")

@@ -299,19 +299,19 @@ def test_message_states_what_is_wrong_and_what_to_do(problem, level, text):
     ],
     ids=lambda value: getattr(value, "value", ""),
 )
-def test_long_argument_is_truncated_so_that_the_instruction_is_not(kind, argument, end):
+def test_long_argument_is_truncated_before_the_instruction(kind, argument, end):
     text = format_problem(Problem(kind, CARD, **{argument: "x" * 200}), APP)
     assert len(text) < 120
     assert "xxx..." in text
     assert text.endswith(end)
 
 
-def test_braces_of_an_operator_are_not_filled_in():
+def test_braces_in_an_argument_are_not_expanded():
     problem = Problem(ProblemKind.MAPPING_INVALID, place="{app}", reason="{more} {0}")
     assert format_problem(problem, APP) == "vgpu-device-mappings: {app}: {more} {0}"
 
 
-def test_problem_of_another_revision_lacks_an_argument():
+def test_missing_argument_is_a_question_mark():
     problem = Problem.from_row(["virtual-functions-failed", "", {"why": "x"}])
     assert format_problem(problem, APP) == (
         "No virtual functions on ?: ?; see journalctl -u nova-compute-nvidia-vgpu"

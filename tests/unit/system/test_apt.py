@@ -26,25 +26,25 @@ def test_package_is_found_among_others(host):
     assert known(root, "nova-common") == [("nova-common", "3:25.2.1-0ubuntu2.9", "installed")]
 
 
-def test_name_in_the_text_of_another_package_is_not_that_package(host):
+def test_name_in_another_record_is_not_a_package(host):
     root = host("t4-pair", nova=None)
     assert "nova-common" in (root / "var/lib/dpkg/status").read_text()
     assert known(root, "nova-common") == []
 
 
 @pytest.mark.parametrize("pattern", ["nova", "common", "nova-commo", ""])
-def test_only_a_whole_name_matches(host, pattern):
+def test_only_a_complete_name_matches(host, pattern):
     assert known(host("t4-pair"), pattern) == []
 
 
-def test_last_package_of_the_file_is_found_without_an_empty_line(tmp_path):
+def test_last_package_is_found_without_a_final_line_break(tmp_path):
     path = tmp_path / "var/lib/dpkg/status"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"Package: zstd\nStatus: install ok installed\nVersion: 1.4.8")
     assert known(tmp_path, "zstd") == [("zstd", "1.4.8", "installed")]
 
 
-def test_bytes_that_are_no_text_hide_no_package(tmp_path):
+def test_invalid_utf8_does_not_hide_packages(tmp_path):
     path = tmp_path / "var/lib/dpkg/status"
     path.parent.mkdir(parents=True)
     path.write_bytes(
@@ -76,12 +76,12 @@ def test_host_without_dpkg_has_no_packages(tmp_path):
         ("not-installed", False, True),
     ],
 )
-def test_state_of_a_package(state, is_installed, is_gone):
+def test_state_decides_whether_a_package_is_installed_or_removed(state, is_installed, is_gone):
     package = Package("a", "1", state)
     assert (package.is_installed, package.is_removed) == (is_installed, is_gone)
 
 
-def test_install_waits_for_the_lock_keeps_edited_files_and_may_go_back(machine):
+def test_install_keeps_edited_files_and_allows_downgrades(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
     assert simulated.commands == [
@@ -97,7 +97,7 @@ def test_remove_keeps_the_configuration(machine):
     assert simulated.packages()["nvidia-vgpu-ubuntu-535"][1] == "config-files"
 
 
-def test_configure_finishes_what_was_unpacked(machine):
+def test_configure_completes_unpacked_packages(machine):
     simulated = machine("t4-pair")
     recorded.write_dpkg_status(simulated.root, [("nvidia-vgpu-ubuntu-535", "535", "unpacked")])
     apt.configure(simulated)
@@ -107,7 +107,7 @@ def test_configure_finishes_what_was_unpacked(machine):
     ]
 
 
-def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
+def test_interrupted_dpkg_is_detected_and_completed(machine):
     simulated = machine("t4-pair")
     updates = simulated.root / "var/lib/dpkg/updates"
     assert not dpkg.is_interrupted(simulated.root)
@@ -122,7 +122,7 @@ def test_loss_of_power_is_seen_in_the_journal_of_dpkg(machine):
     apt.install(simulated, "dkms")
 
 
-def test_package_of_the_archive_that_lost_power_in_unpacking_is_unpacked_again(machine):
+def test_half_unpacked_package_of_the_archive_is_reinstalled(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms", HEADERS)
     status = simulated.root / "var/lib/dpkg/status"
@@ -138,7 +138,7 @@ def test_package_of_the_archive_that_lost_power_in_unpacking_is_unpacked_again(m
     assert simulated.commands[2:] == [(*APT_GET, *words)]
 
 
-def test_package_that_the_archive_does_not_have_cannot_be_unpacked_again(machine):
+def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
     simulated = machine("t4-pair")
     status = simulated.root / "var/lib/dpkg/status"
     status.write_text(
@@ -212,7 +212,7 @@ def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason
 @pytest.mark.parametrize(
     "step", [lambda run: apt.install(run, "dkms"), apt.configure], ids=["install", "configure"]
 )
-def test_lock_of_another_program_is_waited_for_and_then_told(machine, output, step, caplog):
+def test_lock_of_another_program_is_awaited_then_reported(machine, output, step, caplog):
     caplog.set_level("INFO")
     simulated = machine("t4-pair")
     simulated.fail("apt-get", output=output, returncode=100)
@@ -224,7 +224,7 @@ def test_lock_of_another_program_is_waited_for_and_then_told(machine, output, st
     assert caplog.messages == [f"waiting for dpkg's lock: {output.strip()}"]
 
 
-def test_lock_that_is_released_holds_nothing_up(machine, monkeypatch):
+def test_released_lock_ends_the_wait(machine, monkeypatch):
     simulated = machine("t4-pair")
     locked = "dpkg: error: dpkg frontend lock was locked by another process with pid 4242\n"
     simulated.fail("dpkg", output=locked, returncode=2)
@@ -237,7 +237,7 @@ def test_lock_that_is_released_holds_nothing_up(machine, monkeypatch):
     assert len(simulated.commands) == 2
 
 
-def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
+def test_lock_message_on_standard_output_is_ignored(machine):
     simulated = machine("t4-pair")
     stdout = "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend.\n"
     simulated.fail("apt-get install", stdout=stdout, output="E: it failed\n", returncode=100)
@@ -246,7 +246,7 @@ def test_word_of_a_lock_in_what_a_package_prints_is_no_lock(machine):
     assert error.value.problem == Problem(ProblemKind.INSTALL_FAILED, reason="E: it failed")
 
 
-def test_disk_that_takes_no_lock_is_not_waited_for(machine):
+def test_read_only_disk_is_not_mistaken_for_a_lock(machine):
     simulated = machine("t4-pair")
     reason = "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (30: Read-only)"
     output = f"{reason}\nE: Unable to acquire the dpkg frontend lock (/x), are you root?\n"
@@ -257,7 +257,7 @@ def test_disk_that_takes_no_lock_is_not_waited_for(machine):
     assert len(simulated.commands) == 1
 
 
-def test_missing_apt_is_a_failure_too(machine):
+def test_missing_apt_is_a_failure(machine):
     simulated = machine("t4-pair")
     simulated.fail("apt-get", returncode=None)
     with pytest.raises(HostError) as error:
@@ -270,7 +270,7 @@ def test_missing_apt_is_a_failure_too(machine):
 # Packages of the archive
 
 
-def test_only_what_is_missing_is_installed(machine):
+def test_only_missing_packages_are_installed(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
     assert apt.ensure_available_installed(simulated.root, simulated, "dkms", HEADERS) == (HEADERS,)
@@ -278,7 +278,7 @@ def test_only_what_is_missing_is_installed(machine):
     assert "dkms" not in simulated.commands[-1]
 
 
-def test_what_is_there_costs_no_program(machine):
+def test_installed_packages_need_no_program(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
     simulated.commands.clear()
@@ -286,7 +286,7 @@ def test_what_is_there_costs_no_program(machine):
     assert simulated.commands == []
 
 
-def test_lists_are_fetched_only_for_a_name_that_they_lack(machine):
+def test_lists_are_fetched_only_for_an_unknown_name(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     simulated.mirror.add(HEADERS)
@@ -296,7 +296,7 @@ def test_lists_are_fetched_only_for_a_name_that_they_lack(machine):
     assert len(simulated.did("apt-get update")) == 1
 
 
-def test_name_that_the_archive_does_not_have_is_passed_over(machine):
+def test_name_outside_the_archive_is_skipped(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     names = (HEADERS, "dkms")
@@ -304,21 +304,21 @@ def test_name_that_the_archive_does_not_have_is_passed_over(machine):
     assert apt.ensure_available_installed(simulated.root, simulated, *names) == ()
 
 
-def test_name_without_a_candidate_is_passed_over(machine):
+def test_name_without_a_candidate_is_skipped(machine):
     simulated = machine("t4-pair")
     text = "dkms:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"
     simulated.fail("apt-cache policy", stdout=text, returncode=0)
     assert apt.ensure_available_installed(simulated.root, simulated, "dkms") == ()
 
 
-def test_mirror_that_is_down_does_not_stop_the_rest(machine):
+def test_unreachable_mirror_does_not_prevent_other_packages(machine):
     simulated = machine("t4-pair")
     simulated.archive.remove(HEADERS)
     simulated.fail("apt-get update", output="E: Some index files failed to download.\n")
     assert apt.ensure_available_installed(simulated.root, simulated, HEADERS, "dkms") == ("dkms",)
 
 
-def test_dots_of_a_name_are_dots(machine):
+def test_dot_in_a_name_matches_only_a_dot(machine):
     simulated = machine("t4-pair")
     other = HEADERS.replace(".", "x")
     recorded.write_dpkg_status(simulated.root, [(other, "1.0", "installed")])

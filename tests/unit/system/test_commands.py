@@ -11,16 +11,16 @@ import pytest
 from system.commands import CommandError, run
 
 
-def test_result_of_a_program():
+def test_exit_code_and_output_are_returned():
     result = run("sh", "-c", "echo out; echo err >&2")
     assert (result.returncode, result.stdout, result.stderr) == (0, "out\n", "err\n")
 
 
-def test_words_reach_the_program_without_a_shell():
+def test_arguments_reach_the_program_without_a_shell():
     assert run("printf", "%s|", "$(id) ;", "*").stdout == "$(id) ;|*|"
 
 
-def test_program_sees_nothing_of_the_hook_s_environment(monkeypatch):
+def test_hook_environment_is_not_inherited(monkeypatch):
     for name in ("JUJU_CONTEXT_ID", "PYTHONPATH", "LD_LIBRARY_PATH", "http_proxy"):
         monkeypatch.setenv(name, "x")
     lines = run("env").stdout.splitlines()
@@ -33,7 +33,7 @@ def test_program_sees_nothing_of_the_hook_s_environment(monkeypatch):
     ]
 
 
-def test_program_that_asks_gets_no_answer():
+def test_standard_input_is_empty():
     assert run("cat", timeout=10).stdout == ""
 
 
@@ -47,7 +47,7 @@ def test_program_that_asks_gets_no_answer():
     ],
     ids=["its last line", "rather of stderr", "silent", "killed"],
 )
-def test_program_that_fails_says_its_last_line(script, reason, output):
+def test_error_contains_the_last_line_of_output(script, reason, output):
     with pytest.raises(CommandError) as error:
         run("sh", "-c", script)
     assert str(error.value) == f"sh -c {script}: {reason}"
@@ -55,19 +55,19 @@ def test_program_that_fails_says_its_last_line(script, reason, output):
     assert error.value.output == output
 
 
-def test_exit_code_is_no_error_if_it_is_an_answer():
+def test_unchecked_exit_code_is_not_an_error():
     assert run("sh", "-c", "echo inactive; exit 3", check=False).returncode == 3
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_missing_program_is_an_error_in_any_case(check):
+def test_missing_program_is_always_an_error(check):
     with pytest.raises(CommandError) as error:
         run("no-such-program", check=check)
     assert str(error.value) == "no-such-program: No such file or directory"
     assert (error.value.result, error.value.output) == (None, "")
 
 
-def test_time_limit_ends_the_program_and_all_that_it_started(tmp_path):
+def test_time_limit_ends_the_program_and_its_children(tmp_path):
     with pytest.raises(CommandError) as error:
         run("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait", timeout=1)
     assert str(error.value).endswith(": did not end within 1 s")
@@ -80,7 +80,7 @@ def test_time_limit_ends_the_program_and_all_that_it_started(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_program_that_cannot_be_killed_is_left_behind(monkeypatch, tmp_path):
+def test_program_that_cannot_be_killed_does_not_block(monkeypatch, tmp_path):
     monkeypatch.setattr("system.commands.os.killpg", lambda *_: None)
     monkeypatch.setattr("system.commands._KILL_TIMEOUT", 0.1)
     began = time.monotonic()
@@ -98,17 +98,17 @@ def _runs(pid):
         return False
 
 
-def test_output_that_is_no_text_is_replaced():
+def test_invalid_utf8_in_output_is_replaced():
     assert run("printf", r"a\377b").stdout == "a\ufffdb"
 
 
-def test_flood_of_output_is_kept_from_its_end():
+def test_end_of_excessive_output_is_kept():
     output = run("sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end").stdout
     assert len(output) == 4 * 1024 * 1024
     assert output.endswith("xend\n")
 
 
-def test_program_leads_a_session_of_its_own():
+def test_program_runs_in_its_own_session():
     session = run("cut", "-d", " ", "-f", "6", "/proc/self/stat").stdout.strip()
     assert session.isdigit()
     assert session != str(os.getsid(0))

@@ -12,19 +12,19 @@ from gpu.problems import HostError, Problem, ProblemKind
 from system.files import ensure_contents
 
 
-def test_file_gets_its_content_its_mode_and_its_folder(tmp_path):
+def test_file_is_written_with_its_mode_and_folder(tmp_path):
     path = tmp_path / "etc/modprobe.d/a.conf"
     assert ensure_contents(path, "blacklist nouveau\n", mode=0o600) is True
     assert path.read_text() == "blacklist nouveau\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_mode_is_readable_to_all_unless_told(tmp_path):
+def test_default_mode_is_readable_to_all(tmp_path):
     ensure_contents(tmp_path / "a", "x")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
 
 
-def test_file_that_has_its_content_is_left_alone(tmp_path):
+def test_unchanged_file_is_not_written_again(tmp_path):
     path = tmp_path / "a"
     path.write_text("n\u00e9on", encoding="utf-8")
     before = path.stat()
@@ -32,7 +32,7 @@ def test_file_that_has_its_content_is_left_alone(tmp_path):
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_reader_sees_the_old_file_or_the_new_one(tmp_path):
+def test_reader_gets_the_old_or_the_new_content(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
     with open(path) as reader:
@@ -41,7 +41,7 @@ def test_reader_sees_the_old_file_or_the_new_one(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+def test_failed_write_leaves_no_temporary_file(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(HostError) as error:
         ensure_contents(tmp_path / "a", "x")
@@ -51,14 +51,14 @@ def test_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+def test_temporary_file_of_a_killed_writer_is_replaced(tmp_path):
     (tmp_path / ".a.new").write_text("half of a longer t")
     assert ensure_contents(tmp_path / "a", "whole") is True
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "whole"
 
 
-def test_writers_at_the_same_time_leave_one_whole_text(tmp_path):
+def test_concurrent_writers_leave_one_complete_text(tmp_path):
     texts = {letter * 100_000 for letter in "abcdefgh"}
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda text: ensure_contents(tmp_path / "a", text), sorted(texts) * 20))
