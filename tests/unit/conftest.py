@@ -41,17 +41,17 @@ def host(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[card.Card, ...]]:
     """Return the cards of a recorded host, with some of its entries changed."""
-    known: dict[str, tuple[card.Card, ...]] = {}
+    cache: dict[str, tuple[card.Card, ...]] = {}
 
-    def inspected(recorded_host: dict[str, Any], count: bool) -> tuple[card.Card, ...]:
+    def inspect(recorded_host: dict[str, Any], count: bool) -> tuple[card.Card, ...]:
         root = recorded.build(tmp_path_factory.mktemp("host"), recorded_host)
         return facts.inspect(root, gpus.scan(root).gpus, {}, count=count)
 
     def read(name: str, *, count: bool = False, **changes: Any) -> tuple[card.Card, ...]:
         key = f"{name} {count} {changes}"
-        if key not in known:
-            known[key] = inspected(recorded.host(name, **changes), count)
-        return known[key]
+        if key not in cache:
+            cache[key] = inspect(recorded.host(name, **changes), count)
+        return cache[key]
 
     return read
 

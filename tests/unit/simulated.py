@@ -33,7 +33,7 @@ _LSPCI_RECORD = "Slot:\t{}\nClass:\t{:04x}\nVendor:\t{:04x}\nDevice:\t{:04x}\n\n
 
 @dataclass
 class _Failure:
-    words: list[str]
+    arguments: list[str]
     result: Result | None
     times: int | None
 
@@ -78,7 +78,7 @@ class Machine:
         self._failures: list[_Failure] = []
         self._built_here: set[str] = set()  # packages whose module DKMS builds
         self._broken: set[str] = set()  # packages whose postinst fails
-        self._keeps_nouveau_away = False
+        self._blacklists_nouveau = False
         self._running: set[str] = set()
         if self._is_loaded:
             self._run_unit(DAEMON)
@@ -113,7 +113,7 @@ class Machine:
         returncode: int | None = 1,
         times: int | None = None,
     ) -> None:
-        """Let a command fail and change nothing.
+        """Make a command fail without any change.
 
         Args:
             command: its arguments in order, `apt-get install`; others may be between them.
@@ -126,12 +126,14 @@ class Machine:
         self._failures.append(_Failure(command.split(), result, times))
 
     def repair(self, command: str) -> None:
-        """Let a command work again."""
-        self._failures = [found for found in self._failures if found.words != command.split()]
+        """Make a command succeed again."""
+        self._failures = [
+            failure for failure in self._failures if failure.arguments != command.split()
+        ]
 
     def did(self, command: str) -> list[tuple[str, ...]]:
         """Return the commands that have these arguments in this order."""
-        return [argv for argv in self.commands if _has_words(argv, command.split())]
+        return [argv for argv in self.commands if _has_arguments(argv, command.split())]
 
     def provide(self, *programs: str) -> None:
         """Put programs into the tree, `usr/sbin/dracut`."""
@@ -222,7 +224,7 @@ class Machine:
         """
         package = self._driver_package()
         self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
-        driver = "nvidia" if package else None if self._keeps_nouveau_away else "nouveau"
+        driver = "nvidia" if package else None if self._blacklists_nouveau else "nouveau"
         self.driver.boot()
         self._rebuild_sys(driver)
         self._running.clear()
@@ -234,7 +236,7 @@ class Machine:
 
     def _run(self, argv: tuple[str, ...]) -> Result | None:
         for failure in self._failures:
-            if failure.times != 0 and _has_words(argv, failure.words):
+            if failure.times != 0 and _has_arguments(argv, failure.arguments):
                 failure.times = None if failure.times is None else failure.times - 1
                 return failure.result
         program = re.sub(r"\W", "_", argv[0].rsplit("/", 1)[-1])
@@ -258,7 +260,7 @@ class Machine:
     def _lspci(self, argv: tuple[str, ...]) -> Result | None:
         if not (self.root / "usr/bin/lspci").exists():
             return None
-        assert argv[1:4] == ("-A", "linux-sysfs", "-O"), "lists the real host, silently"
+        assert argv[1:4] == ("-A", "linux-sysfs", "-O"), "would list the real host"
         assert argv[5:] == ("-Dvmmn", "-d", "10de:")
         devices = Path(argv[4].split("=", 1)[1]) / "devices"
         output = ""
@@ -319,8 +321,8 @@ class Machine:
         return Result(0, output, "")
 
     def _apt_get(self, argv: tuple[str, ...]) -> Result:
-        words = [word for word in argv[1:] if not word.startswith("-")]
-        verb, *names = [word for word in words if "::" not in word]
+        arguments = [argument for argument in argv[1:] if not argument.startswith("-")]
+        verb, *names = [argument for argument in arguments if "::" not in argument]
         if verb == "update":
             self.archive |= self.mirror
             return _OK
@@ -364,25 +366,25 @@ class Machine:
             if other != name and NVIDIA_PACKAGE.fullmatch(other) and state != "config-files":
                 text = f" trying to overwrite '/usr/bin/nvidia-smi', also in package {other}\n"
                 return Result(100, f"dpkg: error processing archive {path}:\n{text}", "")
-        known, state = packages.get(name, ("", ""))
-        known = "" if state == "config-files" else known
-        if known == version and "--reinstall" not in argv:
+        installed, state = packages.get(name, ("", ""))
+        installed = "" if state == "config-files" else installed
+        if installed == version and "--reinstall" not in argv:
             if state != "installed" and name in self._broken:  # the old postinst runs again
                 return Result(100, _postinst_error(name), "E: Sub-process /usr/bin/dpkg failed\n")
             self._write_packages({**packages, name: (version, "installed")})
             return _OK
-        if known > version and "--allow-downgrades" not in argv:
+        if installed > version and "--allow-downgrades" not in argv:
             text = "E: Packages were downgraded and -y was used without --allow-downgrades.\n"
             return Result(100, "", text)
         return self._unpack(deb, packages)
 
     def _unpack(self, deb: dict[str, Any], packages: dict[str, tuple[str, str]]) -> Result:
         name, version = deb["fields"]["Package"], deb["fields"]["Version"]
-        for owned, is_so in (
+        for names, is_listed in (
             (self._built_here, deb["dkms"]),
             (self._broken, deb["postinst_fails"]),
         ):
-            owned.add(name) if is_so else owned.discard(name)
+            names.add(name) if is_listed else names.discard(name)
         units = self.root / "lib/systemd/system"
         units.mkdir(parents=True, exist_ok=True)
         self.provide(recorded.SRIOV_MANAGE)
@@ -409,7 +411,11 @@ class Machine:
 
     def _write_packages(self, packages: dict[str, tuple[str, str]]) -> None:
         always = ("adduser", "zstd")  # recorded.write_dpkg_status adds these
-        rows = [(name, *found) for name, found in packages.items() if name not in always]
+        rows = [
+            (name, *version_and_state)
+            for name, version_and_state in packages.items()
+            if name not in always
+        ]
         recorded.write_dpkg_status(self.root, rows)
 
     def _driver_package(self) -> tuple[str, str] | None:
@@ -468,7 +474,7 @@ class Machine:
 
     def _write_initramfs(self) -> Result:
         files = (self.root / "etc/modprobe.d").glob("*.conf")
-        self._keeps_nouveau_away = any("blacklist nouveau" in file.read_text() for file in files)
+        self._blacklists_nouveau = any("blacklist nouveau" in file.read_text() for file in files)
         return _OK
 
     # systemd
@@ -572,8 +578,8 @@ class Machine:
     def _rebuild_sys(self, driver: str | None) -> None:
         """Write sysfs again, with another driver on the cards or with none."""
         functions = [
-            {**found, "driver": driver} if found.get("types") else found
-            for found in self.host["functions"]
+            {**function, "driver": driver} if function.get("types") else function
+            for function in self.host["functions"]
         ]
         self.host = {**self.host, "functions": functions}
         shutil.rmtree(self.root / "sys")
@@ -582,9 +588,9 @@ class Machine:
             self._show_processes(unit)
 
 
-def _has_words(argv: tuple[str, ...], words: list[str]) -> bool:
+def _has_arguments(argv: tuple[str, ...], arguments: list[str]) -> bool:
     rest = iter(argv)
-    return argv[0] == words[0] and all(word in rest for word in words)
+    return argv[0] == arguments[0] and all(argument in rest for argument in arguments)
 
 
 def _read_deb(path: Path) -> dict[str, Any] | None:

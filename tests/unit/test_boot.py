@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The boot service, and what it does to the cards of recorded hosts."""
+"""The boot service prepares the mapped cards, and only those."""
 
 from __future__ import annotations
 
@@ -36,9 +36,6 @@ def run_at_boot(host, mapping, **state):
     return boot.main(host.root, host)
 
 
-# What it does
-
-
 def test_requested_type_name_enables_virtual_functions(a40):
     assert run_at_boot(a40, MAPPING) == 0
     (card,) = gather(a40.root).cards
@@ -56,7 +53,7 @@ def test_second_run_changes_nothing(a40):
 @pytest.mark.parametrize(
     "mapping",
     ["", "{A40-8Q: ['0000:99:00.0']}", "{T4-8Q: ['10de:1eb8']}"],
-    ids=["nothing-asked-for", "a-card-of-another-host", "another-model"],
+    ids=["empty-mapping", "card-of-another-host", "another-model"],
 )
 def test_card_that_is_not_mapped_is_left_unchanged(a40, mapping):
     assert run_at_boot(a40, mapping) == 0

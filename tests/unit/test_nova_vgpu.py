@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The relation library, both sides."""
+"""The relation library: provider and requirer."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ EMPTY = {
 
 
 class Provider(ops.CharmBase):
-    """Publishes what the option `say` names."""
+    """Publishes the data that its option `publish` names."""
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
         self.nova_vgpu = NovaVgpuProvides(self)
-        framework.observe(self.on.config_changed, self._say)
+        framework.observe(self.on.config_changed, self._publish)
 
-    def _say(self, _: ops.EventBase) -> None:
-        what = self.config["say"]
-        if what == "data":
+    def _publish(self, _: ops.EventBase) -> None:
+        data_set = self.config["publish"]
+        if data_set == "data":
             self.changed = self.nova_vgpu.publish(DATA)
-        elif what == "services":
+        elif data_set == "services":
             self.changed = self.nova_vgpu.publish(ProviderData(), keep_sections=True)
         else:
             self.changed = self.nova_vgpu.withdraw()
 
 
 class Requirer(ops.CharmBase):
-    """Reads all and asks for a restart."""
+    """Reads the data of its subordinates and requests a restart."""
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
@@ -98,14 +98,14 @@ def provider() -> testing.Context[Provider]:
             "provides": {"nova-vgpu": {"interface": "nova-vgpu", "scope": "container"}},
             "requires": {"juju-info": {"interface": "juju-info", "scope": "container"}},
         },
-        config={"options": {"say": {"type": "string", "default": "data"}}},
+        config={"options": {"publish": {"type": "string", "default": "data"}}},
     )
 
 
-def publish(what: str, present: dict[str, str]) -> tuple[bool, dict[str, str]]:
+def publish(data_set: str, present: dict[str, str]) -> tuple[bool, dict[str, str]]:
     relation = testing.SubordinateRelation("nova-vgpu", local_unit_data=dict(present))
     context = provider()
-    state = testing.State(relations={relation}, config={"say": what})
+    state = testing.State(relations={relation}, config={"publish": data_set})
     with context(context.on.config_changed(), state) as manager:
         out = manager.run()
         changed = manager.charm.changed
@@ -165,7 +165,7 @@ def test_requirer_reads_each_subordinate_and_requests_restarts():
 @pytest.mark.parametrize(
     "pair",
     [("enabled_mdev_types", "nvidia-35\nvirt_type = qemu"), ("a\n[libvirt]", "x"), ("a", "\x00")],
-    ids=["in-a-value", "in-an-option", "a-nul"],
+    ids=["line-break-in-a-value", "line-break-in-an-option", "nul"],
 )
 def test_control_character_is_never_published(pair):
     with pytest.raises(DatabagError) as error:
@@ -207,20 +207,20 @@ def test_databag_that_violates_the_schema_is_rejected_with_the_path(key, text, m
 
 
 def test_library_metadata_is_literal_and_complete():
-    """It reads the file without running it, so each is a literal at the top level."""
+    """Charmhub reads the file without running it, so each value is a literal at the top level."""
     path = Path(nova_vgpu.__file__)
-    said = {
+    metadata = {
         statement.targets[0].id: ast.literal_eval(statement.value)
         for statement in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(statement, ast.Assign)
         and isinstance(statement.targets[0], ast.Name)
         and statement.targets[0].id in {"LIBID", "LIBAPI", "LIBPATCH", "PYDEPS"}
     }
-    assert re.fullmatch(r"[0-9a-f]{32}", said["LIBID"])
-    assert type(said["LIBAPI"]) is int
-    assert path.parent.name == f"v{said['LIBAPI']}"
-    assert type(said["LIBPATCH"]) is int
-    assert said["LIBPATCH"] >= 1
+    assert re.fullmatch(r"[0-9a-f]{32}", metadata["LIBID"])
+    assert type(metadata["LIBAPI"]) is int
+    assert path.parent.name == f"v{metadata['LIBAPI']}"
+    assert type(metadata["LIBPATCH"]) is int
+    assert metadata["LIBPATCH"] >= 1
     assert path.parents[1].name == "nova_compute_nvidia_vgpu"
     shipped = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
-    assert all(f"\n{name}==" in shipped for name in said["PYDEPS"])
+    assert all(f"\n{name}==" in shipped for name in metadata["PYDEPS"])

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""The result of the action show-plan."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,7 @@ import json
 import pytest
 
 import recorded
-from actions import list_vgpu_types, show_plan
+from actions import show_plan
 from gpu.problems import Problem, ProblemKind
 from host.facts import gather
 from nova_compute.compatibility import apply_release
@@ -22,7 +24,7 @@ UUID = recorded.UUIDS[0]
 
 @pytest.fixture
 def assess(host):
-    """Return the situation of a recorded host under a mapping."""
+    """Return the assessment of a recorded host with a mapping."""
 
     def of(name, text, *, problems=(), change=lambda root: None, **changes):
         root = host(name, **changes)
@@ -31,83 +33,21 @@ def assess(host):
         plan = apply_release(
             make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova
         )
-        told = (*problems, *plan.problems, *plan.notes)
+        all_problems = (*problems, *plan.problems, *plan.notes)
         return Assessment(
-            facts, plan, told, CharmState(), needs_preparation=plan.preparation.is_pending
+            facts, plan, all_problems, CharmState(), needs_preparation=plan.preparation.is_pending
         )
 
     return of
 
 
-def plan_text(found, published=()):
-    """Return the answer as if what is to be done on the cards changed nothing."""
-    return show_plan.plan_text(found, found, dict(published), APP)
+def plan_text(assessment, published=()):
+    """Return the result as if the preparation of the cards changed nothing."""
+    return show_plan.plan_text(assessment, assessment, dict(published), APP)
 
 
-def plan_json(found):
-    return show_plan.plan_json(found, found, {}, APP)
-
-
-def test_line_format_of_the_legacy_charm_is_kept(cards):
-    functions = [recorded.host("mixed")["functions"][2]]
-    lines = list_vgpu_types.types_text(cards("mixed", functions=functions)).splitlines()
-    assert lines[0].startswith("nvidia-105, 0000:c1:00.0, GRID V100-1Q, num_heads=4, ")
-    assert lines[3] == (
-        "nvidia-108, 0000:c1:00.0, GRID V100-8Q, num_heads=4, frl_config=60, "
-        "framebuffer=8192M, max_resolution=7680x4320, max_instance=2"
-    )
-    assert len(lines) == 17
-
-
-def test_every_type_of_every_card_has_a_line(cards):
-    lines = list_vgpu_types.types_text(cards("m10-board")).splitlines()
-    assert len(lines) == 4 * 12
-    assert [line.split(", ")[1] for line in lines[::12]] == [
-        "0000:84:00.0",
-        "0000:85:00.0",
-        "0000:86:00.0",
-        "0000:87:00.0",
-    ]
-
-
-def test_line_without_a_description_ends_with_the_name(cards):
-    lines = list_vgpu_types.types_text(cards("l40s-vendor-vfio")).splitlines()
-    assert lines[0] == "nvidia-1145, 0000:3d:00.0, NVIDIA L40S-1B"
-
-
-@pytest.mark.parametrize("name", ["no-gpu", "t4-fresh", "a100-sriov-off"])
-def test_host_without_types_has_no_lines(cards, name):
-    found = cards(name)
-    assert (list_vgpu_types.types_text(found), list_vgpu_types.types_json(found)) == ("", "[]")
-
-
-def test_json_has_free_and_maximum(cards):
-    rows = json.loads(list_vgpu_types.types_json(cards("t4-pair", count=True)))
-    assert rows[11] == {
-        "id": "nvidia-233",
-        "address": "0000:84:00.0",
-        "name": "GRID T4-8Q",
-        "framebuffer": 8192,
-        "framework": "mdev",
-        "mig_backed": False,
-        "free": 2,
-        "maximum": 2,
-    }
-    assert len(rows) == 2 * 17
-
-
-def test_json_of_vendor_vfio_has_unknown_counts(cards):
-    rows = json.loads(list_vgpu_types.types_json(cards("l40s-vendor-vfio", count=True)))
-    assert rows[3] == {
-        "id": "nvidia-1148",
-        "address": "0000:3d:00.0",
-        "name": "NVIDIA L40S-2Q",
-        "framebuffer": 2048,
-        "framework": "vendor-vfio",
-        "mig_backed": False,
-        "free": None,
-        "maximum": None,
-    }
+def plan_json(assessment):
+    return show_plan.plan_json(assessment, assessment, {}, APP)
 
 
 def test_plan_shows_host_cards_and_sections(assess):
@@ -116,8 +56,8 @@ def test_plan_shows_host_cards_and_sections(assess):
     def use_one(root):
         recorded.add_mdev(root, "0000:84:00.0", "nvidia-233", UUID)
 
-    found = assess("t4-pair", text, change=use_one)
-    assert plan_text(found) == (
+    assessment = assess("t4-pair", text, change=use_one)
+    assert plan_text(assessment) == (
         "nova:     25.2.1 (yoga)\n"
         "package:  nvidia-vgpu-ubuntu-535 535.161.05\n"
         "driver:   535.161.05 loaded\n"
@@ -150,8 +90,8 @@ def test_plan_shows_host_cards_and_sections(assess):
 
 
 def test_plan_explains_why_nothing_is_published(assess):
-    found = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
-    assert plan_text(found) == (
+    assessment = assess("a100-sriov-off", "{A100-8C: ['10de:20f1']}")
+    assert plan_text(assessment) == (
         "nova:     25.2.1 (yoga)\n"
         "package:  nvidia-vgpu-ubuntu-aie-550 550.144.02\n"
         "driver:   550.144.02 loaded\n"
@@ -169,7 +109,7 @@ def test_plan_explains_why_nothing_is_published(assess):
         "published"
     )
     published = {"devices": [["enabled_mdev_types", "nvidia-233"]]}
-    assert plan_text(found, published).endswith(
+    assert plan_text(assessment, published).endswith(
         "nova.conf: decided after the pending changes; until then unchanged:\n"
         "  [devices]\n"
         "  enabled_mdev_types = nvidia-233"
@@ -177,8 +117,8 @@ def test_plan_explains_why_nothing_is_published(assess):
 
 
 def test_plan_of_an_empty_host(assess):
-    found = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
-    assert plan_text(found) == (
+    assessment = assess("no-gpu", "", nova="3:34.0.0-0ubuntu1")
+    assert plan_text(assessment) == (
         "nova:     34.0.0\n"
         "package:  not installed\n"
         "driver:   not loaded\n"
@@ -192,13 +132,13 @@ def test_plan_of_an_empty_host(assess):
 
 def test_plan_shows_that_nova_is_missing(host):
     facts = gather(host("no-gpu", nova=None))
-    situation = Assessment(
+    assessment = Assessment(
         facts, Plan(keeps_published=True), (Problem(ProblemKind.NOVA_MISSING),), CharmState()
     )
-    text = plan_text(situation)
+    text = plan_text(assessment)
     assert text.startswith("nova:     not installed\n")
     assert text.endswith("Problems:\n  - Waiting for nova-compute to install nova-common")
-    assert json.loads(plan_json(situation))["nova"] is None
+    assert json.loads(plan_json(assessment))["nova"] is None
 
 
 @pytest.mark.parametrize("name", recorded.host_names())
@@ -208,27 +148,27 @@ def test_plan_has_no_trailing_blanks(assess, name):
 
 
 def test_unknown_free_instances_are_a_question_mark(assess):
-    found = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
-    row = plan_text(found).split("\n\n")[1].splitlines()[1]
+    assessment = assess("t4-fresh", "{nvidia-233: ['0000:84:00.0']}")
+    row = plan_text(assessment).split("\n\n")[1].splitlines()[1]
     assert row.split() == [
         "0000:84:00.0", "10de:1eb8", "nouveau", "-", "-", "0", "nvidia-233", "?", "?",
     ]  # fmt: skip
 
 
 def test_unknown_maximum_is_a_question_mark(assess):
-    def forget(root):
+    def remove_description(root):
         types = root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
         (types / "nvidia-233/description").write_text("")
 
-    found = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=forget)
-    row = plan_text(found).split("\n\n")[1].splitlines()[1]
+    assessment = assess("t4-pair", "{T4-8Q: ['0000:84:00.0']}", change=remove_description)
+    row = plan_text(assessment).split("\n\n")[1].splitlines()[1]
     assert row.split()[-2:] == ["?", "2"]
 
 
 def test_plan_as_json(assess):
     text = "{T4-8Q: ['0000:84:00.0'], A40-2Q: ['10de:2235']}"
-    found = assess("t4-pair", text, problems=(Problem(ProblemKind.DPKG_LOCKED),))
-    assert json.loads(plan_json(found)) == {
+    assessment = assess("t4-pair", text, problems=(Problem(ProblemKind.DPKG_LOCKED),))
+    assert json.loads(plan_json(assessment)) == {
         "nova": "25.2.1",
         "codename": "yoga",
         "driver": {
@@ -284,8 +224,8 @@ def test_plan_as_json(assess):
 
 
 def test_json_of_a_plan_that_keeps_published_data(assess):
-    found = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
-    data = json.loads(plan_json(found))
+    assessment = assess("t4-fresh", "{T4-8Q: ['10de:1eb8']}")
+    data = json.loads(plan_json(assessment))
     assert data["keeps_published"] is True
     assert data["sections"] == {}
     assert data["driver"] == {"package": None, "installed": None, "loaded": None}
@@ -316,17 +256,17 @@ def test_json_of_a_plan_that_keeps_published_data(assess):
     ],
 )
 def test_plan_lists_pending_changes(assess, name, text, steps):
-    found = assess(name, text)
+    assessment = assess(name, text)
     lines = "".join(f"  - {step}\n" for step in steps)
-    assert (f"\n\nPending changes:\n{lines}\n") in plan_text(found)
-    assert json.loads(plan_json(found))["pending_changes"] == steps
+    assert (f"\n\nPending changes:\n{lines}\n") in plan_text(assessment)
+    assert json.loads(plan_json(assessment))["pending_changes"] == steps
 
 
 def test_plan_lists_the_end_of_mig_mode(assess):
-    def parted(root):
+    def partition(root):
         path = root / "run/nova-compute-nvidia-vgpu/modes.json"
         path.parent.mkdir(parents=True)
         path.write_text('{"0000:41:00.0": {"gpu_instances": [19, 19], "mixed_size": false}}')
 
-    found = assess("a100-sriov-off", "{A100-20C: ['10de:20f1']}", change=parted)
-    assert ("  - switch 0000:41:00.0 out of MIG mode\n") in plan_text(found)
+    assessment = assess("a100-sriov-off", "{A100-20C: ['10de:20f1']}", change=partition)
+    assert ("  - switch 0000:41:00.0 out of MIG mode\n") in plan_text(assessment)

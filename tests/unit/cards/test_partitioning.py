@@ -27,14 +27,14 @@ def requests(text):
 
 def offered(host, text):
     plan = make_plan(requests(text), gather(host.root).cards)
-    return {found.type_id: len(found.addresses) for found in plan.assignments}
+    return {assignment.type_id: len(assignment.addresses) for assignment in plan.assignments}
 
 
 def steps(host):
     """Return the commands that changed the cards, in order."""
     reads = {"--query-gpu=mig.mode.current,mig.mode.pending", "-s", "-lgi", "-q"}
     return [
-        " ".join(word for word in argv if word not in ("-i", CARD)).rsplit("/", 1)[-1]
+        " ".join(argument for argument in argv if argument not in ("-i", CARD)).rsplit("/", 1)[-1]
         for argv in host.commands
         if (argv[0] == "nvidia-smi" and not reads & set(argv)) or "sriov-manage" in argv[0]
     ]
@@ -251,8 +251,8 @@ def test_card_without_mixed_size_mode_is_recorded(machine):
     host = machine("a100-80-pair")
     text = "{A100D-4C: ['0000:31:00.4'], A100D-8C: ['0000:31:00.5']}"
     assert host.prepare_cards(text) == ()
-    known = CardMode((), None, types_queried=True)
-    assert driver_cache.load_modes(host.root) == {gather(host.root).cards[0].gpu.address: known}
+    mode = CardMode((), None, types_queried=True)
+    assert driver_cache.load_modes(host.root) == {gather(host.root).cards[0].gpu.address: mode}
     plan = make_plan(requests(text), gather(host.root).cards)
     assert [problem.kind for problem in plan.problems] == [ProblemKind.MIXED_SIZES]
 

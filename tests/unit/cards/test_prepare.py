@@ -30,7 +30,7 @@ def test_failing_card_does_not_stop_the_others(machine):
 
 
 def test_types_are_awaited_after_functions_are_enabled(machine, monkeypatch):
-    """Without types, mdev and vendor-specific VFIO look alike; nvidia-vgpud is run again."""
+    """Without types, mdev and vendor-specific VFIO look the same; nvidia-vgpud runs again."""
     data = recorded.without_functions("a40-mdev")
     data["functions"] = [
         {**card, "sriov": {**card["sriov"], "framework": None}} for card in data["functions"]

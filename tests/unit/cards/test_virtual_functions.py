@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual functions, and all the ways in which sriov-manage fails to make them."""
+"""Virtual functions, and the failures of sriov-manage."""
 
 from __future__ import annotations
 
@@ -134,17 +134,17 @@ def test_driver_that_is_not_loaded_is_reported(a40):
 
 
 def test_sriov_manage_that_hangs_is_not_retried(a40):
-    def hanging(*argv, **options):
+    def hang(*argv, **options):
         a40.commands.append(argv)
         if argv[0] == COMMAND[0]:
             (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
-        if argv[0] in (COMMAND[0], "sh"):  # either waits for the card, and none can be ended
+        if argv[0] in (COMMAND[0], "sh"):  # both wait for the card and cannot be killed
             raise CommandError(argv, "did not end within 60 s", timed_out=True)
         return a40(*argv, **options)
 
     card = card_of(a40)
     with pytest.raises(HostError) as error:
-        virtual_functions.enable_virtual_functions(a40.root, hanging, card)
+        virtual_functions.enable_virtual_functions(a40.root, hang, card)
     assert error.value.problem.argument("reason") == "did not end within 60 s"
     assert [argv[0] for argv in a40.commands if argv[0] != "modprobe"] == [COMMAND[0]]
 
@@ -192,15 +192,15 @@ def test_functions_that_cannot_be_disabled_are_a_failure(machine, output):
     assert len(card_of(host).virtual_functions) == 32
 
 
-def losing_its_driver(host, verb, times):
-    """Let sriov-manage fail and leave the card without a driver, which sh gives back."""
+def unbinding(host, verb, times):
+    """Make sriov-manage fail and unbind the card, which sh binds again."""
     link = host.root / "sys/bus/pci/devices" / CARD / "driver"
     target = link.readlink() if hasattr(link, "readlink") else link.resolve()
-    left = [times]
+    remaining = [times]
 
     def run(*argv, **options):
-        if argv[:2] == (COMMAND[0], verb) and left[0]:
-            left[0] -= 1
+        if argv[:2] == (COMMAND[0], verb) and remaining[0]:
+            remaining[0] -= 1
             host.commands.append(argv)
             link.unlink()
             return Result(1, "", "the GPU is lost\n")
@@ -215,7 +215,7 @@ def losing_its_driver(host, verb, times):
 
 def test_card_is_bound_again_before_the_next_attempt(a40):
     pauses = []
-    run = losing_its_driver(a40, "-e", 1)
+    run = unbinding(a40, "-e", 1)
     with mock.patch("time.sleep", pauses.append):
         assert virtual_functions.enable_virtual_functions(a40.root, run, card_of(a40))
     assert pauses == [5.0]

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests of the charm."""
+
 from __future__ import annotations
 
 from typing import Callable

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""NVIDIA's daemon: pause, resume, start and restart."""
+
 from __future__ import annotations
 
 import os

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""NVIDIA's host package: accepted and rejected files."""
+
 from __future__ import annotations
 
 import os
@@ -16,7 +18,7 @@ def simulated(machine):
     return machine("t4-fresh")
 
 
-def refused(simulated, path):
+def problem_of(simulated, path):
     with pytest.raises(HostError) as error:
         host_package.inspect(path, simulated)
     return error.value.problem
@@ -47,38 +49,36 @@ def test_package_for_all_architectures_is_accepted(simulated, tmp_path):
 
 
 def test_missing_file_is_a_missing_resource(simulated, tmp_path):
-    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
+    assert problem_of(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
 
 def test_empty_file_is_a_missing_resource(simulated, tmp_path):
     (tmp_path / "a.deb").touch()
-    assert refused(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
+    assert problem_of(simulated, tmp_path / "a.deb") == Problem(ProblemKind.RESOURCE_MISSING)
 
 
 @pytest.mark.parametrize(
     "data",
     [b"<!DOCTYPE html>", b"PK\3\4", b"!<arch>\nfoo.o/", b"\x7fELF", b"!<arch>"],
-    ids=["page", "zip", "other archive", "installer", "cut"],
+    ids=["web page", "zip", "other archive", "installer", "truncated"],
 )
 def test_other_file_is_rejected_without_starting_a_program(simulated, tmp_path, data):
     (tmp_path / "a.deb").write_bytes(data)
-    assert refused(simulated, tmp_path / "a.deb") == invalid("the file is not a Debian package")
+    assert problem_of(simulated, tmp_path / "a.deb") == invalid("the file is not a Debian package")
     assert simulated.commands == []
 
 
 def test_damaged_package_is_rejected(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb")
     deb.write_bytes(deb.read_bytes()[:-9])
-    assert refused(simulated, deb) == invalid("the file is truncated or damaged")
+    assert problem_of(simulated, deb) == invalid("the file is truncated or damaged")
 
 
-def test_truncated_package_with_valid_fields_fails_verification(
-    simulated, tmp_path
-):
+def test_truncated_package_with_valid_fields_fails_verification(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", truncated=True)
-    found = host_package.inspect(deb, simulated)
+    package = host_package.inspect(deb, simulated)
     with pytest.raises(HostError) as error:
-        host_package.verify(found, simulated)
+        host_package.verify(package, simulated)
     assert error.value.problem == invalid("the file is truncated or damaged")
 
 
@@ -96,22 +96,22 @@ def test_truncated_package_with_valid_fields_fails_verification(
         ("n\u00fcvidia\t", "n?vidia? is not NVIDIA's vGPU host package"),
         ("", "it is not NVIDIA's vGPU host package"),
     ],
-    ids=["guest", "desktop", "other", "alike", "long", "not printable", "none"],
+    ids=["guest", "desktop", "other", "similar", "long", "not printable", "no name"],
 )
 def test_other_package_is_rejected(simulated, tmp_path, name, reason):
     deb = simulated.make_deb(tmp_path / "a.deb", name=name)
-    assert refused(simulated, deb) == invalid(reason)
+    assert problem_of(simulated, deb) == invalid(reason)
 
 
 @pytest.mark.parametrize("version", ["", "570 172", "570;172", "5" * 65], ids=repr)
 def test_version_invalid_for_dpkg_is_rejected(simulated, tmp_path, version):
     deb = simulated.make_deb(tmp_path / "a.deb", version=version)
-    assert refused(simulated, deb).kind is ProblemKind.RESOURCE_INVALID
+    assert problem_of(simulated, deb).kind is ProblemKind.RESOURCE_INVALID
 
 
 def test_package_of_another_architecture_is_rejected(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb", architecture="arm64")
-    assert refused(simulated, deb) == invalid("it is for arm64, not amd64")
+    assert problem_of(simulated, deb) == invalid("it is for arm64, not amd64")
     simulated.architecture = "arm64"
     assert host_package.inspect(deb, simulated).version == "570.172.07"
 
@@ -124,7 +124,7 @@ def test_package_of_another_architecture_is_rejected(simulated, tmp_path):
         ({"dkms": False, "depends": "libc6"}, False),
         ({"dkms": False, "depends": "libdkms0"}, False),
     ],
-    ids=["its files", "its depends", "neither", "alike"],
+    ids=["files", "dependency", "neither", "similar dependency"],
 )
 def test_driver_built_by_dkms_is_recognised(simulated, tmp_path, options, is_built):
     deb = simulated.make_deb(tmp_path / "a.deb", **options)
@@ -151,5 +151,5 @@ def test_file_without_deb_suffix_gets_a_link_with_one(simulated, tmp_path):
 def test_file_with_deb_suffix_is_used_directly(simulated, tmp_path, monkeypatch):
     simulated.make_deb(tmp_path / "a.deb")
     monkeypatch.chdir(tmp_path)
-    found = HostPackage("a.deb", "nvidia-vgpu-ubuntu-570", "570.172.07")
-    assert host_package.with_deb_suffix(found, "/nowhere") == str(tmp_path / "a.deb")
+    package = HostPackage("a.deb", "nvidia-vgpu-ubuntu-570", "570.172.07")
+    assert host_package.with_deb_suffix(package, "/nowhere") == str(tmp_path / "a.deb")

@@ -14,9 +14,9 @@ from recorded import UUIDS
 from unit import PAUSED
 
 NOUVEAU = "blacklist nouveau\noptions nouveau modeset=0\n"
-OURS = "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
-THEIRS = "etc/modprobe.d/disable-nouveau.conf"
-LEFT = (
+BLACKLIST = "etc/modprobe.d/nova-compute-nvidia-vgpu.conf"
+LEGACY_BLACKLIST = "etc/modprobe.d/disable-nouveau.conf"
+LEGACY_FILES = (
     "opt/initialise_nova_mdevs.sh",
     "opt/remediate-nova-mdevs",
     "etc/systemd/system/systemd-mdev-workaround.service",
@@ -28,10 +28,10 @@ UNSET = "Unit is ready: 2 NVIDIA GPUs, vgpu-device-mappings is not set"
 def refreshed(deploy):
     """A host that the legacy charm configured."""
     unit = deploy("t4-pair")
-    for name in (*LEFT, THEIRS):
+    for name in (*LEGACY_FILES, LEGACY_BLACKLIST):
         path = unit.machine.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(NOUVEAU if name == THEIRS else "#!/bin/sh\n")
+        path.write_text(NOUVEAU if name == LEGACY_BLACKLIST else "#!/bin/sh\n")
     return unit
 
 
@@ -42,43 +42,43 @@ def has(unit, name):
 @pytest.mark.parametrize("hook", ["upgrade_charm", "install"])
 def test_legacy_boot_service_and_scripts_are_replaced(refreshed, hook):
     refreshed.hook(hook)
-    assert [name for name in LEFT if has(refreshed, name)] == []
+    assert [name for name in LEGACY_FILES if has(refreshed, name)] == []
     assert refreshed.machine.did("systemctl disable systemd-mdev-workaround.service")
     assert has(refreshed, "etc/systemd/system/nova-compute-nvidia-vgpu.service")
 
 
 def test_nouveau_stays_blacklisted(refreshed):
     refreshed.hook("upgrade_charm")
-    assert not has(refreshed, THEIRS)
-    assert NOUVEAU in (refreshed.machine.root / OURS).read_text()
+    assert not has(refreshed, LEGACY_BLACKLIST)
+    assert NOUVEAU in (refreshed.machine.root / BLACKLIST).read_text()
     assert refreshed.machine.did("update-initramfs") == []
 
 
 def test_changed_blacklist_file_is_kept(refreshed):
-    (refreshed.machine.root / THEIRS).write_text(NOUVEAU + "options nvidia NVreg_X=1\n")
+    (refreshed.machine.root / LEGACY_BLACKLIST).write_text(NOUVEAU + "options nvidia NVreg_X=1\n")
     refreshed.hook("upgrade_charm")
-    assert has(refreshed, THEIRS)
-    assert not has(refreshed, OURS)
+    assert has(refreshed, LEGACY_BLACKLIST)
+    assert not has(refreshed, BLACKLIST)
 
 
 def test_legacy_blacklist_file_is_kept_if_the_new_one_cannot_be_written(refreshed):
-    (refreshed.machine.root / OURS).mkdir()
+    (refreshed.machine.root / BLACKLIST).mkdir()
     refreshed.hook("upgrade_charm")
-    assert has(refreshed, THEIRS)
+    assert has(refreshed, LEGACY_BLACKLIST)
 
 
 def test_legacy_scripts_in_a_folder_are_removed(refreshed):
-    (refreshed.machine.root / LEFT[1]).unlink()
-    (refreshed.machine.root / LEFT[1]).mkdir()
-    (refreshed.machine.root / LEFT[1] / "remediate.py").touch()
+    (refreshed.machine.root / LEGACY_FILES[1]).unlink()
+    (refreshed.machine.root / LEGACY_FILES[1]).mkdir()
+    (refreshed.machine.root / LEGACY_FILES[1] / "remediate.py").touch()
     refreshed.hook("upgrade_charm")
-    assert not has(refreshed, LEFT[1])
+    assert not has(refreshed, LEGACY_FILES[1])
 
 
 def test_failing_systemctl_does_not_prevent_the_refresh(refreshed):
     refreshed.machine.fail("systemctl disable", returncode=None)
     refreshed.hook("upgrade_charm")
-    assert [name for name in LEFT if has(refreshed, name)] == []
+    assert [name for name in LEGACY_FILES if has(refreshed, name)] == []
 
 
 def stored(content):
@@ -109,7 +109,7 @@ def test_legacy_pause_does_not_return_after_resume(refreshed):
 
 
 def test_legacy_data_stays_published_until_a_mapping_is_valid(refreshed):
-    theirs = {
+    legacy_data = {
         "nova": {
             "/etc/nova/nova.conf": {
                 "sections": {
@@ -119,15 +119,18 @@ def test_legacy_data_stays_published_until_a_mapping_is_valid(refreshed):
             }
         }
     }
-    data = {"subordinate_configuration": json.dumps(theirs), "services": '["nvidia-vgpu-mgr"]'}
+    data = {
+        "subordinate_configuration": json.dumps(legacy_data),
+        "services": '["nvidia-vgpu-mgr"]',
+    }
     relation = dataclasses.replace(refreshed.relation, local_unit_data=data)
     refreshed.change(relations={relation})
     refreshed.change(config={"vgpu-device-mappings": "{nvidia-233: 'no list'}"})
     refreshed.hook("upgrade_charm")
     assert refreshed.status.name == "blocked"
-    assert refreshed.sections == theirs["nova"]["/etc/nova/nova.conf"]["sections"]
+    assert refreshed.sections == legacy_data["nova"]["/etc/nova/nova.conf"]["sections"]
     refreshed.configure("{nvidia-233: ['0000:84:00.0']}")
-    assert refreshed.sections == theirs["nova"]["/etc/nova/nova.conf"]["sections"]
+    assert refreshed.sections == legacy_data["nova"]["/etc/nova/nova.conf"]["sections"]
     assert refreshed.status.name == "active"
 
 

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""The host software from the attached resource to a running daemon."""
+
 from __future__ import annotations
 
 import pytest
@@ -16,7 +18,7 @@ NEW = "nvidia-vgpu-ubuntu-570"
 
 
 class Host:
-    """A host and what the charm remembers of it, from one event to the next."""
+    """A host and the state of the charm on it, from one event to the next."""
 
     def __init__(self, machine):
         self.machine = machine
@@ -28,7 +30,7 @@ class Host:
         self.state = self.state._replace(resource_path=str(deb))
 
     def event(self, *, force=False):
-        """Do what an event does to the host software; return what is wrong with it then."""
+        """Apply an event to the host software; return the problems that remain."""
         root, run = self.machine.root, self.machine
         self.state = resource.ensure_inspected(run, self.state)
         self.state, self.changed = software.ensure(
@@ -42,7 +44,7 @@ def start(machine):
     return lambda *arguments, **changes: Host(machine(*arguments, **changes))
 
 
-# From the resource to a working driver
+# From the resource to a loaded driver
 
 
 def test_fresh_host_is_ready_after_a_reboot(start):
@@ -204,7 +206,7 @@ def test_recorded_failure_of_another_revision_is_ignored(start, row):
     assert list(software.find_problems(gather(host.machine.root), host.state)) == []
 
 
-# How long it takes
+# Announcement of an installation
 
 
 @pytest.mark.parametrize(
@@ -234,20 +236,20 @@ def test_nothing_is_announced_without_an_installation(start, is_attached):
     assert software.will_install(gather(host.machine.root), attached, force=True) is False
 
 
-# The principal asks for a restart
+# Restart that the principal charm requests
 
 
-def answer(host, **facts):
-    found = gather(host.machine.root)._replace(**facts)
-    return software.handle_restart_trigger(host.machine.root, host.machine, found, host.state)
+def handle_trigger(host, **facts):
+    changed = gather(host.machine.root)._replace(**facts)
+    return software.handle_restart_trigger(host.machine.root, host.machine, changed, host.state)
 
 
 def test_requested_restart_happens_once(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
-    host.state = answer(host)
+    host.state = handle_trigger(host)
     assert host.state == CharmState()
-    host.state = answer(host)
+    host.state = handle_trigger(host)
     assert host.machine.commands == [("systemctl", "restart", "nvidia-vgpu-mgr")]
 
 
@@ -255,7 +257,7 @@ def test_restart_waits_for_the_guests(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
     host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
-    assert answer(host) == host.state
+    assert handle_trigger(host) == host.state
     assert host.machine.commands == []
 
 
@@ -264,8 +266,8 @@ def test_restart_waits_for_a_guest_started_after_the_facts_were_read(start):
     host.state = CharmState(restart_pending=True)
     facts = gather(host.machine.root)
     host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
-    answered = software.handle_restart_trigger(host.machine.root, host.machine, facts, host.state)
-    assert answered == host.state
+    state = software.handle_restart_trigger(host.machine.root, host.machine, facts, host.state)
+    assert state == host.state
     assert host.machine.commands == []
 
 
@@ -282,7 +284,7 @@ def test_restart_waits_for_a_guest_started_after_the_facts_were_read(start):
 def test_restart_is_skipped_if_the_daemon_must_not_or_cannot_run(start, name, state, facts):
     host = start(name)
     host.state = state._replace(restart_pending=True)
-    assert answer(host, **facts) == state
+    assert handle_trigger(host, **facts) == state
     assert host.machine.commands == []
 
 
@@ -290,13 +292,13 @@ def test_failed_restart_is_a_problem(start):
     host = start("t4-pair")
     host.state = CharmState(restart_pending=True)
     host.machine.fail("systemctl restart", output="Job for nvidia-vgpu-mgr.service failed.\n")
-    host.state = answer(host)
+    host.state = handle_trigger(host)
     assert list(software.find_problems(gather(host.machine.root), host.state)) == [
         Problem(ProblemKind.SERVICE_DOWN, service="nvidia-vgpu-mgr")
     ]
 
 
-# Whether it may be touched
+# Changes that are refused
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_failed_restart_is_a_problem(start):
         (CharmState(), False, True, False, Problem(ProblemKind.VGPUS_IN_USE_OR_FORCE, vgpu=UUID)),
         (CharmState(), False, True, True, None),
     ],
-    ids=["free", "our pause", "the principal's pause", "guests", "guests and force"],
+    ids=["free", "paused", "paused by the principal", "guests", "guests and force"],
 )
 def test_host_software_is_not_changed_during_a_pause_or_under_guests(
     start, state, masked, in_use, force, problem

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""The facts that the charm reads on a host."""
+
 from __future__ import annotations
 
 import shutil
@@ -10,7 +12,7 @@ import recorded
 from host.facts import gather
 from nova_compute.release import NovaVersion
 
-# name: cards, parents, package, loaded, Nova, NVIDIA's daemon is there
+# name, cards, parents, package, version of the driver, Nova
 HOSTS = [
     ("a10-vendor-vfio", 1, 32, "nvidia-vgpu-ubuntu-570", "570.172.07", (31, 1, 0)),
     ("a100-80-pair", 2, 40, "nvidia-vgpu-ubuntu-aie-550", "550.144.02", (29, 2, 0)),

@@ -51,7 +51,7 @@ def test_real_lspci_agrees_on_every_recorded_host(host, caplog, name):
             "only lspci shows 0000:99:00.0 as an NVIDIA GPU",
         ),
     ],
-    ids=["lspci sees fewer", "lspci sees more"],
+    ids=["lspci shows fewer", "lspci shows more"],
 )
 def test_difference_between_sysfs_and_lspci_is_logged(machine, caplog, stdout, message):
     simulated = machine("t4-pair", functions=[T4])

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""Sections of nova.conf for each release of Nova."""
+
 from __future__ import annotations
 
 import configparser
@@ -42,8 +44,8 @@ def test_xena_and_later_have_sections_under_the_new_name(major):
 
 
 def test_class_and_limit_are_in_the_section_of_the_type():
-    found = Assignment("nvidia-35", M10, max_instances=4, resource_class="CUSTOM_A")
-    assert render([found], NovaVersion(29))["mdev_nvidia-35"] == [
+    assignment = Assignment("nvidia-35", M10, max_instances=4, resource_class="CUSTOM_A")
+    assert render([assignment], NovaVersion(29))["mdev_nvidia-35"] == [
         ("device_addresses", "0000:84:00.0,0000:85:00.0"),
         ("mdev_class", "CUSTOM_A"),
         ("max_instances", "4"),

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""Versions of Nova, and what each release supports."""
+
 from __future__ import annotations
 
 import pytest
@@ -35,7 +37,7 @@ def test_versions_compare_as_numbers():
     assert str(NovaVersion(22, 10)) == "22.10.0"
 
 
-# major: name, words of the option, sections are read, several types, one type alone, class, limit
+# major, codename, option prefix, addresses, several types, single type restricted, class, limit
 RELEASES = [
     (16, None, "vgpu", False, False, False, False, False),
     (17, "queens", "vgpu", False, False, False, False, False),
@@ -61,27 +63,36 @@ RELEASES = [
 
 
 @pytest.mark.parametrize(
-    ("major", "codename", "word", "addresses", "several", "alone", "mdev_class", "limit"),
+    (
+        "major",
+        "codename",
+        "prefix",
+        "addresses",
+        "several_types",
+        "single_type",
+        "mdev_class",
+        "limit",
+    ),
     RELEASES,
     ids=[str(row[0]) for row in RELEASES],
 )
 def test_capabilities_of_each_release(
-    major, codename, word, addresses, several, alone, mdev_class, limit
+    major, codename, prefix, addresses, several_types, single_type, mdev_class, limit
 ):
     nova = NovaVersion(major)
     assert nova.codename == codename
     assert nova.supports_vgpus is (major >= 17)
-    assert nova.option_prefix == word
+    assert nova.option_prefix == prefix
     assert nova.supports_device_addresses is addresses
-    assert nova.supports_several_types is several
-    assert nova.restricts_single_type is alone
+    assert nova.supports_several_types is several_types
+    assert nova.restricts_single_type is single_type
     assert nova.supports_mdev_class is mdev_class
     assert nova.supports_max_instances is limit
 
 
 @pytest.mark.parametrize(
-    ("version", "several"),
+    ("version", "several_types"),
     [((21, 2, 4), False), ((22, 0, 0), False), ((22, 2, 0), False), ((22, 2, 1), True)],
 )
-def test_several_types_are_supported_from_22_2_1(version, several):
-    assert NovaVersion(*version).supports_several_types is several
+def test_several_types_are_supported_from_22_2_1(version, several_types):
+    assert NovaVersion(*version).supports_several_types is several_types

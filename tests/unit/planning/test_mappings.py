@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""The option vgpu-device-mappings: accepted and rejected values."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,7 +28,7 @@ def read(text):
     return mappings.requests(data)
 
 
-def refused(text, kind=ProblemKind.MAPPING_INVALID):
+def rejection(text, kind=ProblemKind.MAPPING_INVALID):
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
@@ -34,8 +36,8 @@ def refused(text, kind=ProblemKind.MAPPING_INVALID):
     return problem.argument("place"), problem.argument("reason")
 
 
-def unread(text):
-    return refused(text, ProblemKind.MAPPING_SYNTAX)
+def syntax_error(text):
+    return rejection(text, ProblemKind.MAPPING_SYNTAX)
 
 
 def addresses(*texts):
@@ -46,7 +48,7 @@ def plain(vgpu_type, *texts):
     return VgpuRequest(vgpu_type, addresses(*texts), is_plain=True)
 
 
-# What the option takes
+# Accepted values
 
 
 @pytest.mark.parametrize("text", ["", " \n", "# nothing yet", "{}"])
@@ -63,7 +65,7 @@ def test_empty_option_requests_nothing(text):
         "nvidia-35: ['84:00.0', \"85:00.0\"]\nnvidia-36: [86:00.0]",
         "---\nnvidia-35: [0000:84:00.0, 0000:85:00.0]\nnvidia-36: [0000:86:00.0]\n...\n",
     ],
-    ids=["today's form", "JSON", "block without quotes", "short", "with document marks"],
+    ids=["flow style", "JSON", "block without quotes", "short", "with document marks"],
 )
 def test_all_notations_are_equivalent(text):
     assert read(text) == (
@@ -130,22 +132,22 @@ def test_long_form_without_options_is_not_plain():
 
 
 @pytest.mark.parametrize(
-    ("text", "owners"),
+    ("text", "types"),
     [
         ("{nvidia-35: ['0000:af:00.0'], nvidia-36: ['AF:00.0']}", ("nvidia-35", "nvidia-36")),
         ("{T4-8Q: ['10de:1eb8'], T4-4Q: ['10DE:1EB8']}", ("T4-8Q", "T4-4Q")),
     ],
     ids=["address", "PCI id"],
 )
-def test_device_in_two_types_is_rejected(text, owners):
+def test_device_in_two_types_is_rejected(text, types):
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
     assert problem.kind is ProblemKind.DEVICE_MAPPED_TWICE
-    assert (problem.argument("first"), problem.argument("second")) == owners
+    assert (problem.argument("first"), problem.argument("second")) == types
 
 
-# What was a hook error, or worse, in the charm in use today
+# Values that failed a hook of the legacy charm
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_device_in_two_types_is_rejected(text, owners):
         "a list as key",
         "a merge key",
         "a number as key",
-        "a number as key and junk",
+        "a number as key, an invalid device",
         "null as key",
         "null as value",
         "no value",
@@ -196,7 +198,7 @@ def test_device_in_two_types_is_rejected(text, owners):
     ],
 )
 def test_invalid_value_is_rejected_with_place_and_correction(text, place, reason):
-    assert refused(text) == (place, reason)
+    assert rejection(text) == (place, reason)
 
 
 def test_exponential_aliases_are_not_expanded():
@@ -205,12 +207,12 @@ def test_exponential_aliases_are_not_expanded():
         items = ", ".join([f"*a{level - 1}"] * 9)
         levels.append(f"a{level}: &a{level} [{items}]")
     reason = "more than 10000 items once its aliases are expanded"
-    assert refused("\n".join(levels)) == ("the value", reason)
+    assert rejection("\n".join(levels)) == ("the value", reason)
 
 
 def test_recursive_alias_is_rejected():
     reason = "more than 10000 items once its aliases are expanded"
-    assert refused("&a {nvidia-35: [*a]}") == ("the value", reason)
+    assert rejection("&a {nvidia-35: [*a]}") == ("the value", reason)
 
 
 @pytest.mark.parametrize(
@@ -219,18 +221,18 @@ def test_recursive_alias_is_rejected():
     ids=["brackets", "braces", "dashes", "one too deep"],
 )
 def test_deep_nesting_is_rejected_while_reading(text):
-    place, reason = unread(text)
+    place, reason = syntax_error(text)
     assert place.startswith("line 1, column ")
     assert reason == "nested too deep"
 
 
 def test_oversized_value_is_rejected():
-    assert refused("#" * 65_537) == ("the value", "more than 64 KiB")
+    assert rejection("#" * 65_537) == ("the value", "more than 64 KiB")
     assert read("#" * 65_536) == ()
 
 
 def test_size_is_counted_in_bytes():
-    assert refused("# " + "\u00e9" * 33_000) == ("the value", "more than 64 KiB")
+    assert rejection("# " + "\u00e9" * 33_000) == ("the value", "more than 64 KiB")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +246,15 @@ def test_size_is_counted_in_bytes():
     ids=["python", "set", "str", "bare"],
 )
 def test_tags_are_rejected(text, place):
-    assert unread(text) == (place, "a tag")
+    assert syntax_error(text) == (place, "a tag")
 
 
 @pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\ud800", "\ufffe"], ids=repr)
 def test_character_that_yaml_does_not_allow_is_rejected(character):
-    assert unread(f"{{nvidia-35: ['0000:84:00.0{character}']}}") == ("the value", NO_CHARACTER)
+    assert syntax_error(f"{{nvidia-35: ['0000:84:00.0{character}']}}") == (
+        "the value",
+        NO_CHARACTER,
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,10 +277,10 @@ def test_character_that_yaml_does_not_allow_is_rejected(character):
     ids=["open bracket", "two documents", "undefined alias", "open quote", "tab"],
 )
 def test_invalid_yaml_is_rejected_with_its_place(text, place, reason):
-    assert unread(text) == (place, reason)
+    assert syntax_error(text) == (place, reason)
 
 
-# Nothing that could become a line of nova.conf, or of a program, gets through
+# Values that could inject a line into nova.conf, or an argument into a command
 
 HOSTILE = {
     "newline": r"\n",
@@ -295,31 +300,31 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("suffix", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("device", ["0000:84:00.0", "84:00.0", "10de:1eb8"])
-def test_device_with_a_hostile_suffix_is_rejected(device, tail):
-    assert refused(f'{{nvidia-35: ["{device}{tail}"]}}') == ("nvidia-35, device 1", NO_DEVICE)
+def test_device_with_a_hostile_suffix_is_rejected(device, suffix):
+    assert rejection(f'{{nvidia-35: ["{device}{suffix}"]}}') == ("nvidia-35, device 1", NO_DEVICE)
 
 
-@pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("suffix", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("key", ["nvidia-35", "T4-8Q", "GRID T4-8Q"])
-def test_type_with_a_hostile_suffix_is_rejected(key, tail):
-    place, reason = refused(f'{{"{key}{tail}": ["0000:84:00.0"]}}')
+def test_type_with_a_hostile_suffix_is_rejected(key, suffix):
+    place, reason = rejection(f'{{"{key}{suffix}": ["0000:84:00.0"]}}')
     assert reason == NO_TYPE
     assert place.isprintable()
     assert len(place) <= 27
 
 
-@pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
-def test_resource_class_with_a_hostile_suffix_is_rejected(tail):
-    text = f'{{nvidia-35: {{devices: ["84:00.0"], resource-class: "CUSTOM_A{tail}"}}}}'
-    assert refused(text) == ("nvidia-35, resource-class", NO_CLASS)
+@pytest.mark.parametrize("suffix", HOSTILE.values(), ids=HOSTILE.keys())
+def test_resource_class_with_a_hostile_suffix_is_rejected(suffix):
+    text = f'{{nvidia-35: {{devices: ["84:00.0"], resource-class: "CUSTOM_A{suffix}"}}}}'
+    assert rejection(text) == ("nvidia-35, resource-class", NO_CLASS)
 
 
-@pytest.mark.parametrize("tail", HOSTILE.values(), ids=HOSTILE.keys())
-def test_limit_with_a_hostile_suffix_is_rejected(tail):
-    text = f'{{nvidia-35: {{devices: ["84:00.0"], max-instances: "4{tail}"}}}}'
-    assert refused(text) == ("nvidia-35, max-instances", NO_LIMIT)
+@pytest.mark.parametrize("suffix", HOSTILE.values(), ids=HOSTILE.keys())
+def test_limit_with_a_hostile_suffix_is_rejected(suffix):
+    text = f'{{nvidia-35: {{devices: ["84:00.0"], max-instances: "4{suffix}"}}}}'
+    assert rejection(text) == ("nvidia-35, max-instances", NO_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +346,7 @@ def test_limit_with_a_hostile_suffix_is_rejected(tail):
     ids=["type", "address", "limit", "class"],
 )
 def test_digits_of_other_scripts_are_rejected(text, place, reason):
-    assert refused(text) == (place, reason)
+    assert rejection(text) == (place, reason)
 
 
 @pytest.mark.parametrize(
@@ -368,31 +373,31 @@ def test_digits_of_other_scripts_are_rejected(text, place, reason):
     ],
 )
 def test_invalid_long_form_is_rejected(text, place, reason):
-    assert refused(f"{{nvidia-35: {text}}}") == (place, reason)
+    assert rejection(f"{{nvidia-35: {text}}}") == (place, reason)
 
 
 def test_resource_class_is_no_longer_than_placement_allows():
     template = "{{nvidia-35: {{devices: ['84:00.0'], resource-class: CUSTOM_{}}}}}"
     assert read(template.format("A" * 248))[0].resource_class == "CUSTOM_" + "A" * 248
-    assert refused(template.format("A" * 249)) == ("nvidia-35, resource-class", NO_CLASS)
+    assert rejection(template.format("A" * 249)) == ("nvidia-35, resource-class", NO_CLASS)
 
 
 def test_reason_of_the_yaml_reader_is_shown_in_ascii():
-    place, reason = unread('{nvidia-35: "\\\u00e9"}')
+    place, reason = syntax_error('{nvidia-35: "\\\u00e9"}')
     assert (place, reason) == ("line 1, column 15", "found unknown escape character '?'")
 
 
 def test_invalid_device_is_identified_by_its_position():
-    assert refused("{nvidia-35: ['84:00.0', '84:00.9']}") == ("nvidia-35, device 2", NO_DEVICE)
+    assert rejection("{nvidia-35: ['84:00.0', '84:00.9']}") == ("nvidia-35, device 2", NO_DEVICE)
 
 
 def test_long_key_is_truncated():
-    place, _ = refused("{" + "x" * 300 + ": []}")
+    place, _ = rejection("{" + "x" * 300 + ": []}")
     assert place == "x" * 24 + "..."
 
 
 def test_empty_key_is_described():
-    assert refused("{'': ['84:00.0']}") == ("an empty key", NO_TYPE)
+    assert rejection("{'': ['84:00.0']}") == ("an empty key", NO_TYPE)
 
 
 def test_error_text_contains_kind_and_arguments():

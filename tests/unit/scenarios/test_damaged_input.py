@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a spoilt host shows is no crash and costs little: found with made-up input."""
+"""Damaged or excessive input from a host does not stop the charm or fill its memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops import testing
 
 import boot
 import recorded
-from actions import list_vgpu_types, output
+from actions import list_vgpu_types
 from cards import nvidia_smi
 from driver import host_package, legacy_charm
 from gpu.card import VgpuType
@@ -56,9 +56,9 @@ def test_excessive_version_is_ignored(host):
 
 
 def test_lspci_record_without_a_slot_is_skipped(machine, caplog):
-    on = machine("t4-pair")
-    on.fail("lspci", returncode=0, stdout="Class:\t0302\nVendor:\t10de\n\n")
-    lspci.compare(on.root, on, scan(on.root).gpus)
+    simulated = machine("t4-pair")
+    simulated.fail("lspci", returncode=0, stdout="Class:\t0302\nVendor:\t10de\n\n")
+    lspci.compare(simulated.root, simulated, scan(simulated.root).gpus)
     assert "only sysfs shows 0000:84:00.0 as an NVIDIA GPU" in caplog.messages
 
 
@@ -80,7 +80,7 @@ def test_unclosed_guest_definition_is_read_quickly(tmp_path):
 
 @pytest.mark.parametrize("name", ["a40-mdev", "l40s-vendor-vfio"])
 def test_excessive_number_is_ignored(host, name):
-    """Python 3.11 and later refuse to read one."""
+    """Python 3.11 and later refuse to convert such a number."""
     root = host(name)
     attributes = {"available_instances", "current_vgpu_type"}
     paths = [path for path in root.glob("sys/devices/**/*") if path.name in attributes]
@@ -93,12 +93,12 @@ def test_excessive_number_is_ignored(host, name):
 
 
 def test_excessive_count_is_ignored(machine):
-    """A number that a driver makes up must not become a list of that length."""
-    on = machine("a100-80-pair")
+    """A false number from a driver must not become a list of that length."""
+    simulated = machine("a100-80-pair")
     block = "vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : 99999999999\n"
-    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
-    (told,) = nvidia_smi.supported_types(on, scan(on.root).gpus[0].address)
-    assert (told.id, told.max_instances) == ("nvidia-699", None)
+    simulated.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    (vgpu_type,) = nvidia_smi.supported_types(simulated, scan(simulated.root).gpus[0].address)
+    assert (vgpu_type.id, vgpu_type.max_instances) == ("nvidia-699", None)
 
 
 def test_id_replaces_a_blank_type_name(host):
@@ -115,18 +115,18 @@ def test_id_replaces_a_blank_type_name(host):
 
 def test_resource_class_of_a_long_name_is_truncated():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
-    found = nova_conf.alias(assigned, VariantDriverOptions(report_in_placement=True))
-    assert len(json.loads(found)["resource_class"]) == 255
+    alias = nova_conf.alias(assigned, VariantDriverOptions(report_in_placement=True))
+    assert len(json.loads(alias)["resource_class"]) == 255
 
 
 def test_assigned_type_that_is_not_text_is_a_failure(machine):
-    on = machine("l40s-vendor-vfio")
+    simulated = machine("l40s-vendor-vfio")
 
     def write(path, _):
         Path(path).write_bytes(b"\xff\n")
 
     with mock.patch("system.sysfs.write", write):
-        (problem,) = on.prepare_cards("{L40S-8Q: ['3d:00.0']}")
+        (problem,) = simulated.prepare_cards("{L40S-8Q: ['3d:00.0']}")
     assert (problem.kind, problem.argument("reason")) == (
         ProblemKind.TYPE_REFUSED,
         "the driver refuses it",
@@ -135,10 +135,15 @@ def test_assigned_type_that_is_not_text_is_a_failure(machine):
 
 @pytest.mark.parametrize("count", ["1000", "999999", "-1"])
 def test_implausible_count_is_ignored(machine, count):
-    on = machine("a100-80-pair")
+    simulated = machine("a100-80-pair")
     block = f"vGPU Type ID : 0x2bb\nName : GRID A100D-1-10C\nMax Instances : {count}\n"
-    on.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
-    assert nvidia_smi.supported_types(on, scan(on.root).gpus[0].address)[0].max_instances is None
+    simulated.fail("nvidia-smi vgpu -s", returncode=0, stdout=block)
+    assert (
+        nvidia_smi.supported_types(simulated, scan(simulated.root).gpus[0].address)[
+            0
+        ].max_instances
+        is None
+    )
 
 
 def test_implausible_cached_count_is_ignored(host):
@@ -150,12 +155,12 @@ def test_implausible_cached_count_is_ignored(host):
 
 
 def test_excessive_blanks_are_read_quickly(machine):
-    on = machine("t4-pair")
-    on.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
-    card = scan(on.root).gpus[0].address
+    simulated = machine("t4-pair")
+    simulated.fail("nvidia-smi", returncode=0, stdout=("vGPU Type ID" + " " * 200_000 + "x\n") * 2)
+    card = scan(simulated.root).gpus[0].address
     start = time.process_time()
-    assert nvidia_smi.supported_types(on, card) == ()
-    assert nvidia_smi.mixed_size(on, card) is None
+    assert nvidia_smi.supported_types(simulated, card) == ()
+    assert nvidia_smi.mixed_size(simulated, card) is None
     assert time.process_time() - start < 5
 
 
@@ -173,29 +178,29 @@ def test_alias_of_a_long_name_is_truncated():
 
 
 def test_functions_without_a_pci_id_get_no_alias(host):
-    """Without ids and without a class, an alias would fit every virtual function of the host."""
+    """Without IDs and without a class, an alias would match every virtual function of the host."""
     root = host("l40s-vendor-vfio")
     function = root / "sys/bus/pci/devices/0000:3d:00.4"
     (function / "nvidia/current_vgpu_type").write_text("1152\n")
     (function / "device").unlink()
     assigned_types.record(root, [PciAddress.parse("0000:3d:00.4")], "nvidia-1152")
-    found = gather(root)
+    facts = gather(root)
     requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
-    wanted = plan.make_plan(requests, found.cards)
-    for options, is_held in (
+    planned = plan.make_plan(requests, facts.cards)
+    for options, is_kept in (
         (VariantDriverOptions(), True),
         (VariantDriverOptions(True), False),
     ):
-        held = compatibility.apply_release(wanted, found.cards, NovaVersion(31), options)
-        assert held.keeps_published is is_held
-        told = Problem(ProblemKind.CARD_UNREADABLE, PciAddress.parse("0000:3d:00.0"))
-        assert (told in held.problems) is is_held
+        applied = compatibility.apply_release(planned, facts.cards, NovaVersion(31), options)
+        assert applied.keeps_published is is_kept
+        problem = Problem(ProblemKind.CARD_UNREADABLE, PciAddress.parse("0000:3d:00.0"))
+        assert (problem in applied.problems) is is_kept
 
 
-@pytest.mark.parametrize("said", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
-def test_program_output_is_one_short_line_of_the_log(said):
-    problem = Problem(ProblemKind.INSTALL_FAILED, reason=said)
-    for text in (str(CommandError(("x",), said)), str(HostError(problem))):
+@pytest.mark.parametrize("output", ["x\x1b[2J", "a\0b", "x\u2028[DEFAULT]", "x" * 5000], ids=ascii)
+def test_program_output_is_one_short_line_of_the_log(output):
+    problem = Problem(ProblemKind.INSTALL_FAILED, reason=output)
+    for text in (str(CommandError(("x",), output)), str(HostError(problem))):
         assert text.isprintable()
         assert len(text) <= 600
 
@@ -208,19 +213,19 @@ def test_resource_path_with_a_nul_is_a_missing_resource(machine, tmp_path):
 
 
 def test_folder_with_the_name_of_the_legacy_service_is_removed(machine):
-    on = machine("t4-pair")
-    path = on.root / "etc/systemd/system/systemd-mdev-workaround.service"
+    simulated = machine("t4-pair")
+    path = simulated.root / "etc/systemd/system/systemd-mdev-workaround.service"
     path.mkdir(parents=True)
-    legacy_charm.take_over(on.root, on)
+    legacy_charm.take_over(simulated.root, simulated)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("text", ["[a]", "{a: b}", "a: {devices: [x]}", "{T4-8Q: 1}"])
 def test_damaged_mapping_is_reported_by_the_boot_service(machine, text):
-    on = machine("t4-pair")
-    charm_state.save(on.root, charm_state.CharmState(mapping=MappingHistory(text)))
-    assert boot.main(on.root, on) == 1
-    assert [problem.kind for problem in boot_result.failures(on.root)] == [
+    simulated = machine("t4-pair")
+    charm_state.save(simulated.root, charm_state.CharmState(mapping=MappingHistory(text)))
+    assert boot.main(simulated.root, simulated) == 1
+    assert [problem.kind for problem in boot_result.failures(simulated.root)] == [
         ProblemKind.MAPPING_INVALID
     ]
 
@@ -243,20 +248,23 @@ def test_truncated_result_states_the_number_of_omitted_lines(cards):
 
 
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
-def test_json_result_that_is_too_large_for_juju_is_an_error(
-    deploy, monkeypatch, action
-):
+def test_json_result_that_is_too_large_for_juju_is_an_error(deploy, action):
     unit = deploy("t4-pair")
-    monkeypatch.setattr(output, "_LIMIT", 100)
+    card = unit.machine.root / "sys/bus/pci/devices/0000:84:00.0"
+    for number in range(1000, 2000):
+        (card / f"mdev_supported_types/nvidia-{number}").mkdir()
+    others = [f"{domain:04x}:99:00.0" for domain in range(4000)]
+    unit.configure(f"{{nvidia-233: ['0000:84:00.0'], nvidia-35: [{','.join(others)}]}}")
+    assert unit.status.name == "active"
     with pytest.raises(testing.ActionFailed, match="too large for Juju"):
         unit.action(action, format="json")
 
 
 def test_missing_apt_cache_is_reported(machine):
-    on = machine("t4-pair")
-    on.fail("apt-cache", returncode=None)
+    simulated = machine("t4-pair")
+    simulated.fail("apt-cache", returncode=None)
     with pytest.raises(HostError) as error:
-        apt.ensure_available_installed(on.root, on, "dkms")
+        apt.ensure_available_installed(simulated.root, simulated, "dkms")
     assert error.value.problem.kind is ProblemKind.INSTALL_FAILED
 
 
@@ -278,12 +286,12 @@ def test_excessive_dpkg_record_is_read_quickly(host):
 
 
 def test_virtfn_link_to_the_card_itself_is_ignored(host):
-    """Nova refuses to start with an address that stands twice."""
+    """Nova refuses to start with an address that appears twice."""
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")
     requests = mappings.requests(mappings.parse("{T4-8Q: ['10de:1eb8']}"))
-    (found,) = plan.make_plan(requests, gather(root).cards).assignments
-    assert list(map(str, found.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
+    (assignment,) = plan.make_plan(requests, gather(root).cards).assignments
+    assert list(map(str, assignment.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
 
 
 def test_two_long_arguments_leave_room_for_the_instruction():

@@ -71,7 +71,9 @@ def test_fresh_host_has_an_empty_state(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"\xff\xfe", b'{"paused": tru'], ids=["empty", "half", "binary", "cut"]
+    "text",
+    [b"", b"{", b"\xff\xfe", b'{"paused": tru'],
+    ids=["empty", "bracket", "binary", "truncated"],
 )
 def test_damaged_file_is_an_empty_state_and_is_logged(tmp_path, caplog, text):
     write(tmp_path, text)

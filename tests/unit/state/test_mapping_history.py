@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a mapping: requested, applied or failed, and when it may be tried again."""
+"""A mapping is requested, applied or failed, and a failed one is retried later."""
 
 from __future__ import annotations
 

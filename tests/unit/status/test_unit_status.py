@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""The text and level of each problem, and the status of the unit."""
+
 from __future__ import annotations
 
 import pytest
@@ -28,7 +30,7 @@ def assessment(root, text="", *, problems=(), state=None):
     return Assessment(facts, plan, (*problems, *plan.problems, *plan.notes), state or CharmState())
 
 
-def nothing(*problems, masked=False, state=None):
+def empty_host(*problems, masked=False, state=None):
     facts = HostFacts(
         (), DriverState(), NovaVersion(29), has_vgpu_daemon=False, is_paused_by_mask=masked
     )
@@ -318,7 +320,7 @@ def test_missing_argument_is_a_question_mark():
     )
 
 
-# One line for a unit
+# Status of the unit
 
 
 @pytest.mark.parametrize(
@@ -385,26 +387,26 @@ def test_mapping_that_cannot_be_offered_yet_is_the_status(host, name, text, leve
 
 
 def test_most_severe_status_is_first():
-    found = unit_statuses(
-        nothing(
+    statuses = unit_statuses(
+        empty_host(
             Problem(ProblemKind.DPKG_LOCKED),
             Problem(ProblemKind.RESTART_PENDING, service="nvidia-vgpu-mgr"),
             Problem(ProblemKind.NOT_INSTALLED),
         ),
         APP,
     )
-    assert [status.level for status in found] == [Level.BLOCKED, Level.WAITING, Level.ACTIVE]
-    assert found[-1].message == (
+    assert [status.level for status in statuses] == [Level.BLOCKED, Level.WAITING, Level.ACTIVE]
+    assert statuses[-1].message == (
         "Unit is ready: no supported NVIDIA GPU found; "
         "restart of nvidia-vgpu-mgr waits until no vGPU is in use"
     )
 
 
 def test_first_of_equally_severe_statuses_stays_first():
-    found = unit_statuses(
-        nothing(Problem(ProblemKind.NOT_INSTALLED), Problem(ProblemKind.RESOURCE_MISSING)), APP
+    statuses = unit_statuses(
+        empty_host(Problem(ProblemKind.NOT_INSTALLED), Problem(ProblemKind.RESOURCE_MISSING)), APP
     )
-    assert found[0].message == "Host software not installed; run action reboot-install"
+    assert statuses[0].message == "Host software not installed; run action reboot-install"
 
 
 @pytest.mark.parametrize(
@@ -421,15 +423,15 @@ def test_first_of_equally_severe_statuses_stays_first():
     ids=["this unit", "this unit, without a daemon", "the principal"],
 )
 def test_pause_hides_all_other_statuses(masked, paused, message):
-    found = unit_statuses(
-        nothing(
+    statuses = unit_statuses(
+        empty_host(
             Problem(ProblemKind.SERVICE_DOWN, service="x"),
             masked=masked,
             state=CharmState(paused=paused),
         ),
         APP,
     )
-    assert found == (Status(Level.MAINTENANCE, message),)
+    assert statuses == (Status(Level.MAINTENANCE, message),)
 
 
 def test_ready_status_with_many_notes_is_truncated():
@@ -437,7 +439,7 @@ def test_ready_status_with_many_notes_is_truncated():
         Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type=f"nvidia-{number}")
         for number in range(10, 20)
     ]
-    message = unit_statuses(nothing(*notes), APP)[-1].message
+    message = unit_statuses(empty_host(*notes), APP)[-1].message
     assert message.startswith("Unit is ready: no supported NVIDIA GPU found; Nova 25.2.1 offers")
     assert message.endswith("...")
     assert len(message) == 119

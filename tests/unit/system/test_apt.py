@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""Packages that apt and dpkg install, and the reasons of their failures."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,70 +17,6 @@ APT_GET = (
     "-o", "Dpkg::Options::=--force-confdef",
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
-
-
-def known(root, pattern):
-    return [(found.name, found.version, found.state) for found in dpkg.find(root, pattern)]
-
-
-def test_package_is_found_among_others(host):
-    root = host("t4-pair")
-    assert known(root, "nova-common") == [("nova-common", "3:25.2.1-0ubuntu2.9", "installed")]
-
-
-def test_name_in_another_record_is_not_a_package(host):
-    root = host("t4-pair", nova=None)
-    assert "nova-common" in (root / "var/lib/dpkg/status").read_text()
-    assert known(root, "nova-common") == []
-
-
-@pytest.mark.parametrize("pattern", ["nova", "common", "nova-commo", ""])
-def test_only_a_complete_name_matches(host, pattern):
-    assert known(host("t4-pair"), pattern) == []
-
-
-def test_last_package_is_found_without_a_final_line_break(tmp_path):
-    path = tmp_path / "var/lib/dpkg/status"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"Package: zstd\nStatus: install ok installed\nVersion: 1.4.8")
-    assert known(tmp_path, "zstd") == [("zstd", "1.4.8", "installed")]
-
-
-def test_invalid_utf8_does_not_hide_packages(tmp_path):
-    path = tmp_path / "var/lib/dpkg/status"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(
-        b"Package: a\nStatus: install ok installed\nVersion: 1\nMaintainer: \xe9\n\n"
-        b"Package: b\nStatus: install ok installed\nVersion: 2\n\n"
-    )
-    assert known(tmp_path, "[ab]") == [("a", "1", "installed"), ("b", "2", "installed")]
-
-
-def test_record_without_a_status_is_not_installed(tmp_path):
-    path = tmp_path / "var/lib/dpkg/status"
-    path.parent.mkdir(parents=True)
-    path.write_text("Package: a\n\n")
-    assert dpkg.find(tmp_path, "a") == (Package("a", "", "not-installed"),)
-
-
-def test_host_without_dpkg_has_no_packages(tmp_path):
-    assert dpkg.find(tmp_path, ".*") == ()
-
-
-@pytest.mark.parametrize(
-    ("state", "is_installed", "is_gone"),
-    [
-        ("installed", True, False),
-        ("unpacked", False, False),
-        ("half-configured", False, False),
-        ("half-installed", False, False),
-        ("config-files", False, True),
-        ("not-installed", False, True),
-    ],
-)
-def test_state_decides_whether_a_package_is_installed_or_removed(state, is_installed, is_gone):
-    package = Package("a", "1", state)
-    assert (package.is_installed, package.is_removed) == (is_installed, is_gone)
 
 
 def test_install_keeps_edited_files_and_allows_downgrades(machine):
@@ -127,15 +65,15 @@ def test_half_unpacked_package_of_the_archive_is_reinstalled(machine):
     apt.install(simulated, "dkms", HEADERS)
     status = simulated.root / "var/lib/dpkg/status"
     head, rest = status.read_text().split("Package: dkms\n")
-    torn = rest.replace("install ok installed", "install reinstreq half-installed", 1)
-    status.write_text(f"{head}Package: dkms\n{torn}")
+    half_installed = rest.replace("install ok installed", "install reinstreq half-installed", 1)
+    status.write_text(f"{head}Package: dkms\n{half_installed}")
     apt.install(simulated, "dkms")
-    assert known(simulated.root, "dkms") == [("dkms", "1.0", "half-installed")]
+    assert dpkg.find(simulated.root, "dkms") == (Package("dkms", "1.0", "half-installed"),)
     for _ in range(2):
         apt.reinstall_half_unpacked(simulated.root, simulated, but="linux-.*")
-    assert known(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
-    words = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
-    assert simulated.commands[2:] == [(*APT_GET, *words)]
+    assert dpkg.find(simulated.root, "dkms") == (Package("dkms", "1.0", "installed"),)
+    arguments = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
+    assert simulated.commands[2:] == [(*APT_GET, *arguments)]
 
 
 def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
@@ -148,7 +86,7 @@ def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
     assert simulated.commands == []
 
 
-# Why it failed, in one line
+# The reason of a failure, in one line
 
 
 @pytest.mark.parametrize(
@@ -187,8 +125,8 @@ def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
         ("something else\n", "", "something else"),
     ],
     ids=[
-        *("E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "a full disk"),
-        "the last line",
+        *("E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "full disk"),
+        "last line",
     ],
 )
 def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason):

@@ -1,5 +1,7 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
+"""Files that the charm writes: complete, and only if they change."""
+
 from __future__ import annotations
 
 import os
@@ -53,9 +55,9 @@ def test_failed_write_leaves_no_temporary_file(tmp_path):
 
 def test_temporary_file_of_a_killed_writer_is_replaced(tmp_path):
     (tmp_path / ".a.new").write_text("half of a longer t")
-    assert ensure_contents(tmp_path / "a", "whole") is True
+    assert ensure_contents(tmp_path / "a", "complete") is True
     assert os.listdir(tmp_path) == ["a"]
-    assert (tmp_path / "a").read_text() == "whole"
+    assert (tmp_path / "a").read_text() == "complete"
 
 
 def test_concurrent_writers_leave_one_complete_text(tmp_path):

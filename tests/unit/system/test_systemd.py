@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""systemd's units and the reboot, as the charm reads and requests them."""
+"""Units of systemd, and the reboot that the charm requests."""
 
 from __future__ import annotations
 
