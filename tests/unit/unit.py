@@ -62,8 +62,8 @@ class Unit:
         self.state = self.context.run(getattr(self.context.on, name)(), self.state)
 
     def relation_hook(self, name: str, **changes: Any) -> None:
-        known = self.state.get_relation(self.relation.id)
-        relation = dataclasses.replace(known, **changes)
+        current = self.state.get_relation(self.relation.id)
+        relation = dataclasses.replace(current, **changes)
         self.change(relations={relation})
         event = getattr(self.context.on, f"relation_{name}")(relation)
         self.state = self.context.run(event, self.state)

@@ -152,9 +152,9 @@ def test_max_instances_is_split_across_cards(machine):
     host = machine("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
     for _ in range(2):
         assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 8}}") == ()
-        assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 2]
+        assert [len(card.assigned_types) for card in gather(host.root).cards] == [6, 2]
     assert host.prepare_cards("{L40S-8Q: {devices: ['10de:26b9'], max-instances: 6}}") == ()
-    assert [len(found.assigned_types) for found in gather(host.root).cards] == [6, 0]
+    assert [len(card.assigned_types) for card in gather(host.root).cards] == [6, 0]
 
 
 def test_full_disk_does_not_prevent_assignment(l40s):

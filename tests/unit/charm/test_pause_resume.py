@@ -30,7 +30,9 @@ def test_nothing_is_started_while_paused(deploy, hook):
     before = len(unit.machine.commands)
     unit.hook(hook)
     started = unit.machine.commands[before:]
-    assert [words for words in started if words[0] not in ("lspci", "dpkg-deb", "dpkg")] == []
+    assert [
+        command for command in started if command[0] not in ("lspci", "dpkg-deb", "dpkg")
+    ] == []
     assert unit.status == PAUSED
 
 

@@ -250,12 +250,14 @@ def test_truncated_result_states_the_number_of_omitted_lines(cards):
 @pytest.mark.parametrize("action", ["list-vgpu-types", "show-plan"])
 def test_json_result_that_is_too_large_for_juju_is_an_error(deploy, action):
     unit = deploy("t4-pair")
-    card = unit.machine.root / "sys/bus/pci/devices/0000:84:00.0"
-    for number in range(1000, 2000):
-        (card / f"mdev_supported_types/nvidia-{number}").mkdir()
-    others = [f"{domain:04x}:99:00.0" for domain in range(4000)]
-    unit.configure(f"{{nvidia-233: ['0000:84:00.0'], nvidia-35: [{','.join(others)}]}}")
-    assert unit.status.name == "active"
+    if action == "list-vgpu-types":
+        types = unit.machine.root / "sys/bus/pci/devices/0000:84:00.0/mdev_supported_types"
+        for number in range(1000, 2000):
+            (types / f"nvidia-{number}").mkdir()
+    else:
+        others = [f"{domain:04x}:99:00.0" for domain in range(4000)]
+        unit.configure(f"{{nvidia-233: ['0000:84:00.0'], nvidia-35: [{','.join(others)}]}}")
+        assert unit.status.name == "active"
     with pytest.raises(testing.ActionFailed, match="too large for Juju"):
         unit.action(action, format="json")
 

@@ -118,10 +118,10 @@ def test_published_addresses_do_not_exceed_gpu_instances(deploy):
     create = unit.machine.driver.nvidia_smi
     left = iter(range(3))
 
-    def with_room_for_three(*words):
-        if "-cgi" in words and next(left, None) is None:
+    def with_room_for_three(*arguments):
+        if "-cgi" in arguments and next(left, None) is None:
             return 19, "Failed to create GPU instances: Insufficient Resources\n"
-        return create(*words)
+        return create(*arguments)
 
     unit.machine.driver.nvidia_smi = with_room_for_three
     unit.configure("{A100-1-5C: ['10de:20f1']}")

@@ -89,16 +89,16 @@ def test_compute_types_come_with_another_package(deploy, name):
 
 
 @pytest.mark.parametrize(
-    ("host", "wanted"),
+    ("host", "requested"),
     [("a100-80-pair", "A100D-6C"), ("a10-vendor-vfio", "A10-5C"), ("a40-mdev", "A40-5Q")],
     ids=["compute-package", "other-compute-types", "graphics-type"],
 )
-def test_type_in_no_package_is_reported_as_not_offered(deploy, host, wanted):
+def test_type_in_no_package_is_reported_as_not_offered(deploy, host, requested):
     unit = deploy(host)
     card = unit.machine.host["functions"][0]["address"]
-    unit.configure(f"{{{wanted}: ['{card}']}}")
+    unit.configure(f"{{{requested}: ['{card}']}}")
     assert unit.status == testing.BlockedStatus(
-        f"{card} does not offer {wanted}; choose a type from action list-vgpu-types"
+        f"{card} does not offer {requested}; choose a type from action list-vgpu-types"
     )
 
 
