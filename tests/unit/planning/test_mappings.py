@@ -137,7 +137,7 @@ def test_long_form_without_options_is_not_plain():
         ("{nvidia-35: ['0000:af:00.0'], nvidia-36: ['AF:00.0']}", ("nvidia-35", "nvidia-36")),
         ("{T4-8Q: ['10de:1eb8'], T4-4Q: ['10DE:1EB8']}", ("T4-8Q", "T4-4Q")),
     ],
-    ids=["address", "PCI id"],
+    ids=["address", "PCI ID"],
 )
 def test_device_in_two_types_is_rejected(text, types):
     with pytest.raises(HostError) as error:
