@@ -88,9 +88,9 @@ def prepare_cards(
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
     problems = _run_passes(root, run, make_plan, is_new_mapping, time.monotonic() + budget)
     facts = gather(root)
-    problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
     problems += _types_not_restored(facts)
     problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
+    problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
     return tuple(dict.fromkeys(problems))
 
 

@@ -112,7 +112,7 @@ def _repair(
         _refuse_in_use(wanted, in_use())
         apt.remove(run, *half_unpacked)
         packages = installed_packages(root)
-    apt.reinstall_half_unpacked(root, run, but=PACKAGE_PATTERN)
+    apt.reinstall_half_unpacked(root, run, except_for=PACKAGE_PATTERN)
     return packages
 
 

@@ -43,15 +43,24 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
     except HostError as error:
         logger.warning("%s", error)
     facts = gather(root)
-    if facts.cards and not lspci.is_installed(root):
-        _install_tool(root, run, "pciutils")
+    packages = list(_missing_tools(root, facts))
+    for package in packages:
+        _install_tool(root, run, package)
+    if packages:  # that may have taken minutes
+        facts = gather(root)
     if lspci.is_installed(root):
         lspci.compare(root, run, [card.gpu for card in facts.cards])
+    return facts
+
+
+def _missing_tools(root: Path, facts: HostFacts) -> Iterator[str]:
+    """Return the packages of the archive that a host with these cards lacks."""
+    if facts.cards and not lspci.is_installed(root):
+        yield "pciutils"
     has_mdevs = any(card.framework is Framework.MDEV for card in facts.cards)
     # Nova 30 and later cannot create a device without it.
     if has_mdevs and facts.libvirt_uses_mdevctl and not (root / "usr/sbin/mdevctl").exists():
-        _install_tool(root, run, "mdevctl")
-    return facts
+        yield "mdevctl"
 
 
 def _install_tool(root: Path, run: Runner, package: str) -> None:

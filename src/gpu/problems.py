@@ -195,7 +195,7 @@ class Problem(_Problem):
         try:
             kind, address, arguments = row
             parsed = PciAddress.parse(address) if address else None
-            texts = {str(name): str(text) for name, text in arguments.items()}
+            texts = {name: str(text) for name, text in arguments.items() if name.isidentifier()}
             return cls(ProblemKind(kind), parsed, **texts)
         except (AttributeError, TypeError, ValueError):
             return None

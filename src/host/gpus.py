@@ -55,7 +55,7 @@ def scan(root: Path) -> GpuScan:
         except ValueError:
             logger.warning("%s: not a PCI address, skipped", one_line(str(devices / name), 300))
             continue
-        if is_virtual_function(root, address):
+        if is_virtual_function(devices / name):
             continue  # it has the vendor, the class and often the device ID of its card
         try:
             gpu = _read_gpu(devices / name, address)
@@ -66,12 +66,13 @@ def scan(root: Path) -> GpuScan:
             continue
         if gpu is not None:
             gpus.append(gpu)
-    return GpuScan(tuple(sorted(gpus)), tuple(sorted(unreadable)))
+    gpus.sort(key=lambda gpu: gpu.address)
+    return GpuScan(tuple(gpus), tuple(sorted(unreadable)))
 
 
-def is_virtual_function(root: Path, address: PciAddress) -> bool:
+def is_virtual_function(folder: str | Path) -> bool:
     """Whether a PCI function is a virtual one: it has a link to its physical function."""
-    return os.path.lexists(os.path.join(sysfs.device(root, address), "physfn"))
+    return os.path.lexists(os.path.join(folder, "physfn"))
 
 
 def _names(folder: Path) -> list[str]:

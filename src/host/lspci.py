@@ -13,6 +13,7 @@ from typing import Iterable
 
 from gpu.pci import Gpu, PciAddress
 from host.gpus import GPU_CLASSES, NVIDIA, is_virtual_function
+from system import sysfs
 from system.commands import CommandError, Runner
 
 __all__ = ["compare", "is_installed"]
@@ -48,4 +49,6 @@ def _list_gpus(root: Path, run: Runner) -> list[PciAddress]:
         fields = dict(line.split(":\t", 1) for line in record.splitlines() if ":\t" in line)
         if "Slot" in fields and int(fields.get("Class", "0"), 16) in GPU_CLASSES:
             addresses.append(PciAddress.parse(fields["Slot"]))
-    return [address for address in addresses if not is_virtual_function(root, address)]
+    return [
+        address for address in addresses if not is_virtual_function(sysfs.device(root, address))
+    ]

@@ -74,6 +74,8 @@ class CharmState(NamedTuple):
 def load(root: Path) -> CharmState:
     """Read the state; a missing or damaged file is an empty state."""
     data = read_json(root / _PATH)
+    if not data and (root / _PATH).exists():
+        logger.warning("%s is damaged, starting with an empty state", root / _PATH)
     history = _fields(MappingHistory._field_defaults, data.get("mapping"))
     fields = _fields(CharmState._field_defaults, data)
     return CharmState(**{**fields, "mapping": MappingHistory(**history)})

@@ -95,7 +95,7 @@ def save_types(
     rows = {} if are_all else dict(before)
     for vgpu_type in reported:
         is_detailed = (vgpu_type.gpu_instance_profile, vgpu_type.max_instances) != (None, None)
-        if is_detailed or vgpu_type.id not in rows:
+        if is_detailed or not isinstance(rows.get(vgpu_type.id), dict):
             row = before.get(vgpu_type.id)
             row = row if isinstance(row, dict) else {}
             rows[vgpu_type.id] = {**row, **_type_row(vgpu_type)}

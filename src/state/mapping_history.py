@@ -62,5 +62,5 @@ class MappingHistory(NamedTuple):
 
         Each attempt may withdraw from Nova what is offered now, so attempts must be rare.
         """
-        age = now - self.failed_at
+        age = int(now) - self.failed_at
         return self.failed_attempt != attempt or not 0 <= age < _RETRY_AFTER

@@ -92,18 +92,18 @@ def configure(run: Runner) -> None:
     _run_waiting_for_lock(run, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
 
 
-def reinstall_half_unpacked(root: Path, run: Runner, *, but: str) -> None:
+def reinstall_half_unpacked(root: Path, run: Runner, *, except_for: str) -> None:
     """Reinstall the archive's half-unpacked packages, which `apt-get install NAME` does not.
 
     Args:
         root: the root of the host's file system.
         run: starts apt-get.
-        but: a regular expression for the complete names of packages that the archive lacks.
+        except_for: a regular expression for the complete names of packages that the archive lacks.
 
     Raises:
         HostError: DPKG_LOCKED or INSTALL_FAILED.
     """
-    packages = dpkg.find(root, rf"(?!(?:{but})$)[a-z0-9][a-z0-9+.-]+")
+    packages = dpkg.find(root, rf"(?!(?:{except_for})$)[a-z0-9][a-z0-9+.-]+")
     half_unpacked = [package.name for package in packages if package.is_half_unpacked]
     if half_unpacked:
         _apt_get(run, *_INSTALL, "--reinstall", *half_unpacked)

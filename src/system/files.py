@@ -16,6 +16,8 @@ from gpu.problems import HostError, Problem, ProblemKind
 
 __all__ = ["ensure_contents", "has_contents", "read_json"]
 
+_MAX_DEPTH = 20  # levels; the charm's own files have at most four
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,15 +47,26 @@ def has_contents(path: Path, text: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if it is missing, damaged or of another shape."""
+    """Return the object in a JSON file; empty if it is missing, damaged or of another shape.
+
+    Deep nesting counts as damage, since it could be read but not written again.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read, ignoring it: %s", path, error)
+        logger.debug("%s cannot be read: %s", path, error)
         return {}
-    return data if isinstance(data, dict) else {}
+    return data if isinstance(data, dict) and not _is_deeper(data, _MAX_DEPTH) else {}
+
+
+def _is_deeper(data: object, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels."""
+    if not isinstance(data, (dict, list)):
+        return False
+    children = data.values() if isinstance(data, dict) else data
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 def _replace(path: Path, text: str, mode: int) -> bool:

@@ -91,7 +91,8 @@ def json_files(shape: SearchStrategy[Any]) -> SearchStrategy[bytes]:
     """A JSON file: of nearly the right shape, of another shape, cut, too deep, or not JSON."""
     written = nearly(shape).map(lambda content: json.dumps(content).encode())
     cut = st.builds(lambda text, end: text[:end], written, st.integers(0, 60))
-    deep = st.sampled_from([b"[" * 100_000, b'{"a":' * 50_000])
+    levels = b'{"x": ' + b"[" * 1200 + b"]" * 1200 + b"}"
+    deep = st.sampled_from([b"[" * 100_000, b'{"a":' * 50_000, levels])
     return st.one_of(written, written, written, cut, octets(), deep)
 
 

@@ -43,7 +43,7 @@ def replace_file(draw, unit):
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     path.parent.chmod(0o755)
     path.write_bytes(draw(hostile.json_files(test_records.RECORDS[place])))
-    path.chmod(0o600 if path.stem in ("memory", "mdevs") else 0o644)
+    path.chmod(0o600 if path.stem in ("state", "mdevs") else 0o644)
     unit.hook("update_status")
 
 

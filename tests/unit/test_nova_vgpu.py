@@ -179,8 +179,8 @@ def test_control_character_is_never_published(pair):
         ("services", "null", "services: None is not of type 'array'"),
         ("services", '"nvidia-vgpu-mgr"', "services: 'nvidia-vgpu-mgr' is not of type 'array'"),
         ("services", "[1]", "services.0: 1 is not of type 'string'"),
-        ("services", "junk", "services: no JSON"),
-        ("services", "[" * 100_000, "services: no JSON"),
+        ("services", "junk", "services: not valid JSON"),
+        ("services", "[" * 100_000, "services: not valid JSON"),
         (
             "subordinate_configuration",
             '{"nova": {"/etc/nova/nova.conf": {"sections": {"devices": "x"}}}}',

@@ -80,8 +80,12 @@ class GuestTest(unittest.TestCase):
 
     def test_3_the_host_software_is_kept_while_a_guest_runs(self) -> None:
         before = fleet.run(self.unit, "dpkg-query -W 'nvidia-vgpu-ubuntu-*'")
-        self.assertRegex(fleet.refused(self.unit, "pause"), "is in use; stop or migrate its guest")
-        self.assertRegex(fleet.refused(self.unit, "reboot-install"), "is in use; stop or migrate")
+        self.assertRegex(
+            fleet.refused(self.unit, "pause"), "is in use; delete or migrate its guest"
+        )
+        self.assertRegex(
+            fleet.refused(self.unit, "reboot-install"), "is in use; delete or migrate"
+        )
         self.assertEqual(fleet.run(self.unit, "dpkg-query -W 'nvidia-vgpu-ubuntu-*'"), before)
 
     def test_4_the_guest_adds_vectors_again_after_a_reboot_of_its_host(self) -> None:

@@ -211,11 +211,11 @@ def test_plan_as_json(assess):
         "problems": [
             {
                 "kind": "dpkg-locked",
-                "text": "Waiting for another program to release dpkg's lock",
+                "text": "Waiting for another program to release the dpkg lock",
             },
             {
                 "kind": "takes-all-cards",
-                "text": "Nova 25.2.1 offers nvidia-233 on every GPU that supports it, "
+                "text": "Nova 25.2.1 offers nvidia-233 on every card that supports it, "
                 "mapped or not",
             },
         ],

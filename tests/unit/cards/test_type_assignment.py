@@ -186,7 +186,7 @@ def test_refused_type_is_reported_and_the_function_stays_free(l40s):
             ProblemKind.TYPE_REFUSED,
             PciAddress.parse("0000:3d:00.4"),
             vgpu_type="nvidia-1152",
-            reason="the driver refuses it",
+            reason="the driver rejects it",
         ),
     )
     assert l40s.assigned_types() == {}

@@ -39,7 +39,7 @@ def test_card_with_an_unreadable_class_keeps_published_data(deploy):
     unit.hook("config_changed")
     assert unit.databag == before
     assert unit.status == testing.BlockedStatus(
-        "0000:d8:00.0 cannot be read, so its mapping is kept; see dmesg, then reboot the host"
+        "Cannot read 0000:d8:00.0; see dmesg, then reboot the host"
     )
 
 

@@ -17,7 +17,7 @@ def test_virtual_functions_are_enabled_on_mapped_cards(deploy):
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
     assert len(unit.device_addresses("nvidia-562")) == 6
     history = [status.message for status in unit.context.unit_status_history]
-    assert "Preparing the cards; this may take minutes" in history
+    assert "Preparing the cards; this may take a few minutes" in history
 
 
 def test_virtual_functions_are_enabled_at_boot_without_a_hook(deploy):
@@ -45,8 +45,8 @@ def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(d
     for hook in ("start", "update_status", "config_changed"):
         unit.hook(hook)
         assert unit.status == testing.BlockedStatus(
-            "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; "
-            "see journalctl -u nova-compute-nvidia-vgpu"
+            "Cannot change virtual functions of 0000:41:00.0: Cannot obtain "
+            "unbindLock; see journalctl -u nova-compute-nvidia-vgpu"
         )
         assert unit.databag == before
     unit.machine.repair("/usr/lib/nvidia/sriov-manage")

@@ -67,7 +67,10 @@ def test_pause_fails_while_a_vgpu_is_in_use(deploy):
     unit.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("pause")
-    assert failure.value.message == f"vGPU {UUIDS[0]} is in use; stop or migrate its guest first"
+    assert failure.value.message == (
+        f"vGPU {UUIDS[0]} is in use; delete or migrate its guest; if it has none, remove the "
+        "device"
+    )
     assert unit.machine.did("systemctl stop") == []
 
 

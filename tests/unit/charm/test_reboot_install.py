@@ -65,7 +65,8 @@ def test_vgpus_in_use_require_force(deploy, tmp_path, force):
         with pytest.raises(testing.ActionFailed) as failure:
             unit.action("reboot-install")
         assert failure.value.message == (
-            f"vGPU {UUIDS[0]} is in use; stop or migrate its guest first, or use force=true"
+            f"vGPU {UUIDS[0]} is in use; delete or migrate its guest, remove the device, "
+            "or use force=true"
         )
     assert ("nvidia-vgpu-ubuntu-570" in unit.machine.packages()) is force
 
@@ -91,7 +92,7 @@ def test_guest_started_during_installation_prevents_the_reboot(
         with pytest.raises(testing.ActionFailed) as failure:
             unit.action("reboot-install", i_really_mean_it=True)
         assert failure.value.message.startswith(
-            f"vGPU {UUIDS[0]} is in use; stop or migrate its guest"
+            f"vGPU {UUIDS[0]} is in use; delete or migrate its guest"
         )
     assert bool(machine.did("systemd-run")) is force
 

@@ -31,7 +31,7 @@ def test_software_is_installed_and_works_after_a_reboot(deploy, tmp_path):
         "Reboot needed: nouveau is bound to 0000:84:00.0; run reboot-install i-really-mean-it=true"
     )
     history = [status.message for status in unit.context.unit_status_history]
-    assert "Installing NVIDIA's host software; this takes some minutes" in history
+    assert "Installing NVIDIA's host software; this takes a few minutes" in history
 
     unit.machine.reboot()
     unit.hook("start")

@@ -68,8 +68,8 @@ def test_report_in_placement_cannot_be_undone(l40s):
 def test_resource_class_without_placement_is_refused(l40s):
     l40s.configure("{L40S-24Q: {devices: ['10de:26b9'], resource-class: CUSTOM_X}}")
     assert l40s.status == testing.BlockedStatus(
-        "resource-class of L40S-24Q needs report-in-placement=true; set it "
-        "(permanent) or remove the class"
+        "resource-class of L40S-24Q needs report-in-placement=true (irreversible); "
+        "set it or remove the class"
     )
 
 
@@ -81,7 +81,7 @@ def test_rejected_mapping_is_not_applied_at_the_next_boot(l40s):
     l40s.hook("start")
     assert l40s.databag == before
     assert l40s.status == testing.BlockedStatus(
-        "0000:3d:00.0 does not offer L40S-9Q; choose a type from action list-vgpu-types"
+        "0000:3d:00.0 does not offer L40S-9Q; run list-vgpu-types and choose another"
     )
 
 
@@ -113,8 +113,8 @@ def test_type_refused_by_the_driver_is_shown(l40s, monkeypatch):
     monkeypatch.setattr("system.sysfs.write", refuse)
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     assert l40s.status == testing.BlockedStatus(
-        "0000:3d:00.4 refuses nvidia-1155: the driver refuses it; see journalctl "
-        "-u nova-compute-nvidia-vgpu"
+        "No nvidia-1155 on 0000:3d:00.4: the driver rejects it; see journalctl -u "
+        "nova-compute-nvidia-vgpu"
     )
 
 

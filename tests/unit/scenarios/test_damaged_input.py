@@ -129,7 +129,7 @@ def test_assigned_type_that_is_not_text_is_a_failure(machine):
         (problem,) = simulated.prepare_cards("{L40S-8Q: ['3d:00.0']}")
     assert (problem.kind, problem.argument("reason")) == (
         ProblemKind.TYPE_REFUSED,
-        "the driver refuses it",
+        "the driver rejects it",
     )
 
 

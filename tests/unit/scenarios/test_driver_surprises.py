@@ -49,7 +49,7 @@ def test_failed_list_of_gpu_instances_creates_no_more(deploy):
     unit.machine.fail("nvidia-smi mig -lgi", stdout="Unknown Error\n", returncode=255)
     unit.configure("{A100-1-5C: ['10de:20f1']}")
     assert unit.machine.driver.card(A100)["mig"]["instances"] == [19] * 3
-    assert unit.status.message.startswith(f"No GPU instances on {A100}: Unknown Error")
+    assert unit.status.message.startswith(f"MIG setup failed on {A100}: Unknown Error")
 
 
 def test_type_name_on_a_card_filled_earlier_is_queried(deploy):
@@ -62,5 +62,5 @@ def test_type_name_on_a_card_filled_earlier_is_queried(deploy):
     assert unit.device_specs() == [str(function) for function in functions]
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     assert unit.status == testing.WaitingStatus(
-        "Waiting for guests on 0000:3d:00.0 to release nvidia-1152; or keep it in the mapping"
+        "Guests on 0000:3d:00.0 use nvidia-1152; delete or migrate them, or map this type again"
     )

@@ -20,7 +20,7 @@ def test_functions_of_defined_guests_keep_their_type_if_another_is_requested(dep
     unit.machine.define_guest("0000:3d:00.5")
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     waiting = testing.WaitingStatus(
-        "Waiting for guests on 0000:3d:00.0 to release nvidia-1152; or keep it in the mapping"
+        "Guests on 0000:3d:00.0 use nvidia-1152; delete or migrate them, or map this type again"
     )
     assert unit.status == waiting
     assert len(unit.device_specs()) == 6
@@ -64,7 +64,7 @@ def test_function_whose_type_cannot_be_restored_is_shown(deploy):
     unit.machine.reboot()
     unit.hook("start")
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.5 refuses nvidia-1152: its guest cannot start; "
+        "No nvidia-1152 on 0000:3d:00.5: lost at boot, so its guest cannot start; "
         "see journalctl -u nova-compute-nvidia-vgpu"
     )
     unit.machine.driver.refused.clear()

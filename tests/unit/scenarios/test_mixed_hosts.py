@@ -20,14 +20,14 @@ A100D = "0000:31:00.0"
         (
             "a10-vendor-vfio",
             "{L40S-24Q: ['3d:00.0'], A10-7Q: ['c1:00.0']}",
-            "0000:c1:00.0 does not offer A10-7Q; choose a type from action list-vgpu-types",
+            "0000:c1:00.0 does not offer A10-7Q; run list-vgpu-types and choose another",
         ),
         (
             "l40s-vendor-vfio",
             "{L40S-24Q: ['3d:00.0'], L40S-8Q: ['c1:00.0']}",
             (
-                "Nova cannot distinguish L40S-24Q and L40S-8Q; map one, or set "
-                "report-in-placement=true (permanent)"
+                "Nova cannot distinguish L40S-24Q from L40S-8Q; map one, or set "
+                "report-in-placement=true (irreversible)"
             ),
         ),
     ],
@@ -64,8 +64,8 @@ def test_card_whose_functions_fail_does_not_affect_others(deploy):
     unit.machine.reboot()
     unit.hook("start")
     assert unit.status == testing.BlockedStatus(
-        "No virtual functions on 0000:3d:00.0: NVRM: failed; "
-        "see journalctl -u nova-compute-nvidia-vgpu"
+        "Cannot change virtual functions of 0000:3d:00.0: NVRM: failed; see "
+        "journalctl -u nova-compute-nvidia-vgpu"
     )
     assert {address[:7] for address in unit.device_specs()} == {"0000:c1"}
     unit.machine.repair("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0")
@@ -135,5 +135,5 @@ def test_boards_with_the_same_pci_id_do_not_share_types(deploy):
     assert names == [{"NVIDIA A16"}, {"NVIDIA A2"}]
     unit.configure("{A16-4Q: ['10de:25b6']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:d8:00.0 does not offer A16-4Q; choose a type from action list-vgpu-types"
+        "0000:d8:00.0 does not offer A16-4Q; run list-vgpu-types and choose another"
     )

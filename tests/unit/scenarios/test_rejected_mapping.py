@@ -27,7 +27,7 @@ def test_type_unknown_to_the_driver_is_refused_once(deploy, host, text):
     unit = deploy(host)
     unit.configure(text)
     assert unit.status.name == "blocked"
-    assert unit.status.message.endswith("choose a type from action list-vgpu-types")
+    assert unit.status.message.endswith("run list-vgpu-types and choose another")
     assert not unit.machine.did("nvidia-smi -mig")
     unit.assert_converged()
 
@@ -44,7 +44,7 @@ def test_type_unknown_to_the_driver_keeps_mig_mode(deploy, host):
     before = unit.databag
     unit.machine.commands.clear()
     unit.configure(wrong)
-    assert unit.status.message.endswith("choose a type from action list-vgpu-types")
+    assert unit.status.message.endswith("run list-vgpu-types and choose another")
     assert unit.databag == before
     assert not unit.machine.did("nvidia-smi -mig")
     unit.assert_converged()
@@ -60,7 +60,7 @@ def test_card_with_guests_does_not_leave_mig_mode(deploy):
     unit.machine.create_mdev("0000:41:00.4", "nvidia-474", UUIDS[1])
     unit.configure("{A100-10C: ['10de:20f1']}")
     assert unit.status == testing.WaitingStatus(
-        "Waiting for guests on 0000:41:00.0 to release nvidia-474; or keep it in the mapping"
+        "Guests on 0000:41:00.0 use nvidia-474; delete or migrate them, or map this type again"
     )
     assert unit.databag == before
     unit.machine.remove_mdev(UUIDS[1])
@@ -74,8 +74,7 @@ def test_mode_that_the_card_lacks_leaves_the_card_unchanged(deploy):
     before = unit.databag
     unit.configure("{L40S-1-6C: ['10de:26b9']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 does not support MIG, which L40S-1-6C needs; "
-        "choose a type from action list-vgpu-types"
+        "L40S-1-6C needs MIG, which 0000:3d:00.0 lacks; run list-vgpu-types and choose another"
     )
     for _ in range(2):
         assert len(unit.assigned_types()) == 6

@@ -49,7 +49,7 @@ def test_card_that_reported_no_mig_is_queried_again_on_request(deploy):
     unit = deploy("a100-80-pair")
     unit.machine.fail(MIG_QUERY, stdout="[N/A], [N/A]\n", returncode=0)
     unit.configure("{A100D-1-10C: ['31:00.0']}")
-    assert unit.status.message.startswith("0000:31:00.0 does not support MIG")
+    assert unit.status.message.startswith("A100D-1-10C needs MIG, which 0000:31:00.0 lacks")
     unit.machine.repair(MIG_QUERY)
     unit.action("reboot-install")
     assert len(unit.device_addresses("nvidia-699")) == 7
@@ -64,7 +64,7 @@ def test_mode_refused_by_another_card_is_not_retried_at_every_event(deploy, monk
     )
     unit.configure("{A100D-1-10C: ['10de:20b5']}")
     assert unit.status == testing.BlockedStatus(
-        "No GPU instances on 0000:b1:00.0: In use by another client; fix this, "
+        "MIG setup failed on 0000:b1:00.0: In use by another client; fix this, "
         "then run reboot-install"
     )
     unit.assert_converged()

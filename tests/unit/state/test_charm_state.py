@@ -78,7 +78,7 @@ def test_fresh_host_has_an_empty_state(tmp_path, caplog):
 def test_damaged_file_is_an_empty_state_and_is_logged(tmp_path, caplog, text):
     write(tmp_path, text)
     assert charm_state.load(tmp_path) == CharmState()
-    assert "state.json cannot be read, ignoring it" in caplog.text
+    assert "state.json is damaged, starting with an empty state" in caplog.text
 
 
 @pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
@@ -109,4 +109,13 @@ def test_downgrade_keeps_what_a_later_revision_has_saved(tmp_path):
     data = json.loads(path_below(tmp_path).read_text())
     assert data["paused_since"] == 1790000000
     assert data["mapping"]["history"] == ["a"]
+    assert charm_state.load(tmp_path) == FULL
+
+
+@pytest.mark.parametrize("depth", [30, 1000, 1400, 5000])
+def test_deep_nesting_is_damage_that_the_next_save_repairs(tmp_path, depth):
+    """Python reads deeper lists than it can write again."""
+    write(tmp_path, b'{"x": ' + b"[" * depth + b"]" * depth + b"}")
+    assert charm_state.load(tmp_path) == CharmState()
+    charm_state.save(tmp_path, FULL)
     assert charm_state.load(tmp_path) == FULL

@@ -45,5 +45,9 @@ def test_failed_attempt_is_repeated_after_an_hour(attempt, seconds, may_retry):
     assert history.may_retry(attempt, now=1790000000 + seconds) is may_retry
 
 
+def test_damaged_time_of_a_failure_allows_a_retry():
+    assert APPLIED._replace(failed_attempt="a", failed_at=10**400).may_retry("a", now=1.5)
+
+
 def test_forgotten_failure_is_tried_again_at_once():
     assert APPLIED.fail("a", now=1790000000).forget_failure() == APPLIED

@@ -84,7 +84,7 @@ def test_compute_types_come_with_another_package(deploy, name):
     unit = deploy("a40-mdev", functions=[{**card, "mig": {}}])  # nvidia-smi lists the types
     unit.configure(f"{{{name}: ['10de:2235']}}")
     assert unit.status == testing.BlockedStatus(
-        f"0000:41:00.0 needs NVIDIA's package nvidia-vgpu-ubuntu-aie for {name}; attach it"
+        f"{name} on 0000:41:00.0 needs package nvidia-vgpu-ubuntu-aie; attach it"
     )
 
 
@@ -98,7 +98,7 @@ def test_type_in_no_package_is_reported_as_not_offered(deploy, host, requested):
     card = unit.machine.host["functions"][0]["address"]
     unit.configure(f"{{{requested}: ['{card}']}}")
     assert unit.status == testing.BlockedStatus(
-        f"{card} does not offer {requested}; choose a type from action list-vgpu-types"
+        f"{card} does not offer {requested}; run list-vgpu-types and choose another"
     )
 
 

@@ -63,8 +63,7 @@ MESSAGES = [
     (
         Problem(ProblemKind.NO_MIG, PciAddress.parse("0000:3d:00.0"), vgpu_type="L40S-1-6C"),
         "blocked",
-        "0000:3d:00.0 does not support MIG, which L40S-1-6C needs; "
-        "choose a type from action list-vgpu-types",
+        ("L40S-1-6C needs MIG, which 0000:3d:00.0 lacks; run list-vgpu-types and choose another"),
     ),
     (
         Problem(
@@ -73,7 +72,10 @@ MESSAGES = [
             vgpu_types="A40-2Q and A40-8Q",
         ),
         "waiting",
-        ("Waiting for guests to leave 0000:41:00.0, so that it can offer A40-2Q and A40-8Q"),
+        (
+            "Guests on 0000:41:00.0 prevent mixed-size mode for A40-2Q and A40-8Q; "
+            "delete or migrate them"
+        ),
     ),
     (
         Problem(ProblemKind.MAPPING_SYNTAX, place="line 1, column 2", reason="a tag"),
@@ -108,7 +110,7 @@ MESSAGES = [
             ProblemKind.TYPE_NOT_OFFERED, PciAddress.parse("0000:84:00.0"), vgpu_type="V100-8Q"
         ),
         "blocked",
-        "0000:84:00.0 does not offer V100-8Q; choose a type from action list-vgpu-types",
+        "0000:84:00.0 does not offer V100-8Q; run list-vgpu-types and choose another",
     ),
     (
         Problem(
@@ -132,21 +134,21 @@ MESSAGES = [
     (
         Problem(ProblemKind.NOVA_TOO_OLD, nova="16.1.8"),
         "blocked",
-        "Nova 16.1.8 does not support vGPUs; upgrade to 17 (queens) or later",
+        "Nova 16.1.8 does not support vGPUs; upgrade to 17 (Queens) or later",
     ),
     (
         Problem(
             ProblemKind.OPTION_UNSUPPORTED, option="max-instances", required="29", nova="25.2.1"
         ),
         "blocked",
-        ("vgpu-device-mappings: max-instances needs Nova 29, but 25.2.1 is installed; remove it"),
+        ("max-instances needs Nova 29, but 25.2.1 is installed; remove it from the mapping"),
     ),
     (
         Problem(ProblemKind.OPTION_IGNORED, option="resource-class", required="29", nova="25.2.1"),
         "blocked",
         (
-            "vgpu-device-mappings: Nova 25.2.1 ignores resource-class of a single "
-            "type; remove it, or upgrade to 29"
+            "Nova 25.2.1 ignores resource-class if only one type is mapped; remove it "
+            "or upgrade to Nova 29"
         ),
     ),
     (
@@ -157,17 +159,17 @@ MESSAGES = [
             room="2",
         ),
         "blocked",
-        "max-instances 1: Nova counts whole cards and drops 0000:84:00.0; use a multiple of 2",
+        ("max-instances 1 excludes 0000:84:00.0, as Nova counts whole cards; use a multiple of 2"),
     ),
     (
         Problem(ProblemKind.FIRST_TYPE_ONLY, nova="17.0.13", vgpu_type="nvidia-35"),
         "active",
-        "Nova 17.0.13 uses only nvidia-35, on every GPU that supports it",
+        "Nova 17.0.13 uses only nvidia-35, on every card that supports it",
     ),
     (
         Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type="nvidia-233"),
         "active",
-        "Nova 25.2.1 offers nvidia-233 on every GPU that supports it, mapped or not",
+        "Nova 25.2.1 offers nvidia-233 on every card that supports it, mapped or not",
     ),
     (
         Problem(ProblemKind.RESOURCE_MISSING),
@@ -181,8 +183,8 @@ MESSAGES = [
         Problem(ProblemKind.RESOURCE_INVALID, reason="the file is not a Debian package"),
         "blocked",
         (
-            "nvidia-vgpu-software: the file is not a Debian package; attach NVIDIA's "
-            "vGPU host package"
+            "nvidia-vgpu-software: the file is not a Debian package; attach "
+            "nvidia-vgpu-ubuntu-*.deb"
         ),
     ),
     (
@@ -196,7 +198,7 @@ MESSAGES = [
     (
         Problem(ProblemKind.DPKG_LOCKED),
         "waiting",
-        "Waiting for another program to release dpkg's lock",
+        "Waiting for another program to release the dpkg lock",
     ),
     (
         Problem(ProblemKind.NOT_INSTALLED),
@@ -230,8 +232,8 @@ MESSAGES = [
         Problem(ProblemKind.OTHER_VERSION_LOADED, loaded="535.161.05", installed="570.172.07"),
         "blocked",
         (
-            "Reboot needed: driver 535.161.05 is loaded, 570.172.07 is installed; "
-            "run reboot-install i-really-mean-it=true"
+            "Reboot needed: driver 535.161.05 is loaded, not 570.172.07; run "
+            "reboot-install i-really-mean-it=true"
         ),
     ),
     (
@@ -253,12 +255,18 @@ MESSAGES = [
     (
         Problem(ProblemKind.VGPUS_IN_USE, vgpu="4b20d080"),
         "blocked",
-        "vGPU 4b20d080 is in use; stop or migrate its guest first",
+        (
+            "vGPU 4b20d080 is in use; delete or migrate its guest; if it has none, "
+            "remove the device"
+        ),
     ),
     (
         Problem(ProblemKind.VGPUS_IN_USE_OR_FORCE, vgpu="4b20d080"),
         "blocked",
-        "vGPU 4b20d080 is in use; stop or migrate its guest first, or use force=true",
+        (
+            "vGPU 4b20d080 is in use; delete or migrate its guest, remove the device, "
+            "or use force=true"
+        ),
     ),
     (
         Problem(ProblemKind.PAUSED),
@@ -291,8 +299,8 @@ def test_message_states_what_is_wrong_and_what_to_do(problem, level, text):
 @pytest.mark.parametrize(
     ("kind", "argument", "end"),
     [
-        (ProblemKind.TYPE_NOT_OFFERED, "vgpu_type", "; choose a type from action list-vgpu-types"),
-        (ProblemKind.RESOURCE_INVALID, "reason", "; attach NVIDIA's vGPU host package"),
+        (ProblemKind.TYPE_NOT_OFFERED, "vgpu_type", "; run list-vgpu-types and choose another"),
+        (ProblemKind.RESOURCE_INVALID, "reason", "; attach nvidia-vgpu-ubuntu-*.deb"),
         (ProblemKind.INSTALL_FAILED, "reason", "; fix this, then run reboot-install"),
         (ProblemKind.NOT_LOADED, "reason", "; fix this, then run reboot-install"),
         (ProblemKind.VFS_FAILED, "reason", "; see journalctl -u nova-compute-nvidia-vgpu"),
@@ -316,7 +324,7 @@ def test_braces_in_an_argument_are_not_expanded():
 def test_missing_argument_is_a_question_mark():
     problem = Problem.from_row(["virtual-functions-failed", "", {"why": "x"}])
     assert format_problem(problem, APP) == (
-        "No virtual functions on ?: ?; see journalctl -u nova-compute-nvidia-vgpu"
+        "Cannot change virtual functions of ?: ?; see journalctl -u nova-compute-nvidia-vgpu"
     )
 
 
@@ -345,8 +353,8 @@ def test_missing_argument_is_a_question_mark():
             "t4-pair",
             "{nvidia-233: ['0000:84:00.0']}",
             (
-                "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type; Nova 25.2.1 offers "
-                "nvidia-233 on every GPU that supports it, mapped or not"
+                "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type; Nova 25.2.1 offers nvidia-233 "
+                "on every card that supports it, mapped or not"
             ),
         ),
     ],

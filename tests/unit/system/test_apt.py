@@ -73,7 +73,7 @@ def test_half_unpacked_package_of_the_archive_is_reinstalled(machine):
     apt.install(simulated, "dkms")
     assert find(simulated.root, "dkms") == [("dkms", "1.0", "half-installed")]
     for _ in range(2):
-        apt.reinstall_half_unpacked(simulated.root, simulated, but="linux-.*")
+        apt.reinstall_half_unpacked(simulated.root, simulated, except_for="linux-.*")
     assert find(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
     arguments = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
     assert simulated.commands[2:] == [(*APT_GET, *arguments)]
@@ -85,7 +85,7 @@ def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
     status.write_text(
         "Package: nvidia-vgpu-ubuntu-570\nStatus: install reinstreq half-installed\n"
     )
-    apt.reinstall_half_unpacked(simulated.root, simulated, but="nvidia-vgpu-ubuntu-[0-9]+")
+    apt.reinstall_half_unpacked(simulated.root, simulated, except_for="nvidia-vgpu-ubuntu-[0-9]+")
     assert simulated.commands == []
 
 
