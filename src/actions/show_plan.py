@@ -260,8 +260,13 @@ def _controller_lines(predicted: Assessment) -> list[str]:
         "pci-alias is a JSON list that includes:",
         *(f"  {text}" for text in aliases),
     ]
-    if predicted.options.report_in_placement:
-        lines.append("nova.conf has [filter_scheduler] pci_in_placement = true")
+    if predicted.options.report_in_placement:  # the charm has no option for it
+        lines += [
+            "/etc/nova/nova.conf.d/pci-in-placement.conf exists on each unit, and contains:",
+            "  [filter_scheduler]",
+            "  pci_in_placement = true",
+            "then the unit's Nova services are restarted",
+        ]
     return lines
 
 

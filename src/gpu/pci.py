@@ -7,7 +7,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Gpu", "PciAddress", "PciId"]
+__all__ = ["NOVA_MAX_DOMAIN", "Gpu", "PciAddress", "PciId"]
+
+# Nova refuses to start with a larger domain, as devices behind Intel VMD have: MAX_DOMAIN in
+# nova/pci/devspec.py and the pattern in nova/pci/utils.py.
+NOVA_MAX_DOMAIN = 0xFFFF
 
 _ADDRESS = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE

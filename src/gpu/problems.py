@@ -95,6 +95,7 @@ class ProblemKind(enum.Enum):
     # the host itself
     DISK_WRITE_FAILED = "disk-write-failed"
     CARD_UNREADABLE = "card-unreadable"
+    PCI_DOMAIN_UNSUPPORTED = "pci-domain-unsupported"
     # why a card offers nothing, in show-plan
     OTHER_DRIVER = "other-driver"
     VFS_NOT_ENABLED = "virtual-functions-not-enabled"

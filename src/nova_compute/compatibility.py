@@ -171,8 +171,8 @@ def _variant_driver_conflicts(
     for step in steps:
         if not nova.supports_variant_driver:
             yield Problem(ProblemKind.VARIANT_DRIVER_UNSUPPORTED, step.card, nova=str(nova))
-        if function_ids[step.card] is None and not in_placement:
-            # An alias without IDs would match any function.
+        if function_ids[step.card] is None:
+            # An alias without IDs would match any function, or keep nova-compute from starting.
             yield Problem(ProblemKind.CARD_UNREADABLE, step.card)
         if step.resource_class is not None and not in_placement:
             yield Problem(ProblemKind.NEEDS_PLACEMENT, vgpu_type=step.requested_type)

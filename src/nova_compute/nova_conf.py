@@ -67,14 +67,19 @@ def render(
 
 
 def alias(assignment: Assignment, options: VariantDriverOptions) -> str:
-    """Return the JSON of the alias that flavors request; the controllers need the same one."""
+    """Return the JSON of the alias that flavors request; the controllers need the same one.
+
+    From 31.3.1 on, nova-compute refuses to start with an alias that has a resource class but no
+    IDs, unless its own configuration has `[filter_scheduler] pci_in_placement`:
+    _validate_required_ids in nova/pci/request.py.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]", "_", _short_name(assignment))
     fields = {"name": name[:255], "device_type": "type-VF"}
-    if options.report_in_placement:
-        fields["resource_class"] = _resource_class(assignment)
-    elif assignment.function_id is not None:
+    if assignment.function_id is not None:
         fields["vendor_id"] = f"{assignment.function_id.vendor:04x}"
         fields["product_id"] = f"{assignment.function_id.device:04x}"
+    if options.report_in_placement:
+        fields["resource_class"] = _resource_class(assignment)
     if options.live_migratable:
         fields["live_migratable"] = "yes"
     return json.dumps(fields)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import yaml
 
-from gpu.pci import PciAddress, PciId
+from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciId
 from gpu.problems import HostError, Problem, ProblemKind
 from system.text import ascii_line
 
@@ -100,7 +100,8 @@ def requests(data: Any) -> tuple[VgpuRequest, ...]:
     """Turn valid data into requests, in its order; none for an unset option.
 
     Raises:
-        HostError: DEVICE_MAPPED_TWICE if two types have the same device.
+        HostError: DEVICE_MAPPED_TWICE if two types have the same device; MAPPING_INVALID if
+            Nova does not support an address.
     """
     parsed = []
     first: dict[Device, str] = {}
@@ -109,6 +110,10 @@ def requests(data: Any) -> tuple[VgpuRequest, ...]:
         options = value if is_long_form else {"devices": value}
         devices = tuple(dict.fromkeys(_device(text) for text in options["devices"]))
         for device in devices:
+            if isinstance(device, PciAddress) and device.domain > NOVA_MAX_DOMAIN:
+                raise _invalid(
+                    f"{_shown(vgpu_type)}, {device}", "Nova supports domains up to ffff"
+                )
             if first.setdefault(device, vgpu_type) != vgpu_type:
                 raise _mapped_twice(device, first[device], vgpu_type)
         limit = options.get("max-instances")

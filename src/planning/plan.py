@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Iterator, NamedTuple
 
 from gpu.card import Card, Framework
-from gpu.pci import PciAddress, PciId
+from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciId
 from gpu.problems import Problem, ProblemKind
 from planning import conflicts
 from planning.card_requests import CardMatch, CardRequest, match_cards, split_across_cards
@@ -81,10 +81,14 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         plain = tuple(_verbatim(request) for request in requests if request.is_plain)
         others = tuple(request for request in requests if not request.is_plain)
         return Plan(plain, for_other_hosts=others)
+    excluded = tuple(card for card in cards if card.address.domain > NOVA_MAX_DOMAIN)
+    cards = tuple(card for card in cards if card not in excluded)
     matches = {request: match_cards(request, cards) for request in requests}
     for_other_hosts = tuple(request for request in requests if not matches[request])
+    unsupported = tuple(_unsupported_addresses(requests, excluded))
     if len(for_other_hosts) == len(requests):
-        return Plan(preparation=plan_preparation([], cards), for_other_hosts=for_other_hosts)
+        preparation = plan_preparation([], cards)
+        return Plan((), (), unsupported, preparation, for_other_hosts)
     card_requests = [
         card_request
         for request in requests
@@ -95,7 +99,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     duplicates = tuple(_duplicates(outcome.assignments))
     problems += duplicates or conflicts.oversubscribed_cards(card_requests)
     problems += conflicts.mig_and_time_sliced(card_requests)
-    notes = [*outcome.notes, *conflicts.too_few_functions(card_requests)]
+    notes = [*unsupported, *outcome.notes, *conflicts.too_few_functions(card_requests)]
     if all(request.is_plain for request in requests):
         notes += conflicts.mixed_sizes_of_plain_requests(card_requests)
     else:
@@ -108,6 +112,15 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         for_other_hosts=for_other_hosts,
         keeps_published=bool(problems),
     )
+
+
+def _unsupported_addresses(
+    requests: tuple[VgpuRequest, ...], excluded: tuple[Card, ...]
+) -> Iterator[Problem]:
+    """Find cards that requests select, but with whose addresses Nova would not start."""
+    for card in excluded:
+        if any(match_cards(request, (card,)) for request in requests):
+            yield Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, card.address)
 
 
 def _verbatim(request: VgpuRequest) -> Assignment:

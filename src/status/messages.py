@@ -326,6 +326,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Cannot read {address}; see dmesg, then reboot the host",
         "The card has probably fallen off the bus. The published configuration stays as it is.",
     ),
+    ProblemKind.PCI_DOMAIN_UNSUPPORTED: _note(
+        "{address} cannot be offered: its PCI domain is above ffff; disable VMD for its slot",
+        "Nova does not start with such addresses, which devices behind Intel VMD have.",
+    ),
     # why a card offers nothing, in show-plan
     ProblemKind.OTHER_DRIVER: _note(
         "{address} is bound to the driver {driver}; unbind it to offer vGPUs",

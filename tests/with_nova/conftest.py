@@ -82,6 +82,32 @@ def deploy(
     return deploy_unit
 
 
+# What nova-compute checks of [pci] when it starts; until 31.3.1 at the first server with an alias.
+_START_CHECK = """
+import sys
+from nova import config
+from nova.pci import request, whitelist
+import nova.conf
+config.parse_args(["nova-compute"], default_config_files=[sys.argv[1]])
+assert request.get_alias_from_config()
+assert whitelist.Whitelist(nova.conf.CONF.pci.device_spec).specs
+"""
+
+
+@pytest.fixture
+def start_check(tmp_path: Path) -> Callable[[Unit], None]:
+    """Runs Nova's own check of a unit's nova.conf, in a process that reads nothing else."""
+
+    def check(unit: Unit) -> None:
+        path = tmp_path / "nova-compute.conf"
+        path.write_text(unit.nova_conf, encoding="utf-8")
+        command = [sys.executable, "-c", _START_CHECK, str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-2000:]
+
+    return check
+
+
 @pytest.fixture
 def start(nova: NovaVersion, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     """Starts Nova with the unit's host as compute host, and with the unit's nova.conf."""

@@ -32,6 +32,16 @@ def l40s(deploy):
     return deploy_unit
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"live-migratable": True}, PLACEMENT, {**PLACEMENT, "live-migratable": True}],
+    ids=["default", "live migration", "placement", "placement and live migration"],
+)
+def test_nova_compute_starts_with_its_own_file_alone(l40s, start_check, options):
+    """The controllers have pci_in_placement, but the file of the compute node has not."""
+    start_check(l40s("{L40S-16Q: ['10de:26b9']}", **options))
+
+
 def test_servers_get_only_the_functions_that_have_the_type(l40s, start):
     cloud = start(l40s("{L40S-16Q: ['10de:26b9']}"))
     assert cloud.pci_devices() == FUNCTIONS

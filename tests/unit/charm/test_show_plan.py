@@ -79,9 +79,12 @@ def test_controller_settings_for_placement_are_shown(l40s):
     l40s.hook("config_changed")
     output = l40s.action("show-plan")["output"]
     assert (
-        '    {"name": "L40S-24Q", "device_type": "type-VF", "resource_class": '
-        '"CUSTOM_L40S_24Q"}\n'
-        "  nova.conf has [filter_scheduler] pci_in_placement = true\n"
+        '    {"name": "L40S-24Q", "device_type": "type-VF", "vendor_id": "10de", '
+        '"product_id": "26b9", "resource_class": "CUSTOM_L40S_24Q"}\n'
+        "  /etc/nova/nova.conf.d/pci-in-placement.conf exists on each unit, and contains:\n"
+        "    [filter_scheduler]\n"
+        "    pci_in_placement = true\n"
+        "  then the unit's Nova services are restarted\n"
     ) in output
 
 

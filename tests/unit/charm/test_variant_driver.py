@@ -44,8 +44,8 @@ def test_functions_have_the_resource_class_of_their_type_in_placement(l40s):
             ],
             [
                 "alias",
-                '{"name": "L40S-48Q", "device_type": "type-VF", '
-                '"resource_class": "CUSTOM_L40S_48Q"}',
+                '{"name": "L40S-48Q", "device_type": "type-VF", "vendor_id": "10de", '
+                '"product_id": "26b9", "resource_class": "CUSTOM_L40S_48Q"}',
             ],
         ]
     }

@@ -408,3 +408,15 @@ def test_error_text_contains_kind_and_arguments():
     assert error.value.problem == Problem(
         ProblemKind.MAPPING_INVALID, place="the value", reason="more than 64 KiB"
     )
+
+
+@pytest.mark.parametrize("device", ["10000:84:00.0", "00010000:84:00.0"])
+@pytest.mark.parametrize("form", ["['{}']", "{{devices: ['{}']}}"], ids=["plain", "long form"])
+def test_pci_domain_with_which_nova_would_not_start_is_rejected(device, form):
+    with pytest.raises(HostError) as error:
+        mappings.requests(mappings.parse(f"{{nvidia-233: {form.format(device)}}}"))
+    assert error.value.problem == Problem(
+        ProblemKind.MAPPING_INVALID,
+        place="nvidia-233, 10000:84:00.0",
+        reason="Nova supports domains up to ffff",
+    )

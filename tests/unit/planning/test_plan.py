@@ -318,3 +318,24 @@ def test_one_name_with_two_ids_is_two_types(cards):
              for vgpu_type in second.types]  # fmt: skip
     plan = planned("{T4-8Q: ['10de:1eb8']}", (first, second._replace(types=tuple(types))))
     assert offered(plan) == [("nvidia-233", ["0000:84:00.0"]), ("nvidia-999", ["0000:d8:00.0"])]
+
+
+def test_card_with_an_address_that_nova_does_not_support_is_left_out(cards):
+    """nova-compute would not start with it, as with a card behind Intel VMD."""
+    first, second = cards("t4-pair")
+    far = second._replace(
+        gpu=second.gpu._replace(address=PciAddress(0x10000, 0xD8, 0, 0)),
+        parents=(PciAddress(0x10000, 0xD8, 0, 0),),
+    )
+    plan = planned("{T4-8Q: ['10de:1eb8']}", (first, far))
+    assert offered(plan) == [("nvidia-233", ["0000:84:00.0"])]
+    assert plan.notes == (Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, far.address),)
+    assert not plan.keeps_published
+
+
+def test_host_whose_only_card_has_an_unsupported_address_offers_nothing(cards):
+    card, _ = cards("t4-pair")
+    far = card._replace(gpu=card.gpu._replace(address=PciAddress(0x10000, 0x84, 0, 0)))
+    plan = planned("{T4-8Q: ['10de:1eb8'], nvidia-35: ['0000:99:00.0']}", (far,))
+    assert plan.assignments == ()
+    assert plan.notes == (Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, far.address),)
