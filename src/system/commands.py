@@ -28,6 +28,7 @@ _ENVIRONMENT = {
 }
 # A program that waits for a hanging card cannot even be killed; the hook goes on without it.
 _KILL_TIMEOUT = 5  # seconds
+_POLL = 0.2  # seconds, after which a program is checked that prints nothing
 _OUTPUT_LIMIT = 4 * 1024 * 1024  # bytes kept of each stream, from its end
 
 
@@ -133,9 +134,12 @@ def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str
             selector.register(stream, selectors.EVENT_READ, kept[stream])
         while selector.get_map():
             remaining = deadline - time.monotonic()
-            ready = selector.select(remaining) if remaining > 0 else []
-            if not ready:
+            if remaining <= 0:
                 raise TimeoutError
+            ready = selector.select(min(remaining, _POLL))
+            # A background process that the program started may keep the streams open.
+            if not ready and process.poll() is not None:
+                break
             for key, _ in ready:
                 chunk = os.read(key.fd, 64 * 1024)
                 if not chunk:

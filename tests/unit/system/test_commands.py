@@ -113,3 +113,10 @@ def test_program_runs_in_its_own_session():
     session = run("cut", "-d", " ", "-f", "6", "/proc/self/stat").stdout.strip()
     assert session.isdigit()
     assert session != str(os.getsid(0))
+
+
+def test_background_process_that_keeps_the_pipe_is_not_waited_for():
+    start = time.monotonic()
+    result = run("sh", "-c", "sleep 30 & echo done")
+    assert result.stdout == "done\n"
+    assert time.monotonic() - start < 5
