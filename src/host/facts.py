@@ -35,7 +35,7 @@ class HostFacts(NamedTuple):
         is_principal_paused: whether nova-compute is masked; None if it is not installed.
         unreadable: NVIDIA's functions whose attributes cannot be read.
         libvirt: version of the installed libvirt0.
-        qemu: version of the installed QEMU for x86.
+        qemu: version of the installed QEMU for x86 or Arm.
         lost_mdevs: mediated devices that defined guests lost at boot.
         lost_types: functions of defined guests, and the types that they lost at boot (vendor
             VFIO).
@@ -126,7 +126,7 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
         is_principal_paused=is_principal_paused,
         unreadable=scan.unreadable,
         libvirt=_numbers(versions.get("libvirt0", "")),
-        qemu=_numbers(versions.get("qemu-system-x86", "")),
+        qemu=_numbers(versions.get("qemu-system-x86") or versions.get("qemu-system-arm", "")),
         lost_mdevs=lost_mdevs,
         lost_types=lost_types,
     )
@@ -168,7 +168,7 @@ def _is_principal_paused(root: Path) -> bool | None:
 
 
 def _package_versions(root: Path) -> dict[str, str]:
-    packages = dpkg.find(root, "(?:nova-common|libvirt0|qemu-system-x86)")
+    packages = dpkg.find(root, "(?:nova-common|libvirt0|qemu-system-(?:x86|arm))")
     return {package.name: package.version for package in packages if package.is_installed}
 
 

@@ -204,16 +204,20 @@ def test_failing_nvidia_smi_does_not_hide_other_types(deploy, host, number, retu
 # Versions of libvirt and QEMU
 
 
-def with_versions(unit, libvirt, qemu):
+def with_versions(unit, libvirt, qemu, architecture="x86"):
     rows = [(name, version, "installed") for name, (version, _) in unit.machine.packages().items()]
     rows = [row for row in rows if row[0] not in ("adduser", "zstd")]
-    rows += [("libvirt0", libvirt, "installed"), ("qemu-system-x86", qemu, "installed")]
+    rows += [
+        ("libvirt0", libvirt, "installed"),
+        (f"qemu-system-{architecture}", qemu, "installed"),
+    ]
     recorded.write_dpkg_status(unit.machine.root, rows)
 
 
-def test_live_migration_is_offered_if_requested_and_supported(deploy):
+@pytest.mark.parametrize("architecture", ["x86", "arm"])
+def test_live_migration_is_offered_if_requested_and_supported(deploy, architecture):
     unit = deploy("l40s-vendor-vfio")
-    with_versions(unit, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7")
+    with_versions(unit, "10.0.0-2ubuntu8.5", "1:8.2.2+ds-0ubuntu1.7", architecture)
     unit.change(
         config={"live-migratable": True, "vgpu-device-mappings": "{L40S-48Q: ['3d:00.0']}"}
     )
