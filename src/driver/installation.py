@@ -134,8 +134,8 @@ def _replace(
     with tempfile.TemporaryDirectory(prefix="nvidia-vgpu-") as folder:
         path = host_package.with_deb_suffix(wanted, folder)
         removals = [f"{package.name}-" for package in conflicting if package.name != wanted.name]
-        if removals and all(package.is_installed for package in conflicting):
-            # An upgrade that is impossible must not remove the old branch.
+        if all(package.is_installed for package in conflicting):
+            # An upgrade that is impossible must not remove the old branch, nor anything else.
             apt.simulate(run, path, *removals)
         _refuse_in_use(wanted, in_use())  # a guest may have started meanwhile
         if conflicting:

@@ -39,6 +39,7 @@ _LOCKED = re.compile(
     r"|dpkg: error: .* (?:is|was) locked by another)",
     re.MULTILINE,
 )
+_REMOVAL = re.compile(r"^Remv (\S+)", re.MULTILINE)
 _FULL = "No space left on device"
 _REASON = re.compile(r"^(?:E: |dpkg: error|dpkg-deb: error|\s*trying to overwrite)", re.MULTILINE)
 
@@ -48,21 +49,27 @@ logger = logging.getLogger(__name__)
 def install(run: Runner, *names: str) -> None:
     """Install packages by name, or by the absolute path of a file that ends in `.deb`.
 
+    No other package is ever removed for it: libvirt and QEMU could be among them.
+
     Raises:
         HostError: DPKG_LOCKED or INSTALL_FAILED.
     """
-    _apt_get(run, *_INSTALL, *names)
+    _apt_get(run, *_INSTALL, "--no-remove", *names)
 
 
 def simulate(run: Runner, *names: str) -> None:
     """Check that an installation is possible, without a change to the host; see `install`.
 
-    A name that ends in `-` is a package to remove.
+    A name that ends in `-` is a package to remove; no other one may be removed.
 
     Raises:
-        HostError: INSTALL_FAILED, with what is missing.
+        HostError: INSTALL_FAILED, with what is missing or would be removed.
     """
-    _apt_get(run, *_INSTALL, "--simulate", *names)
+    output = _run_waiting_for_lock(run, *_APT_GET, *_INSTALL, "--simulate", *names).stdout
+    removed = [name for name in _REMOVAL.findall(output) if f"{name}-" not in names]
+    if removed:
+        reason = one_line(f"it would remove {', '.join(removed)}", 200)
+        raise HostError(Problem(ProblemKind.INSTALL_FAILED, reason=reason))
 
 
 def remove(run: Runner, *packages: Package) -> None:
@@ -106,7 +113,7 @@ def reinstall_half_unpacked(root: Path, run: Runner, *, except_for: str) -> None
     packages = dpkg.find(root, rf"(?!(?:{except_for})$)[a-z0-9][a-z0-9+.-]+")
     half_unpacked = [package.name for package in packages if package.is_half_unpacked]
     if half_unpacked:
-        _apt_get(run, *_INSTALL, "--reinstall", *half_unpacked)
+        _apt_get(run, *_INSTALL, "--no-remove", "--reinstall", *half_unpacked)
 
 
 def ensure_available_installed(root: Path, run: Runner, *names: str) -> tuple[str, ...]:

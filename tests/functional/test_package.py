@@ -179,6 +179,26 @@ def test_a_package_that_cannot_be_installed_does_not_remove_the_old_one(
     row.record_end(unit, "a package that can be installed is attached")
 
 
+def test_a_package_that_would_remove_another_one_is_not_installed(ready_host, tmp_path, fault):
+    """It could be libvirt or QEMU, under running guests."""
+    host, unit = ready_host
+    row = fault("A package conflicts with one of the host; both installed ones are kept")
+    conflicting = packages.build(
+        tmp_path / "conflicting.deb",
+        "nvidia-vgpu-ubuntu-580",
+        "580.159.01",
+        fields={"Conflicts": "pciutils"},
+    )
+    unit.attach(conflicting)
+    assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
+    assert host.run("dpkg-query", "-W", "-f", "${db:Status-Status}", "pciutils").stdout == (
+        "installed"
+    )
+    row.record(unit)
+    unit.attach(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
+    row.record_end(unit, "a package without the conflict is attached")
+
+
 @pytest.mark.parametrize(
     "state", ["reinstreq half-installed", "ok half-configured", "ok unpacked"]
 )

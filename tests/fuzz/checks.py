@@ -63,7 +63,7 @@ _ARCHIVED = r"(?:linux-headers-\S+|linux-modules-extra-\S+|dkms|pciutils|mdevctl
 _NAME = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
 _FILE = r"/\S+\.deb"
 _UNIT = r"nvidia-vgpu-mgr|nvidia-vgpud|nova-compute-nvidia-vgpu"
-_INSTALL = r"install --no-install-recommends --allow-downgrades(?: --simulate)?"
+_INSTALL = r"install --no-install-recommends --allow-downgrades (?:--no-remove|--simulate)"
 _APT = r"apt-get -y -q -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "
 _COMMANDS = (
     r"lspci -A linux-sysfs -O sysfs\.path={root}/sys/bus/pci -Dvmmn -d 10de:",

@@ -29,17 +29,19 @@ def test_headers_and_extra_modules_are_installed_first(machine):
     simulated = machine("t4-fresh")
     package = attach(simulated)
     assert install(simulated, package) is True
-    first, second = simulated.did("apt-get install")
-    assert first[-3:] == (HEADERS, EXTRA, "dkms")
-    assert second[-1] == package.path
+    headers, simulation, installation = simulated.did("apt-get install")
+    assert headers[-3:] == (HEADERS, EXTRA, "dkms")
+    assert simulation[-2:] == ("--simulate", package.path)
+    assert installation[-2:] == ("--no-remove", package.path)
     assert query(simulated).has(package.name, package.version)
     assert systemd.has_unit(simulated.root, driver_state.DAEMON)
 
 
 def test_prebuilt_driver_needs_no_headers(machine):
     simulated = machine("t4-fresh")
-    install(simulated, attach(simulated, dkms=False))
-    assert len(simulated.did("apt-get install")) == 1
+    package = attach(simulated, dkms=False)
+    install(simulated, package)
+    assert {command[-1] for command in simulated.did("apt-get install")} == {package.path}
 
 
 def test_installed_package_is_left_unchanged(machine):
@@ -231,3 +233,12 @@ def test_daemon_that_exits_is_a_problem_although_the_driver_is_loaded(machine):
     assert problem_of(load, simulated) == Problem(
         ProblemKind.SERVICE_DOWN, service="nvidia-vgpu-mgr"
     )
+
+
+def test_package_that_would_remove_libvirt_is_not_installed(machine):
+    simulated = machine("t4-fresh")
+    package = attach(simulated)
+    simulated.fail("apt-get install --simulate", returncode=0, stdout="Remv libvirt0 [8.0.0]\n")
+    problem = problem_of(install, simulated, package)
+    assert problem == Problem(ProblemKind.INSTALL_FAILED, reason="it would remove libvirt0")
+    assert query(simulated).installed is None

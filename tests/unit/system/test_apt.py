@@ -25,9 +25,8 @@ def find(root, pattern):
 def test_install_keeps_edited_files_and_allows_downgrades(machine):
     simulated = machine("t4-pair")
     apt.install(simulated, "dkms")
-    assert simulated.commands == [
-        (*APT_GET, "install", "--no-install-recommends", "--allow-downgrades", "dkms")
-    ]
+    arguments = ("install", "--no-install-recommends", "--allow-downgrades", "--no-remove", "dkms")
+    assert simulated.commands == [(*APT_GET, *arguments)]
     assert simulated.packages()["dkms"][1] == "installed"
 
 
@@ -75,8 +74,8 @@ def test_half_unpacked_package_of_the_archive_is_reinstalled(machine):
     for _ in range(2):
         apt.reinstall_half_unpacked(simulated.root, simulated, except_for="linux-.*")
     assert find(simulated.root, "dkms") == [("dkms", "1.0", "installed")]
-    arguments = ("install", "--no-install-recommends", "--allow-downgrades", "--reinstall", "dkms")
-    assert simulated.commands[2:] == [(*APT_GET, *arguments)]
+    arguments = ("--no-install-recommends", "--allow-downgrades", "--no-remove", "--reinstall")
+    assert simulated.commands[2:] == [(*APT_GET, "install", *arguments, "dkms")]
 
 
 def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
@@ -264,3 +263,14 @@ def test_dot_in_a_name_matches_only_a_dot(machine):
     other = HEADERS.replace(".", "x")
     recorded.write_dpkg_status(simulated.root, [(other, "1.0", "installed")])
     assert apt.ensure_available_installed(simulated.root, simulated, HEADERS) == (HEADERS,)
+
+
+def test_installation_that_would_remove_another_package_is_refused(machine):
+    simulated = machine("t4-pair")
+    output = "Remv libvirt0 [10.0.0-2ubuntu8]\nRemv nvidia-vgpu-ubuntu-535 [535.161.05]\nInst x\n"
+    simulated.fail("apt-get install --simulate", returncode=0, stdout=output)
+    with pytest.raises(HostError) as error:
+        apt.simulate(simulated, "/tmp/x.deb", "nvidia-vgpu-ubuntu-535-")
+    assert error.value.problem == Problem(
+        ProblemKind.INSTALL_FAILED, reason="it would remove libvirt0"
+    )
