@@ -231,8 +231,7 @@ def test_reboot_install_is_refused_while_a_guest_uses_a_vgpu(ready_host, tmp_pat
     unit.store(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
     outcome = unit.action("reboot-install")
     assert outcome.failed == (
-        f"vGPU {UUID} is in use; delete or migrate its guest; if it has none, remove the "
-        "device, or use force=true"
+        f"vGPU {UUID} is in use; delete or migrate its guest, remove the device, or use force=true"
     )
     assert host.run("dpkg-query", "-W", "-f", "${Version}", "nvidia-vgpu-ubuntu-570").stdout == (
         "570.172.07"

@@ -9,7 +9,7 @@ import platform
 import pytest
 from bed import packages
 
-ATTACH = "attach NVIDIA's vGPU host package"
+ATTACH = "attach nvidia-vgpu-ubuntu-*.deb"
 BROKEN = "#!/bin/sh\necho 'the module does not build' >&2\nexit 1\n"
 READY = ("active", "Unit is ready: 2 NVIDIA GPUs, vgpu-device-mappings is not set")
 
