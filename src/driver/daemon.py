@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
@@ -16,21 +15,11 @@ from system.commands import CommandError, Runner
 __all__ = ["START_CHECK_DELAY", "is_active", "pause", "restart", "resume", "start"]
 
 START_CHECK_DELAY = 0.5  # seconds, in which a daemon that fails at its start has failed
-_CGROUP_HIERARCHIES = ("sys/fs/cgroup", "sys/fs/cgroup/systemd")  # version 2, version 1
 
 
 def is_active(root: Path, run: Runner) -> bool:
-    """Whether the daemon is running.
-
-    A running service has processes in a control group of its name, which costs no process to
-    read; if there is none, systemctl decides.
-    """
-    for hierarchy in _CGROUP_HIERARCHIES:
-        processes = root / hierarchy / f"system.slice/{DAEMON}.service/cgroup.procs"
-        with contextlib.suppress(OSError):
-            if processes.read_bytes():
-                return True
-    return systemd.is_active(run, DAEMON)
+    """Whether the daemon is running; systemctl is asked only if no process is found."""
+    return systemd.has_processes(root, DAEMON) or systemd.is_active(run, DAEMON)
 
 
 def start(root: Path, run: Runner) -> None:

@@ -52,8 +52,7 @@ def ensure_installed(
         HostError: UPGRADE_PENDING, RESOURCE_INVALID, DPKG_LOCKED or INSTALL_FAILED.
     """
     if wanted is None:
-        is_incomplete = any(not package.is_installed for package in state.packages)
-        if not is_incomplete or in_use():
+        if not state.is_incomplete or in_use():
             return False
         apt.configure(run)
         return True

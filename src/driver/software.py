@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Iterator
 
+from driver import nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
 from gpu.problems import HostError, Problem, ProblemKind
@@ -16,6 +17,7 @@ from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import driver_cache
 from state.charm_state import CharmState
+from system import systemd
 from system.commands import Runner
 
 __all__ = [
@@ -105,7 +107,9 @@ def ensure(
 
 
 def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force: bool) -> bool:
-    from driver import daemon, installation
+    if _is_installed_and_loaded(root, facts, resource):
+        return _ensure_daemon(root, run, facts)
+    from driver import installation  # most hooks install nothing, and it is slow to import
 
     # Read again at each step: installing takes minutes, in which a guest may start.
     def in_use() -> tuple[str, ...]:
@@ -118,9 +122,26 @@ def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force
         driver = driver_state.query(root, [card.gpu for card in facts.cards])
     if facts.cards and installation.ensure_loaded(root, run, driver):
         is_changed = True
-    if not is_changed and _needs_daemon(facts) and not daemon.is_active(root, run):
-        daemon.start(root, run)
-    return is_changed
+    return is_changed or _ensure_daemon(root, run, facts)
+
+
+def _is_installed_and_loaded(root: Path, facts: HostFacts, resource: Resource) -> bool:
+    """Whether nothing is to be installed, repaired or loaded."""
+    driver, wanted = facts.driver, resource.package
+    if driver.is_incomplete or (wanted and not driver.has(wanted.name, wanted.version)):
+        return False
+    is_loaded = driver.loaded is not None and not driver.nouveau
+    return not facts.cards or (is_loaded and not nouveau.is_half_blocked(root))
+
+
+def _ensure_daemon(root: Path, run: Runner, facts: HostFacts) -> bool:
+    """Start NVIDIA's daemon if it is needed and not running; False: nothing else was done."""
+    if _needs_daemon(facts) and not systemd.has_processes(root, DAEMON):
+        from driver import daemon
+
+        if not daemon.is_active(root, run):
+            daemon.start(root, run)
+    return False
 
 
 def handle_restart_trigger(

@@ -53,6 +53,11 @@ class DriverState(NamedTuple):
         package = self.installed
         return package is not None and (package.name, package.version) == (name, version)
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a package is unpacked, but not configured."""
+        return any(not package.is_installed for package in self.packages)
+
     def reboot_reason(self) -> Problem | None:
         """Return why the installed driver needs a reboot to work; None if it does not."""
         if self.installed is None:

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from gpu.problems import HostError, Problem, ProblemKind
 from system.commands import CommandError, Runner
 
-__all__ = ["has_unit", "is_active", "is_masked", "schedule_reboot", "systemctl"]
+__all__ = ["has_processes", "has_unit", "is_active", "is_masked", "schedule_reboot", "systemctl"]
 
 _UNIT_FOLDERS = ("lib/systemd/system", "usr/lib/systemd/system", "etc/systemd/system")
 _MASK_FOLDERS = ("etc/systemd/system", "run/systemd/system")
+_CGROUP_HIERARCHIES = ("sys/fs/cgroup", "sys/fs/cgroup/systemd")  # version 2, version 1
 _TIMEOUT = 120.0  # seconds; NVIDIA's daemon waits for the cards
 
 
@@ -26,6 +28,16 @@ def is_masked(root: Path, service: str) -> bool:
     """Whether a service is masked; systemctl reports the same, in a process of its own."""
     links = [root / folder / f"{service}.service" for folder in _MASK_FOLDERS]
     return any(link.is_symlink() and os.readlink(link) == "/dev/null" for link in links)
+
+
+def has_processes(root: Path, service: str) -> bool:
+    """Whether the control group of a service has processes, which costs no process to read."""
+    for hierarchy in _CGROUP_HIERARCHIES:
+        processes = root / hierarchy / f"system.slice/{service}.service/cgroup.procs"
+        with contextlib.suppress(OSError):
+            if processes.read_bytes():
+                return True
+    return False
 
 
 def is_active(run: Runner, service: str) -> bool:
