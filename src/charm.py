@@ -184,6 +184,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if self._fail_if_refused(event, force):  # a guest may have started since
                 return
             try:
+                if not force:
+                    software.refuse_running_guests(self.root)
                 systemd.schedule_reboot(self.run)
             except HostError as error:
                 self._fail(event, error.problem)

@@ -12,7 +12,7 @@ from driver import nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
 from gpu.problems import HostError, Problem, ProblemKind
-from host import driver_state, lspci
+from host import driver_state, libvirt_guests, lspci
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import driver_cache
@@ -27,6 +27,7 @@ __all__ = [
     "pause",
     "refresh_detection",
     "refuse_in_use",
+    "refuse_running_guests",
     "resume",
     "why_refused",
     "will_install",
@@ -192,6 +193,18 @@ def refuse_in_use(facts: HostFacts) -> None:
     """
     if facts.in_use:
         raise HostError(Problem(ProblemKind.VGPUS_IN_USE, vgpu=facts.in_use[0]))
+
+
+def refuse_running_guests(root: Path) -> None:
+    """Check that no guest is running, which a reboot of the host would end.
+
+    Raises:
+        HostError: GUESTS_RUNNING.
+    """
+    guests = libvirt_guests.running_guests(root)
+    if guests:
+        names = ", ".join(guests)
+        raise HostError(Problem(ProblemKind.GUESTS_RUNNING, guests=names))
 
 
 def pause(run: Runner, facts: HostFacts) -> None:

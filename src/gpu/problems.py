@@ -89,6 +89,7 @@ class ProblemKind(enum.Enum):
     # actions
     VGPUS_IN_USE = "vgpus-in-use"
     VGPUS_IN_USE_OR_FORCE = "vgpus-in-use-or-force"
+    GUESTS_RUNNING = "guests-running"
     REBOOT_REFUSED = "reboot-refused"
     PAUSED = "paused"
     PAUSED_BY_PRINCIPAL = "paused-by-principal"

@@ -18,11 +18,17 @@ from gpu.pci import PciAddress
 from state.mdev_records import UUID
 from system import sysfs
 
-__all__ = ["defined_functions", "defined_mdevs", "open_functions"]
+__all__ = ["defined_functions", "defined_mdevs", "open_functions", "running_guests"]
 
 _DOMAINS = Path("etc/libvirt/qemu")
+_RUNNING_DOMAINS = Path("run/libvirt/qemu")  # NAME.xml while a guest is running
 _MAX_BYTES = 1024 * 1024  # of one definition
 _NUMBER = re.compile(r"\b(domain|bus|slot|function)=['\"]0x([0-9a-fA-F]{1,8})['\"]")
+
+
+def running_guests(root: Path) -> tuple[str, ...]:
+    """Return the names of the running guests, with or without a vGPU."""
+    return tuple(sorted(path.stem for path in (root / _RUNNING_DOMAINS).glob("*.xml")))
 
 
 def defined_mdevs(root: Path) -> frozenset[str]:

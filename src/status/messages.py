@@ -305,6 +305,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "vGPU {vgpu} is in use; delete or migrate its guest, remove the device, or use force=true",
         "A guest has the vGPU, even if stopped, or Nova kept the device of a deleted guest.",
     ),
+    ProblemKind.GUESTS_RUNNING: _blocked(
+        "No reboot: guests {guests} are running; stop or migrate them, or use force=true",
+        "A reboot would end all guests of the host, with or without a vGPU.",
+    ),
     ProblemKind.REBOOT_REFUSED: _blocked(
         "systemd cannot schedule a reboot; reboot the host yourself",
         "systemd-run failed.",

@@ -97,6 +97,26 @@ def test_guest_started_during_installation_prevents_the_reboot(
     assert bool(machine.did("systemd-run")) is force
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_running_guests_without_a_vgpu_prevent_the_reboot(deploy, tmp_path, force):
+    unit = deploy("t4-pair")
+    running = unit.machine.root / "run/libvirt/qemu"
+    running.mkdir(parents=True)
+    for name in ("instance-00000007", "instance-00000002"):
+        (running / f"{name}.xml").touch()
+    unit.set_resource(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    if force:
+        unit.action("reboot-install", i_really_mean_it=True, force=True)
+    else:
+        with pytest.raises(testing.ActionFailed) as failure:
+            unit.action("reboot-install", i_really_mean_it=True)
+        assert failure.value.message == (
+            "No reboot: guests instance-00000002, instance-00000007 are running; "
+            "stop or migrate them, or use force=true"
+        )
+    assert bool(unit.machine.did("systemd-run")) is force
+
+
 def test_host_is_not_rebooted_while_nouveau_would_load(deploy, tmp_path):
     unit = deploy("t4-fresh")
     unit.set_resource(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
