@@ -127,9 +127,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "systemd could not install or run the boot service.",
     ),
     ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
-        "{address} needs Nova 31 or later, but {nova} is installed; upgrade OpenStack",
-        "The card offers vGPUs through vendor-specific VFIO. Alternatively, use a kernel with "
-        "which it offers mediated devices.",
+        "{address} needs Nova 31, but {nova} is installed; "
+        "use a kernel with mdev, such as jammy's 5.15",
+        "With this kernel, the card offers vGPUs through vendor-specific VFIO. Charmed OpenStack "
+        "ends with Nova 29 (2024.1), which needs a kernel with mediated devices.",
     ),
     ProblemKind.TYPE_NOT_SET: _waiting(
         f"Waiting for {{vgpu_type}} on {{address}}; {_SEE_BOOT_SERVICE}", _PENDING

@@ -122,6 +122,7 @@ def test_variant_driver_is_refused_before_epoxy(deploy):
     unit = deploy("l40s-vendor-vfio", nova="3:29.2.0-0ubuntu1")
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
+        "0000:3d:00.0 needs Nova 31, but 29.2.0 is installed; "
+        "use a kernel with mdev, such as jammy's 5.15"
     )
     assert "subordinate_configuration" not in unit.databag

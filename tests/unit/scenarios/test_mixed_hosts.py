@@ -95,7 +95,8 @@ def test_nova_without_variant_driver_gets_the_other_cards(deploy):
     unit.configure("{T4-8Q: ['10de:1eb8'], L40S-8Q: ['10de:26b9']}")
     assert unit.device_addresses("nvidia-233") == ["0000:3b:00.0"]
     assert unit.status == testing.BlockedStatus(
-        "0000:3d:00.0 needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
+        "0000:3d:00.0 needs Nova 31, but 29.2.0 is installed; "
+        "use a kernel with mdev, such as jammy's 5.15"
     )
     unit.assert_converged()
 
@@ -116,7 +117,8 @@ def test_card_unsupported_by_nova_does_not_affect_mig_mode_of_others(deploy, add
     assert unit.machine.driver.card(A100D)["mig"]["instances"] == [19] * 7
     assert unit.databag == before
     assert unit.status == testing.BlockedStatus(
-        f"{address} needs Nova 31 or later, but 29.2.0 is installed; upgrade OpenStack"
+        f"{address} needs Nova 31, but 29.2.0 is installed; "
+        "use a kernel with mdev, such as jammy's 5.15"
     )
     unit.assert_converged()
 
