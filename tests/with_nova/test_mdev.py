@@ -62,7 +62,7 @@ def test_a_card_that_is_not_mapped_is_not_offered(deploy, start, nova):
     note = ""
     if len(offered) == 2:
         note = (
-            f"Nova ; Nova {nova} offers nvidia-233 on every card that supports it, mapped or not"
+            f"; Nova {nova} offers nvidia-233 on every card that supports it, mapped or not"
         )
     assert deployed.message == f"Unit is ready: 2 NVIDIA GPUs, 1 vGPU type{note}"
 
