@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -102,7 +103,10 @@ def start_check(tmp_path: Path) -> Callable[[Unit], None]:
         path = tmp_path / "nova-compute.conf"
         path.write_text(unit.nova_conf, encoding="utf-8")
         command = [sys.executable, "-c", _START_CHECK, str(path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment
+        )
         assert result.returncode == 0, result.stderr[-2000:]
 
     return check

@@ -61,9 +61,7 @@ def test_a_card_that_is_not_mapped_is_not_offered(deploy, start, nova):
     assert start(deployed).inventories() == inventories("VGPU", 2, *offered)
     note = ""
     if len(offered) == 2:
-        note = (
-            f"; Nova {nova} offers nvidia-233 on every card that supports it, mapped or not"
-        )
+        note = f"; Nova {nova} offers nvidia-233 on every card that supports it, mapped or not"
     assert deployed.message == f"Unit is ready: 2 NVIDIA GPUs, 1 vGPU type{note}"
 
 
