@@ -16,7 +16,6 @@ from pathlib import Path
 
 import ops
 
-from cards import boot_service, guest_mdevs
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from driver import resource, software
 from gpu.card import Card
@@ -133,6 +132,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_remove(self, _: ops.RemoveEvent) -> None:
         """Remove the charm's own files, but not the driver, which guests may need."""
+        from cards import boot_service
+
         boot_service.remove(self.root, self.run)
         folders.delete(self.root)
 
@@ -315,6 +316,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _prepare_cards(self, assessment: Assessment) -> Assessment:
         """Let the boot service do now what it will do at each boot."""
+        from cards import boot_service, guest_mdevs  # hosts without a card do without
+
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             boot_service.ensure_installed(self.root, self.run, self.charm_dir)

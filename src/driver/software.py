@@ -12,7 +12,7 @@ from driver import nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
 from gpu.problems import HostError, Problem, ProblemKind
-from host import driver_state, libvirt_guests, lspci
+from host import driver_state, libvirt_guests
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import driver_cache
@@ -41,12 +41,14 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
 
     lspci is installed only on a host that has a card.
     """
+    from host import lspci  # only a refresh compares it
+
     try:
         driver_cache.clear_queries(root)
     except HostError as error:
         logger.warning("%s", error)
     facts = gather(root)
-    packages = list(_missing_tools(root, facts))
+    packages = list(_missing_tools(root, facts, has_lspci=lspci.is_installed(root)))
     for package in packages:
         _install_tool(root, run, package)
     if packages:  # that may have taken minutes
@@ -56,9 +58,9 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
     return facts
 
 
-def _missing_tools(root: Path, facts: HostFacts) -> Iterator[str]:
+def _missing_tools(root: Path, facts: HostFacts, *, has_lspci: bool) -> Iterator[str]:
     """Return the packages of the archive that a host with these cards lacks."""
-    if facts.cards and not lspci.is_installed(root):
+    if facts.cards and not has_lspci:
         yield "pciutils"
     has_mdevs = any(card.framework is Framework.MDEV for card in facts.cards)
     # Nova 30 and later cannot create a device without it.

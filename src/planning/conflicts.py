@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Iterable, Iterator
 
 from gpu.card import Card, Framework
@@ -51,13 +50,20 @@ def oversubscribed_cards(card_requests: list[CardRequest]) -> Iterator[Problem]:
             continue
         offered = [request for request in on_card if not request.is_plain and request.is_offered]
         shares = [
-            Fraction(len(request.parents), request.vgpu_type.max_instances)
+            (len(request.parents), request.vgpu_type.max_instances)
             for request in offered
             if request.vgpu_type and request.vgpu_type.max_instances and not request.is_mig_backed
         ]
-        if len(shares) > 1 and sum(shares) > 1:
+        if len(shares) > 1 and _exceed_one(shares):
             names = _joined_types(offered)
             yield Problem(ProblemKind.CARD_OVERSUBSCRIBED, card.address, vgpu_types=names)
+
+
+def _exceed_one(shares: list[tuple[int, int]]) -> bool:
+    """Whether fractions of a card, as numerator and denominator, add up to more than all of it."""
+    from fractions import Fraction  # slow to import, and few mappings have two types on a card
+
+    return sum(Fraction(*share) for share in shares) > 1
 
 
 def too_few_functions(card_requests: list[CardRequest]) -> Iterator[Problem]:
