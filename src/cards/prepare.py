@@ -28,7 +28,7 @@ from gpu.problems import (
     ProblemKind,
 )
 from host.driver_state import VGPUD
-from host.facts import HostFacts, gather
+from host.facts import HostFacts, HostReader, gather
 from nova_compute.compatibility import plan_for_nova
 from nova_compute.nova_conf import VariantDriverOptions
 from planning import mappings
@@ -86,8 +86,10 @@ def prepare_cards(
     """
     options = VariantDriverOptions(report_in_placement=report_in_placement)
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
-    problems = _run_passes(root, run, make_plan, is_new_mapping, time.monotonic() + budget)
-    facts = gather(root)
+    host = HostReader(root)
+    problems = _run_passes(host, run, make_plan, is_new_mapping, time.monotonic() + budget)
+    host.read()  # guests may have started meanwhile
+    facts = host.facts
     problems += _types_not_restored(facts)
     problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
     problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
@@ -108,14 +110,14 @@ def _make_plan(
 
 
 def _run_passes(
-    root: Path, run: Runner, make_plan: PlanMaker, is_new_mapping: bool, deadline: float
+    host: HostReader, run: Runner, make_plan: PlanMaker, is_new_mapping: bool, deadline: float
 ) -> list[Problem]:
     """Prepare the cards until nothing changes any more."""
     problems: list[Problem] = []
     done: set[tuple[PciAddress, Partitioning | None]] = set()
     given_up: set[PciAddress] = set()
     for _ in range(_MAX_PASSES):
-        plan = make_plan(gather(root))
+        plan = make_plan(host.facts)
         steps = {
             address: step
             for address, step in _pending_steps(plan.preparation).items()
@@ -129,16 +131,16 @@ def _run_passes(
         elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
         else:  # types first: the preparation of the other cards may take minutes
-            problems += type_assignment.assign_types(root, make_plan, steps)
+            problems += type_assignment.assign_types(host, make_plan, steps)
         done.update(steps.items())
         for address in sorted(steps):
             if time.monotonic() > deadline:
                 reason = "no time left in this run"
                 problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
             else:
-                problems += _prepare_card(root, run, make_plan, address)
+                problems += _prepare_card(host, run, make_plan, address)
         given_up.update(problem.address for problem in problems if problem.address is not None)
-        has_news = _wait_for_types(root, run, make_plan, given_up)
+        has_news = _wait_for_types(host, run, make_plan, given_up)
         if not steps and not has_news:
             break
     return problems
@@ -172,20 +174,26 @@ def _pending_steps(preparation: Preparation) -> _Steps:
 
 
 def _prepare_card(
-    root: Path, run: Runner, make_plan: PlanMaker, address: PciAddress
+    host: HostReader, run: Runner, make_plan: PlanMaker, address: PciAddress
 ) -> list[Problem]:
     """Partition a card and enable its virtual functions.
 
-    Everything is read again first: earlier cards may have satisfied the request, or a guest may
+    The card is read again first: earlier cards may have satisfied the request, or a guest may
     have started while they were prepared.
     """
-    facts = gather(root)
-    card = next((card for card in facts.cards if card.address == address), None)
-    preparation = make_plan(facts).preparation
+    card = host.read_card(address)
+    preparation = make_plan(host.facts).preparation
     steps = _pending_steps(preparation)
     if card is None or address not in steps:
         return []
-    step, keeps_mode = steps[address], address in preparation.keep_mode
+    problems = _apply(host.root, run, card, steps[address], address in preparation.keep_mode)
+    host.read_card(address)
+    return problems
+
+
+def _apply(
+    root: Path, run: Runner, card: Card, step: Partitioning | None, keeps_mode: bool
+) -> list[Problem]:
     problems: list[Problem] = []
     if step is not None:
         try:
@@ -203,7 +211,7 @@ def _prepare_card(
     except HostError as error:
         is_unused = (
             error.problem.kind is ProblemKind.VFS_FAILED
-            and partitioning.note_if_functions_unused(root, run, address)
+            and partitioning.note_if_functions_unused(root, run, card.address)
         )
         problems += [] if is_unused else [error.problem]
     return problems
@@ -246,14 +254,14 @@ def _set_mode_and_enable_functions(
 
 
 def _wait_for_types(
-    root: Path, run: Runner, make_plan: PlanMaker, given_up: set[PciAddress]
+    host: HostReader, run: Runner, make_plan: PlanMaker, given_up: set[PciAddress]
 ) -> bool:
     """Wait until the driver reports the types of cards, of new functions and of GPU instances.
 
     nvidia-vgpud registers the types of what exists when it runs, so it may have run too early.
 
     Args:
-        root: the root of the host's file system.
+        host: the host; the cards that are waited for are read again.
         run: starts programs on the host.
         make_plan: returns the plan for a host.
         given_up: the cards that are not waited for; those that report nothing are added.
@@ -261,7 +269,7 @@ def _wait_for_types(
     Returns:
         Whether a card reports more than before.
     """
-    first = waiting = _cards_without_types(root, make_plan) - given_up
+    first = waiting = _cards_without_types(host.facts, make_plan) - given_up
     for second in range(_TYPES_TIMEOUT):
         if not waiting:
             break
@@ -271,15 +279,17 @@ def _wait_for_types(
                 systemd.systemctl(run, "restart", VGPUD, timeout=60)
             except CommandError as error:
                 logger.warning("%s", error)
+            host.read()  # it registers the types of all cards
         time.sleep(1)
-        waiting = _cards_without_types(root, make_plan) - given_up
+        for address in waiting:
+            host.read_card(address)
+        waiting = _cards_without_types(host.facts, make_plan) - given_up
     given_up.update(waiting)
     return waiting != first
 
 
-def _cards_without_types(root: Path, make_plan: PlanMaker) -> AbstractSet[PciAddress]:
+def _cards_without_types(facts: HostFacts, make_plan: PlanMaker) -> AbstractSet[PciAddress]:
     """Return the cards that are not in use and that the driver has yet to report on."""
-    facts = gather(root)
     if facts.driver.loaded is None:
         return set()
     pending = {

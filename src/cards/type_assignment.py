@@ -16,7 +16,7 @@ from gpu.card import Card, VgpuType
 from gpu.pci import PciAddress
 from gpu.problems import HostError, Problem, ProblemKind
 from host import guest_vgpus, libvirt_guests
-from host.facts import HostFacts, gather
+from host.facts import HostFacts, HostReader
 from host.vendor_vfio import creatable_types, type_folder
 from planning.plan import Plan
 from planning.preparation import TypeAssignment
@@ -31,24 +31,23 @@ logger = logging.getLogger(__name__)
 
 
 def assign_types(
-    root: Path, make_plan: PlanMaker, not_ready: Container[PciAddress]
+    host: HostReader, make_plan: PlanMaker, not_ready: Container[PciAddress]
 ) -> list[Problem]:
     """Assign the types of each ready card; return what could not be done.
 
     The plan is made again after each assignment, since cards share the limit of a request.
 
     Args:
-        root: the root of the host's file system.
+        host: the host, which is read again where it changes.
         make_plan: returns the plan for a host.
         not_ready: the cards to leave out.
     """
-    facts = gather(root)
-    problems = _as_problems(lambda: _save_types(root, facts))
-    _restore_types(root, facts)
-    for planned in make_plan(facts).preparation.type_assignments:
+    problems = _as_problems(lambda: _save_types(host.root, host.facts))
+    _restore_types(host)
+    for planned in make_plan(host.facts).preparation.type_assignments:
         if planned.card not in not_ready:
-            problems += _assign_planned(root, make_plan, planned)
-    return problems + _as_problems(lambda: _forget_stale_records(root))
+            problems += _assign_planned(host, make_plan, planned)
+    return problems + _as_problems(lambda: _forget_stale_records(host))
 
 
 def unassign_all(root: Path, card: Card) -> None:
@@ -72,30 +71,36 @@ def _save_types(root: Path, facts: HostFacts) -> None:
             driver_cache.save_types(root, card.gpu, card.types)
 
 
-def _restore_types(root: Path, facts: HostFacts) -> None:
+def _restore_types(host: HostReader) -> None:
     """Assign the types that functions of defined guests lost at boot, regardless of limits."""
-    for function, type_id in facts.types_to_restore:
-        if _is_creatable(root, function, type_id):
-            _write_type(root, function, VgpuType(type_id, type_id).number)
+    lost = dict(host.facts.types_to_restore)
+    for function, type_id in lost.items():
+        if _is_creatable(host.root, function, type_id):
+            _write_type(host.root, function, VgpuType(type_id, type_id).number)
+    for card in host.facts.cards:
+        if not lost.keys().isdisjoint(card.gpu.virtual_functions):
+            host.read_card(card.address)
 
 
-def _forget_stale_records(root: Path) -> None:
+def _forget_stale_records(host: HostReader) -> None:
     """Forget types that are not assigned any more and that no defined guest has lost."""
-    cards = gather(root).cards
-    assigned = {pair for card in cards for pair in card.assigned_types}
-    lost = {function for function, _ in guest_vgpus.lost_types(root, cards)}
+    assigned = {pair for card in host.facts.cards for pair in card.assigned_types}
+    lost = {function for function, _ in host.facts.lost_types}
     assigned_types.forget(
-        root,
+        host.root,
         lambda function, type_id: (function, type_id) not in assigned and function not in lost,
     )
 
 
-def _assign_planned(root: Path, make_plan: PlanMaker, planned: TypeAssignment) -> list[Problem]:
-    facts = gather(root)
-    cards = {card.address: card for card in facts.cards}
-    for step in make_plan(facts).preparation.type_assignments:
-        if _is_same(step, planned):
-            return list(_assign(root, step, cards[step.card]))
+def _assign_planned(
+    host: HostReader, make_plan: PlanMaker, planned: TypeAssignment
+) -> list[Problem]:
+    card = host.read_card(planned.card)  # a guest may have started meanwhile
+    for step in make_plan(host.facts).preparation.type_assignments:
+        if card is not None and _is_same(step, planned):
+            problems = list(_assign(host.root, step, card))
+            host.read_card(card.address)
+            return problems
     return []  # the card fell off the bus meanwhile
 
 
@@ -117,7 +122,11 @@ def _assign(root: Path, step: TypeAssignment, card: Card) -> Iterator[Problem]:
     count = sum(type_id == step.type_id for type_id in assigned.values())
     defined = libvirt_guests.defined_functions(root)
     free = [function for function in step.functions if function not in assigned]
-    yield from _as_problems(lambda: assigned_types.record(root, free, step.type_id))
+    try:  # a type without its record would count as a guest's
+        assigned_types.record(root, free, step.type_id)
+    except HostError as error:
+        yield error.problem
+        return
     for function in sorted(free, key=lambda function: (function not in defined, function)):
         if step.limit is not None and count >= step.limit:
             break

@@ -17,7 +17,7 @@ from state import driver_cache
 from state.mdev_records import Mdev
 from system import dpkg, systemd
 
-__all__ = ["HostFacts", "gather", "inspect"]
+__all__ = ["HostFacts", "HostReader", "gather", "inspect"]
 
 _NOVA_COMPUTE = "nova-compute"
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
@@ -106,19 +106,13 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
         count: whether to add up available instances; see `mdev.inspect`.
     """
     scan = gpus.scan(root)
-    known_types, modes = {}, {}
-    if any(gpu.total_vfs for gpu in scan.gpus):
-        known_types, modes = driver_cache.load_types(root), driver_cache.load_modes(root)
     versions = _package_versions(root)
     is_principal_paused = _is_principal_paused(root)
-    cards = tuple(
-        card._replace(mode=modes.get(card.address))
-        for card in inspect(root, scan.gpus, known_types, count=count)
-    )
+    cards = _read_cards(root, scan.gpus, count=count)
     lost_mdevs = guest_vgpus.lost_mdevs(root, cards)
     lost_types = guest_vgpus.lost_types(root, cards)
     return HostFacts(
-        cards=guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types, known_types),
+        cards=guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types),
         driver=driver_state.query(root, scan.gpus),
         nova=_nova_version(versions),
         has_vgpu_daemon=systemd.has_unit(root, DAEMON),
@@ -130,6 +124,49 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
         lost_mdevs=lost_mdevs,
         lost_types=lost_types,
     )
+
+
+class HostReader:
+    """A host that is read once; afterwards only what a change can have affected is read again.
+
+    A driver answers slowly, and a host has up to hundreds of virtual functions.
+
+    Attributes:
+        root: the root of the host's file system.
+        facts: the host as it was last read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.facts = gather(root)
+
+    def read(self) -> None:
+        """Read the complete host again."""
+        self.facts = gather(self.root)
+
+    def read_card(self, address: PciAddress) -> Card | None:
+        """Read one card again, after a change to it alone; None if it has vanished."""
+        gpu = gpus.read(self.root, address)
+        read = _read_cards(self.root, () if gpu is None else (gpu,), count=False)
+        others = [card for card in self.facts.cards if card.address != address]
+        cards = (*others, *read)
+        lost_mdevs = guest_vgpus.lost_mdevs(self.root, cards)
+        lost_types = guest_vgpus.lost_types(self.root, cards)
+        read = guest_vgpus.with_lost_vgpus(read, lost_mdevs, lost_types)
+        self.facts = self.facts._replace(
+            cards=tuple(sorted((*others, *read), key=lambda card: card.address)),
+            lost_mdevs=lost_mdevs,
+            lost_types=lost_types,
+        )
+        return next(iter(read), None)
+
+
+def _read_cards(root: Path, scanned: tuple[Gpu, ...], *, count: bool) -> tuple[Card, ...]:
+    known_types, modes = {}, {}
+    if any(gpu.total_vfs for gpu in scanned):
+        known_types, modes = driver_cache.load_types(root), driver_cache.load_modes(root)
+    cards = inspect(root, scanned, known_types, count=count)
+    return tuple(card._replace(mode=modes.get(card.address)) for card in cards)
 
 
 def inspect(

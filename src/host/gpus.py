@@ -17,7 +17,7 @@ from gpu.pci import Gpu, PciAddress, PciId
 from system import sysfs
 from system.text import one_line
 
-__all__ = ["GPU_CLASSES", "NVIDIA", "GpuScan", "is_virtual_function", "scan"]
+__all__ = ["GPU_CLASSES", "NVIDIA", "GpuScan", "is_virtual_function", "read", "scan"]
 
 NVIDIA = 0x10DE
 # VGA compatible controller and 3D controller. NVIDIA's bridges (NVSwitch 0680), audio (0403) and
@@ -68,6 +68,15 @@ def scan(root: Path) -> GpuScan:
             gpus.append(gpu)
     gpus.sort(key=lambda gpu: gpu.address)
     return GpuScan(tuple(gpus), tuple(sorted(unreadable)))
+
+
+def read(root: Path, address: PciAddress) -> Gpu | None:
+    """Read one GPU; None if it cannot be read any more, as after it has fallen off the bus."""
+    try:
+        return _read_gpu(Path(sysfs.device(root, address)), address)
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read: %s", address, error)
+        return None
 
 
 def is_virtual_function(folder: str | Path) -> bool:

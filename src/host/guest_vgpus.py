@@ -9,7 +9,7 @@ cannot start until it is recreated, so what is lost still counts as the guest's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterable, Mapping
+from typing import Iterable
 
 from gpu.card import Card, VgpuType
 from gpu.pci import PciAddress
@@ -102,7 +102,6 @@ def with_lost_vgpus(
     cards: tuple[Card, ...],
     mdevs: tuple[Mdev, ...],
     types: tuple[tuple[PciAddress, str], ...],
-    known_types: Mapping[str, tuple[VgpuType, ...]],
 ) -> tuple[Card, ...]:
     """Add the vGPUs that defined guests lost at boot to the guests' vGPUs of each card.
 
@@ -110,19 +109,20 @@ def with_lost_vgpus(
         cards: the cards of the host.
         mdevs: see `lost_mdevs`.
         types: see `lost_types`.
-        known_types: types that cards have reported, by model.
     """
     if not (mdevs or types):
         return cards
-    names = {vgpu_type.id: vgpu_type for known in known_types.values() for vgpu_type in known}
+    return tuple(_with_lost_vgpus(card, mdevs, types) for card in cards)
+
+
+def _with_lost_vgpus(
+    card: Card, mdevs: tuple[Mdev, ...], types: tuple[tuple[PciAddress, str], ...]
+) -> Card:
+    known = {vgpu_type.id: vgpu_type for vgpu_type in card.known_types}
     lost = [(mdev.parent, VgpuType(mdev.type_id, mdev.name or mdev.type_id)) for mdev in mdevs]
     lost += [
-        (function, names.get(type_id, VgpuType(type_id, type_id))) for function, type_id in types
+        (function, known.get(type_id, VgpuType(type_id, type_id))) for function, type_id in types
     ]
-    return tuple(_with_lost_vgpus(card, lost) for card in cards)
-
-
-def _with_lost_vgpus(card: Card, lost: list[tuple[PciAddress, VgpuType]]) -> Card:
     on_card = [(parent, vgpu_type) for parent, vgpu_type in lost if _is_parent(card, parent)]
     vgpus = tuple((parent, vgpu_type.id) for parent, vgpu_type in on_card)
     return card._replace(
