@@ -31,13 +31,14 @@ logger = logging.getLogger(__name__)
 
 def main(root: Path, run: Runner) -> int:
     """Prepare the cards; return the exit code."""
+    is_boot = not boot_result.has_run(root)
     boot_result.clear(root)
     state = charm_state.load(root)
     if state.paused:
         logger.info("nothing to do: paused")
         return 0
     try:
-        problems = _prepare(root, run, state)
+        problems = _prepare(root, run, state, is_boot=is_boot)
     except HostError as error:
         problems = (error.problem,)
     boot_result.save(root, problems)
@@ -48,7 +49,7 @@ def main(root: Path, run: Runner) -> int:
     return 1 if problems else 0
 
 
-def _prepare(root: Path, run: Runner, state: CharmState) -> tuple[Problem, ...]:
+def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tuple[Problem, ...]:
     """Apply the requested mapping, or the one applied before if that fails."""
     mapping, start = state.mapping, time.monotonic()
     in_placement = mapping.requested_report_in_placement or state.reported_in_placement
@@ -58,6 +59,7 @@ def _prepare(root: Path, run: Runner, state: CharmState) -> tuple[Problem, ...]:
         mapping.requested,
         report_in_placement=in_placement,
         is_new_mapping=mapping.is_new,
+        is_boot=is_boot,
         budget=_NEW_BUDGET if mapping.is_new else _BUDGET,
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)

@@ -141,7 +141,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         assessment = self._assessment
         if assessment is None:
             assessment = self._assess(gather(self.root), charm_state.load(self.root))
-        status = unit_statuses(assessment, self.app.name)[0]
+        status = unit_statuses(assessment, self.app.name, time.time())[0]
         event.add_status(ops.StatusBase.from_name(status.level.value, status.message))
 
     # Actions
@@ -192,7 +192,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 self._fail(event, error.problem)
                 return
             reboot = messages.REBOOT_SCHEDULED
-        message = unit_statuses(assessment, self.app.name)[0].message
+        message = unit_statuses(assessment, self.app.name, time.time())[0].message
         event.set_results({"reboot": reboot, "output": message})
         if is_broken:
             event.fail(message)
@@ -281,6 +281,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = resource.ensure_inspected(self.run, state)
         if facts.is_paused_by_mask or state.paused:
             return facts, state
+        if not software.may_succeed(self.root, facts, state):
+            return facts, state
         if software.will_install(facts, resource.inspected(state), force=force):
             self.unit.status = ops.MaintenanceStatus(messages.INSTALLING)
         state, is_changed = software.ensure(self.root, self.run, facts, state, force=force)
@@ -318,22 +320,27 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         """Let the boot service do now what it will do at each boot."""
         from cards import boot_service, guest_mdevs  # hosts without a card do without
 
+        problem = None
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
-            boot_service.ensure_installed(self.root, self.run, self.charm_dir)
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
-            if boot_result.has_run(self.root) and not assessment.should_prepare(time.time()):
+            if not assessment.may_prepare(time.time()):
                 return assessment
+            boot_service.ensure_installed(self.root, self.run, self.charm_dir)
+            if boot_result.has_run(self.root) and not assessment.needs_preparation:
+                return assessment.with_preparation()
             self.unit.status = ops.MaintenanceStatus(messages.PREPARING)
             boot_service.run_now(self.root, self.run)
         except HostError as error:
             if not boot_result.failures(self.root):
-                return assessment._replace(problems=(error.problem, *assessment.problems))
+                problem = error.problem
         prepared = self._assess(gather(self.root), assessment.state)
-        risks_published = bool(prepared.state.mapping.applied)
-        if boot_result.is_permanent(self.root, risks_published=risks_published):
-            return prepared.with_failed_attempt(time.time())
-        return prepared
+        if problem is None and not boot_result.failures(self.root):
+            return prepared.with_preparation()
+        is_rare = boot_result.is_permanent(
+            self.root, risks_published=bool(prepared.state.mapping.applied)
+        )
+        return prepared.with_failed_preparation(time.time(), problem, is_rare=is_rare)
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 from cards import nvidia_smi, virtual_functions
 from gpu.card import Card, CardMode
@@ -56,7 +56,12 @@ def query_types(root: Path, run: Runner, card: Card, step: Partitioning) -> None
 
 
 def ensure_mig_mode(
-    root: Path, run: Runner, card: Card, wanted: bool, is_free: Callable[[], bool]
+    root: Path,
+    run: Runner,
+    card: Card,
+    wanted: bool,
+    is_free: Callable[[], bool],
+    delays: Sequence[float] = (),
 ) -> None:
     """Switch MIG mode on or off.
 
@@ -68,6 +73,7 @@ def ensure_mig_mode(
         card: the card.
         wanted: whether MIG mode is to be on.
         is_free: returns whether no vGPU of the card is in use now.
+        delays: seconds to wait before further attempts to disable its virtual functions.
 
     Raises:
         HostError: MIG_FAILED; MIG_PENDING if only a reboot completes the change.
@@ -80,7 +86,7 @@ def ensure_mig_mode(
     if card.gpu.virtual_functions:
         if not is_free():
             raise _failed(address, "a guest has just started")
-        virtual_functions.disable_virtual_functions(root, run, card.gpu)
+        virtual_functions.disable_virtual_functions(root, run, card.gpu, delays)
     try:
         if current:
             nvidia_smi.destroy_instances(run, address)

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import AbstractSet, Dict, Optional
+from typing import AbstractSet, Dict, NamedTuple, Optional
 
 from cards import guest_mdevs, partitioning, type_assignment, virtual_functions
 from cards.type_assignment import PlanMaker
@@ -28,7 +28,7 @@ from gpu.problems import (
     ProblemKind,
 )
 from host.driver_state import VGPUD
-from host.facts import HostFacts, HostReader, gather
+from host.facts import HostFacts, HostReader
 from nova_compute.compatibility import plan_for_nova
 from nova_compute.nova_conf import VariantDriverOptions
 from planning import mappings
@@ -51,11 +51,31 @@ _PENDING = PREPARATION_PENDING | GUEST_PENDING
 # New functions report types, and types report the sizes that a card is to mix.
 _MAX_PASSES = 4
 _TYPES_TIMEOUT = 20  # seconds for the driver to report the types of a card
+# Seconds before further attempts of sriov-manage at boot, while programs that use the card start.
+_BOOT_DELAYS = (1, 2, 4, 8, 16)
 
 logger = logging.getLogger(__name__)
 
 # Cards that are not ready for types yet, each with its partitioning if that changes.
 _Steps = Dict[PciAddress, Optional[Partitioning]]
+
+
+class _Run(NamedTuple):
+    """One run of the preparation.
+
+    Attributes:
+        host: the host, which is read again where it changes.
+        run: starts programs on the host.
+        make_plan: returns the plan for a host.
+        deadline: the time, as of `time.monotonic`, after which no further card is begun.
+        delays: seconds before further attempts of sriov-manage.
+    """
+
+    host: HostReader
+    run: Runner
+    make_plan: PlanMaker
+    deadline: float
+    delays: tuple[float, ...]
 
 
 def prepare_cards(
@@ -65,6 +85,7 @@ def prepare_cards(
     *,
     report_in_placement: bool = False,
     is_new_mapping: bool = False,
+    is_boot: bool = False,
     budget: float = math.inf,
 ) -> tuple[Problem, ...]:
     """Apply a mapping to the cards of this host; return what could not be done.
@@ -79,6 +100,8 @@ def prepare_cards(
         report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
+        is_boot: whether a card that fails is tried again at once, for half a minute: Nova has
+            not started yet. Otherwise a hook waits, and the charm tries again later.
         budget: seconds, after which the preparation of no further card starts.
 
     Raises:
@@ -86,10 +109,11 @@ def prepare_cards(
     """
     options = VariantDriverOptions(report_in_placement=report_in_placement)
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
-    host = HostReader(root)
-    problems = _run_passes(host, run, make_plan, is_new_mapping, time.monotonic() + budget)
-    host.read()  # guests may have started meanwhile
-    facts = host.facts
+    delays = _BOOT_DELAYS if is_boot else ()
+    this = _Run(HostReader(root), run, make_plan, time.monotonic() + budget, delays)
+    problems = _run_passes(this, is_new_mapping)
+    this.host.read()  # guests may have started meanwhile
+    facts = this.host.facts
     problems += _types_not_restored(facts)
     problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
     problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
@@ -109,15 +133,13 @@ def _make_plan(
     return plan_for_nova(requests, facts.cards, facts.nova, options)
 
 
-def _run_passes(
-    host: HostReader, run: Runner, make_plan: PlanMaker, is_new_mapping: bool, deadline: float
-) -> list[Problem]:
+def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
     """Prepare the cards until nothing changes any more."""
     problems: list[Problem] = []
     done: set[tuple[PciAddress, Partitioning | None]] = set()
     given_up: set[PciAddress] = set()
     for _ in range(_MAX_PASSES):
-        plan = make_plan(host.facts)
+        plan = this.make_plan(this.host.facts)
         steps = {
             address: step
             for address, step in _pending_steps(plan.preparation).items()
@@ -131,23 +153,23 @@ def _run_passes(
         elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
         else:  # types first: the preparation of the other cards may take minutes
-            problems += type_assignment.assign_types(host, make_plan, steps)
+            problems += type_assignment.assign_types(this.host, this.make_plan, steps)
         done.update(steps.items())
         for address in sorted(steps):
-            if time.monotonic() > deadline:
+            if time.monotonic() > this.deadline:
                 reason = "no time left in this run"
                 problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
             else:
-                problems += _prepare_card(host, run, make_plan, address)
+                problems += _prepare_card(this, address)
         given_up.update(problem.address for problem in problems if problem.address is not None)
-        has_news = _wait_for_types(host, run, make_plan, given_up)
+        has_news = _wait_for_types(this, given_up)
         if not steps and not has_news:
             break
     return problems
 
 
 def _types_not_restored(facts: HostFacts) -> list[Problem]:
-    reason = "lost at boot, so its guest cannot start"
+    reason = "its guest lost it at boot"
     return [
         Problem(ProblemKind.TYPE_REFUSED, function, vgpu_type=type_id, reason=reason)
         for function, type_id in facts.types_to_restore
@@ -173,27 +195,24 @@ def _pending_steps(preparation: Preparation) -> _Steps:
     return steps
 
 
-def _prepare_card(
-    host: HostReader, run: Runner, make_plan: PlanMaker, address: PciAddress
-) -> list[Problem]:
+def _prepare_card(this: _Run, address: PciAddress) -> list[Problem]:
     """Partition a card and enable its virtual functions.
 
     The card is read again first: earlier cards may have satisfied the request, or a guest may
     have started while they were prepared.
     """
-    card = host.read_card(address)
-    preparation = make_plan(host.facts).preparation
+    card = this.host.read_card(address)
+    preparation = this.make_plan(this.host.facts).preparation
     steps = _pending_steps(preparation)
     if card is None or address not in steps:
         return []
-    problems = _apply(host.root, run, card, steps[address], address in preparation.keep_mode)
-    host.read_card(address)
+    problems = _apply(this, card, steps[address], address in preparation.keep_mode)
+    this.host.read_card(address)
     return problems
 
 
-def _apply(
-    root: Path, run: Runner, card: Card, step: Partitioning | None, keeps_mode: bool
-) -> list[Problem]:
+def _apply(this: _Run, card: Card, step: Partitioning | None, keeps_mode: bool) -> list[Problem]:
+    root, run = this.host.root, this.run
     problems: list[Problem] = []
     if step is not None:
         try:
@@ -205,7 +224,7 @@ def _apply(
     if step is not None and _changes_instances(step, card):
         type_assignment.unassign_all(root, card)  # not of a guest, but they block the change
     try:
-        _set_mode_and_enable_functions(root, run, card, step, keeps_mode)
+        _set_mode_and_enable_functions(this, card, step, keeps_mode)
         if step is not None:
             problems += partitioning.partition(root, run, card, step)
     except HostError as error:
@@ -233,57 +252,56 @@ def _add_instances(root: Path, run: Runner, card: Card, step: Partitioning) -> l
 
 
 def _set_mode_and_enable_functions(
-    root: Path, run: Runner, card: Card, step: Partitioning | None, keeps_mode: bool
+    this: _Run, card: Card, step: Partitioning | None, keeps_mode: bool
 ) -> None:
     """Set MIG mode, then enable the functions, even if the mode could not be set.
 
     Raises:
         HostError: VFS_FAILED, MIG_FAILED or MIG_PENDING; DISK_WRITE_FAILED.
     """
+    root, run = this.host.root, this.run
 
     def is_free() -> bool:
-        return not any(now.address == card.address and now.in_use for now in gather(root).cards)
+        now = this.host.read_card(card.address)
+        return now is not None and not now.in_use
 
     try:
         if not keeps_mode:
             wants_mig = step is not None and bool(step.instance_requests)
-            partitioning.ensure_mig_mode(root, run, card, wants_mig, is_free)
+            partitioning.ensure_mig_mode(root, run, card, wants_mig, is_free, this.delays)
     finally:
-        if virtual_functions.enable_virtual_functions(root, run, card.gpu):
+        if virtual_functions.enable_virtual_functions(root, run, card.gpu, this.delays):
             driver_cache.save_mode(root, card.address, None)
 
 
-def _wait_for_types(
-    host: HostReader, run: Runner, make_plan: PlanMaker, given_up: set[PciAddress]
-) -> bool:
+def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
     """Wait until the driver reports the types of cards, of new functions and of GPU instances.
 
     nvidia-vgpud registers the types of what exists when it runs, so it may have run too early.
 
     Args:
-        host: the host; the cards that are waited for are read again.
-        run: starts programs on the host.
-        make_plan: returns the plan for a host.
+        this: the run, which reads the cards again that are waited for.
         given_up: the cards that are not waited for; those that report nothing are added.
 
     Returns:
         Whether a card reports more than before.
     """
-    first = waiting = _cards_without_types(host.facts, make_plan) - given_up
+    host = this.host
+    first = waiting = _cards_without_types(host.facts, this.make_plan) - given_up
     for second in range(_TYPES_TIMEOUT):
         if not waiting:
             break
         if second == 1:
             logger.info("%s reports no types yet; restarting %s", min(waiting), VGPUD)
             try:
-                systemd.systemctl(run, "restart", VGPUD, timeout=60)
+                systemd.systemctl(this.run, "restart", VGPUD, timeout=60)
             except CommandError as error:
                 logger.warning("%s", error)
             host.read()  # it registers the types of all cards
         time.sleep(1)
         for address in waiting:
             host.read_card(address)
-        waiting = _cards_without_types(host.facts, make_plan) - given_up
+        waiting = _cards_without_types(host.facts, this.make_plan) - given_up
     given_up.update(waiting)
     return waiting != first
 

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Sequence
 
 from gpu.pci import Gpu
 from gpu.problems import HostError, Problem, ProblemKind
@@ -23,8 +24,6 @@ from system.text import one_line
 __all__ = ["SRIOV_MANAGE", "disable_virtual_functions", "enable_virtual_functions"]
 
 SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
-_ATTEMPTS = 6
-_PAUSE = 5.0  # seconds between attempts
 _TIMEOUT = 60.0  # seconds for one attempt
 _WRITE = 'echo "$0" >"$1"'
 
@@ -53,7 +52,9 @@ class _Attempt:
         self.reason = one_line(lines[-1], 200) if lines else silent
 
 
-def enable_virtual_functions(root: Path, run: Runner, gpu: Gpu) -> bool:
+def enable_virtual_functions(
+    root: Path, run: Runner, gpu: Gpu, delays: Sequence[float] = ()
+) -> bool:
     """Enable the virtual functions of a card that has none; return whether it had none.
 
     The caller ensures that no vGPU of the card is in use, since the driver is bound to the card
@@ -61,7 +62,13 @@ def enable_virtual_functions(root: Path, run: Runner, gpu: Gpu) -> bool:
 
     sriov-manage fails while a client of NVML uses the card ("Cannot obtain unbindLock"), may
     leave the card without a driver, and in some releases exits with 0 without any effect. So it
-    is run several times, the driver is bound again, and only what sysfs shows counts.
+    is run again, the driver is bound again, and only what sysfs shows counts.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts sriov-manage.
+        gpu: the card.
+        delays: seconds to wait before each further attempt.
 
     Raises:
         HostError: VFS_FAILED, with the reason as far as the host shows it.
@@ -70,9 +77,9 @@ def enable_virtual_functions(root: Path, run: Runner, gpu: Gpu) -> bool:
         return False
     _check_prerequisites(root, gpu)
     reason = ""
-    for number in range(_ATTEMPTS):
-        if number:
-            time.sleep(_PAUSE)
+    for delay in (0, *delays):
+        if delay:
+            time.sleep(delay)
         _ensure_driver_bound(root, run, gpu)
         attempt = _Attempt(run, gpu, "-e")
         reason = attempt.reason
@@ -89,19 +96,21 @@ def enable_virtual_functions(root: Path, run: Runner, gpu: Gpu) -> bool:
     raise _failed(gpu, reason)
 
 
-def disable_virtual_functions(root: Path, run: Runner, gpu: Gpu) -> None:
+def disable_virtual_functions(
+    root: Path, run: Runner, gpu: Gpu, delays: Sequence[float] = ()
+) -> None:
     """Disable the virtual functions of a card, which a change of its MIG mode requires.
 
-    The caller ensures that no vGPU of the card is in use.
+    The caller ensures that no vGPU of the card is in use. See `enable_virtual_functions`.
 
     Raises:
         HostError: VFS_FAILED if some are left.
     """
     _check_prerequisites(root, gpu)
     reason = ""
-    for number in range(_ATTEMPTS):
-        if number:
-            time.sleep(_PAUSE)
+    for delay in (0, *delays):
+        if delay:
+            time.sleep(delay)
         attempt = _Attempt(run, gpu, "-d")
         reason = attempt.reason
         if not _count(root, gpu):

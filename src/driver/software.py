@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from pathlib import Path
 from typing import Iterator
 
@@ -16,6 +18,7 @@ from host import driver_state, libvirt_guests
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import driver_cache
+from state.backoff import Backoff
 from state.charm_state import CharmState
 from system import systemd
 from system.commands import Runner
@@ -24,6 +27,7 @@ __all__ = [
     "ensure",
     "find_problems",
     "handle_restart_trigger",
+    "may_succeed",
     "pause",
     "refresh_detection",
     "refuse_in_use",
@@ -84,12 +88,18 @@ def will_install(facts: HostFacts, resource: Resource, *, force: bool) -> bool:
     return wanted is not None and not is_installed and (force or not facts.in_use)
 
 
+def may_succeed(root: Path, facts: HostFacts, state: CharmState) -> bool:
+    """Whether the host software has not just failed under the same conditions."""
+    return state.installation.may_retry(_conditions(root, facts, state), time.time())
+
+
 def ensure(
     root: Path, run: Runner, facts: HostFacts, state: CharmState, *, force: bool
 ) -> tuple[CharmState, bool]:
     """Install, repair, load and start the host software.
 
-    On a host without a card the package is only installed: there is nothing to load it for.
+    On a host without a card the package is only installed: there is nothing to load it for. The
+    caller checks `may_succeed` first.
 
     Args:
         root: the root of the host's file system.
@@ -104,9 +114,27 @@ def ensure(
     try:
         is_changed = _ensure(root, run, facts, inspected(state), force)
     except HostError as error:
-        logger.error("%s: %s", error, error.__cause__ or "see above")
-        return state._replace(install_failure=tuple(error.problem.to_row())), True
-    return state._replace(install_failure=()), is_changed
+        if error.problem != state.installation.failure:
+            is_waiting = error.problem.kind is ProblemKind.UPGRADE_PENDING
+            level = logging.INFO if is_waiting else logging.ERROR
+            logger.log(level, "%s: %s", error, error.__cause__ or "see above")
+        return _with_failure(root, state, error.problem), True
+    return state._replace(installation=Backoff()), is_changed
+
+
+def _with_failure(root: Path, state: CharmState, problem: Problem) -> CharmState:
+    """Return the state after a failure, which may itself have changed the host."""
+    conditions = _conditions(root, gather(root), state)
+    return state._replace(installation=state.installation.fail(conditions, time.time(), problem))
+
+
+def _conditions(root: Path, facts: HostFacts, state: CharmState) -> str:
+    """Return a digest of what decides whether the host software can be ensured."""
+    cards = [(card.address, card.gpu.driver) for card in facts.cards]
+    is_running = systemd.has_processes(root, DAEMON)
+    resource_file = (state.resource_stamp, state.resource_inspection)
+    text = repr((facts.driver, bool(facts.in_use), is_running, cards, resource_file))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force: bool) -> bool:
@@ -161,7 +189,7 @@ def handle_restart_trigger(
         try:
             daemon.restart(run)
         except HostError as error:
-            state = state._replace(install_failure=tuple(error.problem.to_row()))
+            state = _with_failure(root, state, error.problem)
     return state._replace(restart_pending=False)
 
 
@@ -175,7 +203,7 @@ def find_problems(facts: HostFacts, state: CharmState) -> Iterator[Problem]:
         resource.problem.kind is not ProblemKind.RESOURCE_MISSING or not is_present
     ):
         yield resource.problem
-    failure = Problem.from_row(state.install_failure)
+    failure = state.installation.failure
     if failure is not None:
         yield failure
     elif driver.installed is None and resource.problem is None:

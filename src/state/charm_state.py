@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from state.backoff import Backoff
 from state.folders import KEPT
 from state.mapping_history import MappingHistory
 from system.files import ensure_contents, read_json
@@ -41,8 +42,8 @@ class CharmState(NamedTuple):
         resource_path: path of the resource's file when Juju was last asked for it.
         resource_stamp: its size and time of change when it was inspected.
         resource_inspection: the result of that; see `driver.resource`.
-        install_failure: the problem of the last attempt to install, as `Problem.to_row` returns
-            it; empty if it succeeded.
+        installation: the failures of the host software.
+        preparation: the failures of the boot service.
     """
 
     paused: bool = False
@@ -57,7 +58,8 @@ class CharmState(NamedTuple):
     resource_path: str = ""
     resource_stamp: str = ""
     resource_inspection: tuple[Any, ...] = ()
-    install_failure: tuple[Any, ...] = ()
+    installation: Backoff = Backoff()
+    preparation: Backoff = Backoff()
 
     def with_restart_trigger(self, trigger: str) -> CharmState:
         """Return the state after the principal's restart-trigger was read, if it has one."""
@@ -67,8 +69,12 @@ class CharmState(NamedTuple):
 
     def without_cached_answers(self) -> CharmState:
         """Return the state with which everything is read, asked and tried again."""
-        mapping = self.mapping.forget_failure()
-        return self._replace(resource_path="", published_digest="", mapping=mapping)
+        return self._replace(
+            resource_path="",
+            published_digest="",
+            installation=Backoff(),
+            preparation=Backoff(),
+        )
 
 
 def load(root: Path) -> CharmState:
@@ -76,9 +82,8 @@ def load(root: Path) -> CharmState:
     data = read_json(root / _PATH)
     if not data and (root / _PATH).exists():
         logger.warning("%s is damaged, starting with an empty state", root / _PATH)
-    history = _fields(MappingHistory._field_defaults, data.get("mapping"))
     fields = _fields(CharmState._field_defaults, data)
-    return CharmState(**{**fields, "mapping": MappingHistory(**history)})
+    return CharmState(**fields)
 
 
 def save(root: Path, state: CharmState) -> None:
@@ -87,15 +92,21 @@ def save(root: Path, state: CharmState) -> None:
     Raises:
         HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
-    before = read_json(root / _PATH)
-    mapping = before.get("mapping")
-    data = {
-        **before,
-        **state._asdict(),
-        "mapping": {**(mapping if isinstance(mapping, dict) else {}), **state.mapping._asdict()},
-    }
+    data = _merged(read_json(root / _PATH), state._asdict())
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
     ensure_contents(root / _PATH, text, mode=0o600)
+
+
+def _merged(before: object, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields as JSON data, with the keys that only the data before has."""
+    kept = before if isinstance(before, dict) else {}
+    return {
+        **kept,
+        **{
+            name: _merged(kept.get(name), value._asdict()) if _is_record(value) else value
+            for name, value in fields.items()
+        },
+    }
 
 
 def _fields(defaults: dict[str, Any], data: object) -> dict[str, Any]:
@@ -103,8 +114,16 @@ def _fields(defaults: dict[str, Any], data: object) -> dict[str, Any]:
     fields = {}
     for name, default in defaults.items():
         value = data.get(name) if isinstance(data, dict) else None
+        if _is_record(default):
+            fields[name] = default._replace(**_fields(default._field_defaults, value))
+            continue
         if isinstance(value, list):
             value = tuple(value)
         if type(value) is type(default):
             fields[name] = value
     return fields
+
+
+def _is_record(value: object) -> bool:
+    """Whether a value is a group of fields of its own."""
+    return hasattr(value, "_field_defaults")

@@ -10,7 +10,13 @@ from typing import Mapping, NamedTuple
 
 from driver import software
 from gpu.card import Framework
-from gpu.problems import PREPARATION_PENDING, HostError, Problem, ProblemKind
+from gpu.problems import (
+    PREPARATION_PENDING,
+    SOFTWARE_BROKEN,
+    HostError,
+    Problem,
+    ProblemKind,
+)
 from host.facts import HostFacts
 from nova_compute import nova_conf
 from nova_compute.compatibility import plan_for_nova
@@ -19,6 +25,7 @@ from planning import mappings
 from planning.mappings import VgpuRequest
 from planning.plan import Plan
 from state import boot_result
+from state.backoff import Backoff
 from state.charm_state import CharmState
 from status import diagnosis
 
@@ -89,29 +96,52 @@ class Assessment(NamedTuple):
     options: VariantDriverOptions = DEFAULT_OPTIONS
     needs_preparation: bool = False
 
-    def should_prepare(self, now: float) -> bool:
-        """Whether the boot service should run: there is something to do, and it may succeed.
+    def may_prepare(self, now: float) -> bool:
+        """Whether the boot service has not just failed under the same conditions."""
+        return self.state.preparation.may_retry(self._conditions, now)
 
-        What guests have lost is restored at any time; see `MappingHistory.may_retry`.
+    def with_preparation(self) -> Assessment:
+        """Return the assessment after the boot service has succeeded, or had nothing to do."""
+        return self._replace(state=self.state._replace(preparation=Backoff()))
+
+    def with_failed_preparation(
+        self, now: float, problem: Problem | None, *, is_rare: bool
+    ) -> Assessment:
+        """Return the assessment after the boot service has failed.
+
+        Args:
+            now: seconds since 1970.
+            problem: why it could not run to its end; None if its result says what failed.
+            is_rare: whether another run may take from Nova what it is offered.
         """
-        may_succeed = self.state.mapping.may_retry(self._attempt, now)
-        return self.needs_preparation and (self.facts.has_vgpus_to_restore or may_succeed)
+        failed = self.state.preparation.fail(self._conditions, now, problem, is_rare=is_rare)
+        return self._replace(state=self.state._replace(preparation=failed)).with_last_failure()
 
-    def with_failed_attempt(self, now: float) -> Assessment:
-        """Return the assessment after the boot service failed under these conditions."""
-        mapping = self.state.mapping.fail(self._attempt, now)
-        return self._replace(state=self.state._replace(mapping=mapping))
+    def with_last_failure(self) -> Assessment:
+        """Return the assessment with why the boot service could not run, while that holds."""
+        failed = self.state.preparation
+        if failed.failure is None or failed.conditions != self._conditions:
+            return self
+        return self._replace(problems=tuple(dict.fromkeys((failed.failure, *self.problems))))
+
+    def retry_at(self, kind: ProblemKind, now: float) -> int | None:
+        """Return when a step that failed is tried again, in seconds since 1970; None: now."""
+        is_software = kind in SOFTWARE_BROKEN
+        failed = self.state.installation if is_software else self.state.preparation
+        return failed.retry_at(now)
 
     @property
-    def _attempt(self) -> str:
+    def _conditions(self) -> str:
         """A digest of everything that decides whether the boot service succeeds."""
-        pending, driver = self.plan.preparation.pending, self.facts.driver
+        pending, facts = self.plan.preparation.pending, self.facts
         rows = [
             (card._replace(creatable=frozenset()), *sorted(card.creatable))
-            for card in self.facts.cards
-            if card.address in pending
+            for card in facts.cards
+            if card.address in pending or card.lost_types
         ]
-        return _digest(repr((self.state.mapping.requested, pending, rows, driver.loaded)))
+        to_restore = (facts.mdevs_to_restore, facts.types_to_restore)
+        requested = self.state.mapping.requested
+        return _digest(repr((requested, pending, rows, to_restore, facts.driver.loaded)))
 
     @property
     def is_paused(self) -> bool:
@@ -183,7 +213,7 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         needs_preparation=facts.has_vgpus_to_restore
         or (plan.preparation.is_pending and state.mapping.requested == inputs.mapping),
     )
-    return _record_placement(assessment)
+    return _record_placement(assessment).with_last_failure()
 
 
 def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[VgpuRequest, ...]]:

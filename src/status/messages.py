@@ -20,6 +20,7 @@ __all__ = [
     "REBOOT_NEEDED",
     "REBOOT_NOT_NEEDED",
     "REBOOT_SCHEDULED",
+    "RUN_AGAIN",
     "TOO_LARGE",
     "Level",
     "Message",
@@ -55,12 +56,13 @@ PREPARING = "Preparing the cards; this may take a few minutes"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"
+# Ends the message of a step that is tried again; the time of the next try is added to it.
+RUN_AGAIN = "fix this, then run reboot-install"
 TOO_LARGE = "The result is too large for Juju; run the action again without format=json"
 
 _SEE_BOOT_SERVICE = "see journalctl -u nova-compute-nvidia-vgpu"
 _SEE_VGPUD = "see journalctl -u nvidia-vgpud"
 _REBOOT = "run reboot-install i-really-mean-it=true"
-_RUN_AGAIN = "fix this, then run reboot-install"
 _PENDING = "The boot service is preparing the card. If this takes long, its journal shows why."
 
 
@@ -119,12 +121,14 @@ MESSAGES: dict[ProblemKind, Message] = {
         "NVIDIA's sriov-manage has enabled only some of the virtual functions.",
     ),
     ProblemKind.VFS_FAILED: _blocked(
-        f"Cannot change virtual functions of {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
-        "sriov-manage is missing, failed or ran out of time. Often a program uses the card.",
+        f"No virtual functions on {{address}}: {{reason}}; {RUN_AGAIN}",
+        "sriov-manage is missing, failed or ran out of time. Often a program uses the card. The "
+        "journal of the boot service has its output: `journalctl -u nova-compute-nvidia-vgpu`.",
     ),
     ProblemKind.BOOT_SERVICE_FAILED: _blocked(
-        f"Boot service failed: {{reason}}; {_SEE_BOOT_SERVICE}",
-        "systemd could not install or run the boot service.",
+        f"Boot service failed: {{reason}}; {RUN_AGAIN}",
+        "systemd could not install or run the boot service. Its journal has more: `journalctl -u "
+        "nova-compute-nvidia-vgpu`.",
     ),
     ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
         "{address} needs Nova 31, but {nova} is installed; "
@@ -148,8 +152,9 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The type is MIG-backed. `list-vgpu-types` shows the types of the card.",
     ),
     ProblemKind.MIG_FAILED: _blocked(
-        f"MIG setup failed on {{address}}: {{reason}}; {_RUN_AGAIN}",
-        "MIG mode or the GPU instances could not be changed. The charm tries again after an hour.",
+        f"MIG setup failed on {{address}}: {{reason}}; {RUN_AGAIN}",
+        "MIG mode or the GPU instances could not be changed. The charm tries again after an hour, "
+        "then less often.",
     ),
     ProblemKind.MIG_PENDING: _blocked(
         f"Reboot needed: MIG mode change pending on {{address}}; {_REBOOT}",
@@ -171,15 +176,15 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Mixed-size mode can be changed only while the card has no vGPU.",
     ),
     ProblemKind.MIXED_SIZE_FAILED: _blocked(
-        f"No mixed-size mode on {{address}}: {{reason}}; {_RUN_AGAIN}",
-        "nvidia-smi failed. If you do nothing, the charm tries again after an hour.",
+        f"No mixed-size mode on {{address}}: {{reason}}; {RUN_AGAIN}",
+        "nvidia-smi failed. The charm tries again after an hour, then less often.",
     ),
     ProblemKind.MDEV_LOST: _blocked(
         "Guest vGPU {vgpu} ({vgpu_type}) cannot be recreated on {address}; free the card",
         "The driver refused a vGPU of a defined guest, usually because the card is full.",
     ),
     ProblemKind.TYPE_REFUSED: _blocked(
-        f"No {{vgpu_type}} on {{address}}: {{reason}}; {_SEE_BOOT_SERVICE}",
+        f"No {{vgpu_type}} on {{address}}: {{reason}}; {RUN_AGAIN}",
         "Usually the card is full or has vGPUs of another size.",
     ),
     ProblemKind.TWO_TYPES_ON_CARD: _blocked(
@@ -248,12 +253,14 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # the host software
     ProblemKind.INSTALL_FAILED: _blocked(
-        f"Host software not installed: {{reason}}; {_RUN_AGAIN}",
-        "apt-get or dpkg failed; `juju debug-log` has its output.",
+        f"Host software not installed: {{reason}}; {RUN_AGAIN}",
+        "apt-get or dpkg failed; `juju debug-log` has its output. The charm tries again after "
+        "minutes, then after hours; at once with `reboot-install` or another package.",
     ),
     ProblemKind.DPKG_LOCKED: _waiting(
         "Waiting for another program to release the dpkg lock",
-        "unattended-upgrades or another apt-get is running. The next hook tries again.",
+        "unattended-upgrades or another apt-get is running. The charm tries again after four "
+        "minutes, then less often.",
     ),
     ProblemKind.NOT_INSTALLED: _blocked(
         "Host software not installed; run action reboot-install",
@@ -264,7 +271,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "An upgrade would take the vGPUs away from running guests.",
     ),
     ProblemKind.NOT_LOADED: _blocked(
-        f"Driver not loaded: {{reason}}; {_RUN_AGAIN}",
+        f"Driver not loaded: {{reason}}; {RUN_AGAIN}",
         "The kernel could not load NVIDIA's module, or DKMS could not build it.",
     ),
     ProblemKind.SECURE_BOOT: _blocked(
@@ -286,7 +293,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The new driver is loaded at the next boot.",
     ),
     ProblemKind.SERVICE_DOWN: _blocked(
-        "{service} is not running; see journalctl -u {service}, then run reboot-install",
+        f"{{service}} is down; see journalctl -u {{service}}; {RUN_AGAIN}",
         "NVIDIA's daemon failed to start.",
     ),
     ProblemKind.STILL_RUNNING: _blocked(

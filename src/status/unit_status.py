@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Dict, NamedTuple
 
 from gpu.problems import Problem, ProblemKind
 from host.facts import HostFacts
 from planning.plan import Plan
 from status.assessment import Assessment
-from status.messages import MESSAGES, Level
+from status.messages import MESSAGES, RUN_AGAIN, Level
 from system.text import one_line
 
 __all__ = ["Status", "format_problem", "problem_status", "unit_statuses", "why_no_types_listed"]
@@ -26,18 +27,22 @@ class Status(NamedTuple):
     message: str
 
 
-def unit_statuses(assessment: Assessment, app: str) -> tuple[Status, ...]:
+def unit_statuses(assessment: Assessment, app: str, now: float) -> tuple[Status, ...]:
     """Return the statuses of a unit, the most severe first; of a paused one, only that.
 
     Args:
         assessment: the state of the host.
         app: the name of the application.
+        now: seconds since 1970.
     """
     if assessment.is_paused:
         by_unit = assessment.state.paused
         kind = ProblemKind.PAUSED if by_unit else ProblemKind.PAUSED_BY_PRINCIPAL
         return (problem_status(Problem(kind), app),)
-    statuses = [problem_status(problem, app) for problem in assessment.problems]
+    statuses = [
+        problem_status(problem, app, assessment.retry_at(problem.kind, now))
+        for problem in assessment.problems
+    ]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
     severe = [status for status in statuses if status.level is not Level.ACTIVE]
     severe.sort(key=lambda status: list(Level).index(status.level))
@@ -46,14 +51,23 @@ def unit_statuses(assessment: Assessment, app: str) -> tuple[Status, ...]:
     return (*severe, Status(Level.ACTIVE, ready))
 
 
-def problem_status(problem: Problem, app: str) -> Status:
-    """Return the level of a problem and its text."""
-    return Status(MESSAGES[problem.kind].level, format_problem(problem, app))
+def problem_status(problem: Problem, app: str, retry_at: int | None = None) -> Status:
+    """Return the level of a problem and its text; see `format_problem`."""
+    return Status(MESSAGES[problem.kind].level, format_problem(problem, app, retry_at))
 
 
-def format_problem(problem: Problem, app: str) -> str:
-    """Return the text of a problem, in which long arguments are cut off before anything else."""
+def format_problem(problem: Problem, app: str, retry_at: int | None = None) -> str:
+    """Return the text of a problem, in which long arguments are cut off before anything else.
+
+    Args:
+        problem: the problem.
+        app: the name of the application.
+        retry_at: when the step that failed is tried again, in seconds since 1970; None if it is
+            not waiting for that.
+    """
     template = MESSAGES[problem.kind].template
+    if retry_at is not None:
+        template = template.replace(RUN_AGAIN, _run_again_or_wait(retry_at))
     arguments = {name: one_line(text, 2 * _LIMIT) for name, text in problem.arguments}
     text = _fill(template, problem, app, arguments)
     # The end, what to do, matters more than all of a long argument, which may appear twice.
@@ -64,6 +78,10 @@ def format_problem(problem: Problem, app: str) -> str:
             arguments[longest] = _truncate(arguments[longest], max(room, _MIN_ARGUMENT))
             text = _fill(template, problem, app, arguments)
     return _truncate(text)
+
+
+def _run_again_or_wait(retry_at: int) -> str:
+    return f"{RUN_AGAIN} (next try {time.strftime('%H:%M', time.gmtime(retry_at))} UTC)"
 
 
 class _Arguments(Dict[str, str]):

@@ -88,24 +88,26 @@ def test_a_failure_at_boot_does_not_delay_nova_and_is_reported(a40, fault):
     assert unit.status == (
         "blocked",
         (
-            "Cannot change virtual functions of 0000:41:00.0: Cannot obtain "
-            "unbindLock; see journalctl -u nova-compute-nvidia-vgpu"
+            "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; fix this, "
+            "then run reboot-install (next try HH:MM UTC)"
         ),
     )
     assert unit.databag == before
     row.record(unit)
     broken.unlink()
-    unit.hook("update-status")
+    unit.hook_after_delay("update-status")
     assert unit.status == READY
     row.record_end(unit, "sriov-manage works again")
 
 
 def test_sriov_manage_is_run_again_if_it_succeeds_without_effect(a40, fault):
     host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
     counter = "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries; "
     again = "[ $n -lt 1 ] && exit 0; rm /bed/sriov-fault; /usr/lib/nvidia/sriov-manage -e $1\n"
     (host.bed / "sriov-fault").write_text(counter + again)
-    unit.configure(vgpu_device_mappings=MAPPING)
+    host.reboot()
+    unit.hook("start")
     assert host.run("cat", "/run/tries").stdout == "2\n"
     assert unit.status == READY
     fault("sriov-manage succeeds without effect, once").record(unit)

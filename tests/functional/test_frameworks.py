@@ -259,13 +259,15 @@ def test_sriov_manage_is_retried_on_a_busy_card_and_on_one_without_a_driver(star
     host, unit = start_host("a40-mdev")
     by_hand = "echo 32 | tee /sys/bus/pci/devices/0000:41:00.0/sriov_numvfs"
     assert "Input/output error" in host.run("sh", "-c", by_hand, check=False).stderr
+    unit.configure(vgpu_device_mappings="{A40-8Q: ['10de:2235']}")
     (host.bed / "sriov-fault").write_text(
         "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries\n"
         "[ $n -eq 2 ] && { rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1; }\n"
         "[ $n -eq 1 ] && echo $1 >/sys/bus/pci/drivers/nvidia/unbind\n"
         "echo 'Cannot obtain unbindLock'; exit 1\n"
     )
-    unit.configure(vgpu_device_mappings="{A40-8Q: ['10de:2235']}")
+    host.reboot()
+    unit.hook("start")
     assert host.run("cat", "/run/tries").stdout == "3\n"
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
     assert host.driver.card("0000:41:00.0")["sriov"]["enabled"] == 32
@@ -278,14 +280,14 @@ def test_a_type_that_the_driver_refuses_is_reported(start_host):
     assert unit.status == (
         "blocked",
         (
-            "No nvidia-1152 on 0000:3d:00.4: the driver rejects it; see journalctl -u "
-            "nova-compute-nvidia-vgpu"
+            "No nvidia-1152 on 0000:3d:00.4: the driver rejects it; fix this, "
+            "then run reboot-install (next try HH:MM UTC)"
         ),
     )
     path = "/sys/bus/pci/devices/0000:3d:00.4/nvidia/current_vgpu_type"
     assert f"{path} refuses 1152: [Errno 5] Input/output error" in journal(host)
     assert assigned_types(host) == principal.read(unit.databag)[0] == {}
     host.driver.refused.clear()
-    unit.hook("update-status")
+    unit.hook_after_delay("update-status")
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
     assert len(assigned_types(host)) == 6

@@ -255,8 +255,8 @@ def test_a_daemon_that_does_not_stay_running_is_reported(ready_host):
     unit.hook("update-status")
     assert unit.status == (
         "blocked",
-        "nvidia-vgpu-mgr is not running; see journalctl -u nvidia-vgpu-mgr, "
-        "then run reboot-install",
+        "nvidia-vgpu-mgr is down; see journalctl -u nvidia-vgpu-mgr; fix this, "
+        "then run reboot-install (next try HH:MM UTC)",
     )
 
 
@@ -277,7 +277,7 @@ def test_a_refused_module_is_reported_with_the_reason_and_loaded_later(boot, nvi
             ),
         )
         (host.bed / "refuse-module").unlink()
-        unit.hook("update-status")
+        unit.hook_after_delay("update-status")
         assert "Secure Boot" not in unit.status[1]
 
 

@@ -281,7 +281,7 @@ def test_a_failing_postinst_is_reported_and_repaired_by_a_good_file(
     unit.attach(packages.build_nvidia(tmp_path, postinst=BROKEN))
     assert unit.status[0] == "blocked"
     assert unit.status[1].startswith("Host software not installed: dpkg: error processing package")
-    assert unit.status[1].endswith("; fix this, then run reboot-install")
+    assert unit.status[1].endswith("; fix this, then run reboot-install (next try HH:MM UTC)")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "iF 570.172.07"}
     row.record(unit)
 
@@ -391,7 +391,7 @@ def test_a_full_disk_is_reported_until_there_is_space_again(fresh_host, nvidia_d
     row = fault("The disk is full")
     row.record(unit)
     host.free_disk()
-    unit.hook("update-status")
+    unit.hook_after_delay("update-status")
     assert installed(host) == {"nvidia-vgpu-ubuntu-570": "ii 570.172.07"}
     assert unit.status == READY
     row.record_end(unit, "the disk has space again")
@@ -407,6 +407,6 @@ def test_a_kernel_for_which_the_module_does_not_build_is_reported(ready_host, fa
     row = fault("The module does not build for a new kernel")
     row.record(unit)
     (host.bed / "refuse-module").unlink()
-    unit.hook("update-status")
+    unit.hook_after_delay("update-status")
     assert unit.status == READY
     row.record_end(unit, "the module builds")

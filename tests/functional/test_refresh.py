@@ -84,7 +84,7 @@ def test_an_unusable_state_file_changes_nothing(ready_host, fault, name, text):
         state = {
             **json.loads(path.read_text()),
             "an_unknown_entry": ["x"],
-            "install_failure": ["unknown"],
+            "installation": {"problem": ["unknown"]},
         }
         path.write_text(json.dumps(state))
     elif text:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from string import Formatter
 from typing import Iterable, Mapping, Sequence
@@ -211,7 +212,7 @@ def host(
     gathered = facts.gather(root, count=count)
     inputs = Inputs(text, needs_software=bool(gathered.cards), options=options)
     assessment = assess(root, gathered, CharmState(), inputs)
-    for line in unit_status.unit_statuses(assessment, APP):
+    for line in unit_status.unit_statuses(assessment, APP, time.time()):
         status(line.level.value, line.message)
     for reported in assessment.problems:
         problem(reported)

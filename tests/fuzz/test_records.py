@@ -33,8 +33,16 @@ MAPPING = st.fixed_dictionaries(
         "requested": hostile.nearly(hostile.mappings()),
         "applied": hostile.nearly(hostile.mappings()),
         "requested_report_in_placement": hostile.nearly(st.booleans()),
-        "failed_attempt": hostile.nearly(hostile.texts()),
+    },
+)
+BACKOFF = st.fixed_dictionaries(
+    {},
+    optional={
+        "conditions": hostile.nearly(hostile.texts()),
+        "failures": hostile.nearly(st.integers()),
         "failed_at": hostile.nearly(st.integers()),
+        "delay": hostile.nearly(st.integers()),
+        "problem": FAILURE,
     },
 )
 
@@ -46,7 +54,8 @@ RECORDS = {
             name: hostile.nearly(
                 {
                     "mapping": MAPPING,
-                    "install_failure": FAILURE,
+                    "installation": BACKOFF,
+                    "preparation": BACKOFF,
                     "resource_inspection": st.one_of(
                         FAILURE, st.lists(hostile.texts()).map(lambda texts: ["package", *texts])
                     ),

@@ -19,7 +19,7 @@ from simulated import Machine
 import recorded
 from charm import NovaComputeNvidiaVgpuCharm
 from system import sysfs
-from unit import Unit
+from unit import Clock, Unit
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def unit_on(folder: Path, name: str) -> Iterator[Unit]:
             patch.setattr(sysfs, "write", machine.driver.write)
             patch.setattr(NovaComputeNvidiaVgpuCharm, "root", root)
             patch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(machine))
-            unit = Unit(machine, testing.Context(NovaComputeNvidiaVgpuCharm))
+            unit = Unit(machine, testing.Context(NovaComputeNvidiaVgpuCharm), Clock())
             yield unit
             _check(unit)
     finally:

@@ -18,7 +18,7 @@ from driver import daemon
 from gpu import card
 from host import facts, gpus
 from system import sysfs
-from unit import Unit
+from unit import Clock, Unit
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +26,14 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip all delays: a simulated daemon fails immediately, and a simulated driver is ready."""
     monkeypatch.setattr(daemon, "START_CHECK_DELAY", 0)
     monkeypatch.setattr(prepare.time, "sleep", lambda _: None)  # one module: everywhere
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stop the clock of the host at noon."""
+    stopped = Clock()
+    monkeypatch.setattr("time.time", stopped)
+    return stopped
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ma
 
 @pytest.fixture
 def deploy(
-    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> Callable[..., Unit]:
     """Deploy a unit on a recorded host."""
 
@@ -79,6 +87,6 @@ def deploy(
         simulated = machine(host, **changes)
         monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "root", simulated.root)
         monkeypatch.setattr(NovaComputeNvidiaVgpuCharm, "run", staticmethod(simulated))
-        return Unit(simulated, testing.Context(NovaComputeNvidiaVgpuCharm))
+        return Unit(simulated, testing.Context(NovaComputeNvidiaVgpuCharm), clock)
 
     return deploy_unit

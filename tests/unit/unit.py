@@ -23,11 +23,22 @@ def ready(message: str) -> testing.ActiveStatus:
     return testing.ActiveStatus(f"Unit is ready: {message}")
 
 
+class Clock:
+    """A clock that shows 12:00 UTC until it is set forward; it replaces `time.time`."""
+
+    def __init__(self) -> None:
+        self.now = 1790596800.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Unit:
     """One unit of the charm on a simulated machine; it keeps its state from event to event."""
 
-    def __init__(self, machine: Machine, context: testing.Context[Any]) -> None:
+    def __init__(self, machine: Machine, context: testing.Context[Any], clock: Clock) -> None:
         self.machine = machine
+        self.clock = clock
         self.context = context
         self.relation = testing.SubordinateRelation("nova-vgpu")
         # Charmhub's own revision of the resource is an empty file.
@@ -60,6 +71,11 @@ class Unit:
 
     def hook(self, name: str) -> None:
         self.state = self.context.run(getattr(self.context.on, name)(), self.state)
+
+    def update_status_after(self, *, minutes: int) -> None:
+        """Set the clock forward, as far as a failure needs to be tried again."""
+        self.clock.now += 60 * minutes
+        self.hook("update_status")
 
     def relation_hook(self, name: str, **changes: Any) -> None:
         current = self.state.get_relation(self.relation.id)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import dataclass, field
@@ -106,6 +107,15 @@ class Juju:
         """Run the dispatch for a hook."""
         return self._dispatch(f"hooks/{name}", self.variables(name))
 
+    def hook_after_delay(self, name: str) -> Outcome:
+        """Run the dispatch for a hook, once what failed is due to be tried again."""
+        path = self._machine.root / "var/lib/nova-compute-nvidia-vgpu/state.json"
+        state = json.loads(path.read_text(encoding="utf-8"))
+        for failed in (state["installation"], state["preparation"]):
+            failed["failed_at"] -= failed["delay"]
+        path.write_text(json.dumps(state), encoding="utf-8")
+        return self.hook(name)
+
     def action(self, name: str, **params: Any) -> Outcome:
         """Run the dispatch for an action; parameters have _ for -."""
         declared = self._actions[name].get("params", {})
@@ -124,9 +134,9 @@ class Juju:
 
     @property
     def status(self) -> tuple[str, str]:
-        """The unit's status and message."""
+        """The unit's status and message, without the time of a next try."""
         level, _, message = self._read("status").partition("\n")
-        return level, message.rstrip("\n")
+        return level, re.sub(r"next try [0-9:]+", "next try HH:MM", message.rstrip("\n"))
 
     @property
     def workload_version(self) -> str:

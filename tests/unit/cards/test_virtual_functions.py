@@ -16,6 +16,7 @@ from host import gpus
 from system.commands import CommandError, Result
 
 CARD = "0000:41:00.0"
+DELAYS = (1, 2, 4, 8, 16)
 COMMAND = ("/usr/lib/nvidia/sriov-manage", "-e", CARD)
 
 
@@ -32,7 +33,8 @@ def card_of(host):
 def enable(host):
     pauses = []
     with mock.patch("time.sleep", pauses.append):
-        result = virtual_functions.enable_virtual_functions(host.root, host, card_of(host))
+        card = card_of(host)
+        result = virtual_functions.enable_virtual_functions(host.root, host, card, DELAYS)
     return result, pauses
 
 
@@ -51,7 +53,7 @@ def test_functions_are_enabled_once(a40):
 
 def test_success_without_functions_is_retried(a40):
     a40.sriov_no_ops = 2
-    assert enable(a40) == (True, [5.0, 5.0])
+    assert enable(a40) == (True, [1, 2])
 
 
 def test_repeated_success_without_functions_is_a_failure(a40):
@@ -64,7 +66,7 @@ def test_repeated_success_without_functions_is_a_failure(a40):
 
 def test_temporary_client_of_the_card_is_awaited(a40):
     a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n", times=3)
-    assert enable(a40) == (True, [5.0, 5.0, 5.0])
+    assert enable(a40) == (True, [1, 2, 4])
 
 
 def test_permanent_client_of_the_card_is_reported(a40):
@@ -72,6 +74,13 @@ def test_permanent_client_of_the_card_is_reported(a40):
     assert failure_of(a40) == Problem(
         ProblemKind.VFS_FAILED, PciAddress.parse(CARD), reason="Cannot obtain unbindLock"
     )
+
+
+def test_card_is_tried_once_without_delays(a40):
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
+    with pytest.raises(HostError):
+        virtual_functions.enable_virtual_functions(a40.root, a40, card_of(a40))
+    assert a40.did(COMMAND[0]) == [COMMAND]
 
 
 def test_failure_without_output_is_reported_with_its_exit_code(a40):
@@ -163,7 +172,7 @@ def test_card_that_fell_off_the_bus_is_a_failure(a40):
 
 
 def disable(host):
-    virtual_functions.disable_virtual_functions(host.root, host, card_of(host))
+    virtual_functions.disable_virtual_functions(host.root, host, card_of(host), DELAYS)
 
 
 def test_card_keeps_its_driver_when_functions_are_disabled(machine):
@@ -217,8 +226,9 @@ def test_card_is_bound_again_before_the_next_attempt(a40):
     pauses = []
     run = unbinding(a40, "-e", 1)
     with mock.patch("time.sleep", pauses.append):
-        assert virtual_functions.enable_virtual_functions(a40.root, run, card_of(a40))
-    assert pauses == [5.0]
+        card = card_of(a40)
+        assert virtual_functions.enable_virtual_functions(a40.root, run, card, DELAYS)
+    assert pauses == [1]
     assert [argv[0].rsplit("/", 1)[-1] for argv in a40.commands] == [
         "sriov-manage",
         "sh",

@@ -45,12 +45,12 @@ def test_failure_to_enable_virtual_functions_is_shown_and_keeps_published_data(d
     for hook in ("start", "update_status", "config_changed"):
         unit.hook(hook)
         assert unit.status == testing.BlockedStatus(
-            "Cannot change virtual functions of 0000:41:00.0: Cannot obtain "
-            "unbindLock; see journalctl -u nova-compute-nvidia-vgpu"
+            "No virtual functions on 0000:41:00.0: Cannot obtain unbindLock; fix this, "
+            "then run reboot-install (next try 12:04 UTC)"
         )
         assert unit.databag == before
     unit.machine.repair("/usr/lib/nvidia/sriov-manage")
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
 
@@ -63,7 +63,7 @@ def test_functions_lost_at_boot_keep_their_mapping_published(deploy):
     unit.hook("start")
     assert unit.databag == before
     unit.machine.repair("/usr/lib/nvidia/sriov-manage")
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert unit.databag == before
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
@@ -73,7 +73,8 @@ def test_failure_to_enable_the_boot_service_is_shown(deploy):
     unit.machine.fail("systemctl enable")
     unit.configure("{A40-8Q: ['10de:2235']}")
     assert unit.status == testing.BlockedStatus(
-        "Boot service failed: systemctl enable failed; see journalctl -u nova-compute-nvidia-vgpu"
+        "Boot service failed: systemctl enable failed; fix this, then run reboot-install "
+        "(next try 12:04 UTC)"
     )
 
 

@@ -104,7 +104,7 @@ def test_resume_fails_if_the_daemon_does_not_start(deploy):
     unit.machine.failing.add("nvidia-vgpu-mgr")
     with pytest.raises(testing.ActionFailed) as failure:
         unit.action("resume")
-    assert failure.value.message.startswith("nvidia-vgpu-mgr is not running")
+    assert failure.value.message.startswith("nvidia-vgpu-mgr is down")
 
 
 def test_interrupted_pause_can_be_resumed(deploy):

@@ -65,6 +65,6 @@ def test_failed_restart_is_shown(deploy):
     unit.machine.fail("systemctl restart", output="Job failed.\n")
     unit.relation_hook("changed", remote_unit_data={"restart-trigger": "a"})
     assert unit.status == testing.BlockedStatus(
-        "nvidia-vgpu-mgr is not running; see journalctl -u nvidia-vgpu-mgr, "
-        "then run reboot-install"
+        "nvidia-vgpu-mgr is down; see journalctl -u nvidia-vgpu-mgr; "
+        "fix this, then run reboot-install (next try 12:04 UTC)"
     )

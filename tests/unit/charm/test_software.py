@@ -58,13 +58,13 @@ def test_failed_installation_is_shown_until_it_succeeds(deploy, tmp_path):
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     message = (
         "Host software not installed: E: You have held broken packages.; fix this, "
-        "then run reboot-install"
+        "then run reboot-install (next try 12:04 UTC)"
     )
     assert unit.status == testing.BlockedStatus(message)
     unit.relation_hook("changed")
     assert unit.status == testing.BlockedStatus(message)
     unit.machine.repair("apt-get install")
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert "nvidia-vgpu-ubuntu-570" in unit.machine.packages()
 
 

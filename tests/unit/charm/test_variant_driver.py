@@ -113,8 +113,8 @@ def test_type_refused_by_the_driver_is_shown(l40s, monkeypatch):
     monkeypatch.setattr("system.sysfs.write", refuse)
     l40s.configure("{L40S-24Q: ['10de:26b9']}")
     assert l40s.status == testing.BlockedStatus(
-        "No nvidia-1155 on 0000:3d:00.4: the driver rejects it; see journalctl -u "
-        "nova-compute-nvidia-vgpu"
+        "No nvidia-1155 on 0000:3d:00.4: the driver rejects it; fix this, "
+        "then run reboot-install (next try 12:04 UTC)"
     )
 
 

@@ -11,6 +11,7 @@ from driver import daemon, resource, software
 from gpu.pci import PciAddress
 from gpu.problems import SOFTWARE_BROKEN, HostError, Problem, ProblemKind
 from host.facts import gather
+from state.backoff import Backoff
 from state.charm_state import CharmState
 
 UUID = recorded.UUIDS[0]
@@ -123,7 +124,7 @@ def test_forced_upgrade_does_not_wait_for_the_guests(start):
     ]
 
 
-def test_failure_is_reported_and_retried_at_the_next_event(start):
+def test_failure_is_reported_until_an_attempt_succeeds(start):
     host = start(recorded.without_driver("t4-pair"))
     host.attach()
     host.machine.fail("apt-get install", output="E: Could not get lock\n", returncode=100)
@@ -131,7 +132,64 @@ def test_failure_is_reported_and_retried_at_the_next_event(start):
     assert host.event() == [Problem(ProblemKind.DPKG_LOCKED)]
     host.machine.repair("apt-get install")
     assert host.event() == []
-    assert host.state.install_failure == ()
+    assert host.state.installation == Backoff()
+
+
+BREAK = {
+    "installation": ("apt-get install", "E: Unable to correct problems\n"),
+    "removal": ("apt-get remove", "E: Sub-process /usr/bin/dpkg returned an error code (1)\n"),
+    "headers": ("apt-cache", ""),
+    "module": ("modprobe nvidia", "modprobe: ERROR: could not insert 'nvidia'\n"),
+    "daemon": ("systemctl start nvidia-vgpu-mgr", "Job for nvidia-vgpu-mgr.service failed.\n"),
+}
+
+
+@pytest.mark.parametrize(("command", "output"), BREAK.values(), ids=BREAK)
+def test_failed_step_is_not_repeated_before_its_delay(start, clock, command, output):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach(name="nvidia-vgpu-ubuntu-535")
+    recorded.write_dpkg_status(host.machine.root, [("nvidia-vgpu-ubuntu-470", "1", "installed")])
+    host.machine.fail(command, output=output, returncode=100)
+    assert host.event() != []
+    facts = gather(host.machine.root)
+    assert not software.may_succeed(host.machine.root, facts, host.state)
+    clock.now += 240
+    assert software.may_succeed(host.machine.root, facts, host.state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda host: host.attach(version="570.211.01"),
+        lambda host: (host.machine.root / "proc/sys/kernel/osrelease").write_text("6.8.0-99\n"),
+        lambda host: (
+            recorded.write_dpkg_status(host.machine.root, [("nova-common", "1", "x")])
+            or (host.machine.root / "sys/module/nvidia").mkdir(parents=True)
+            or (host.machine.root / "sys/module/nvidia/version").write_text("570.1\n")
+        ),
+        lambda host: host.machine._run_unit("nvidia-vgpu-mgr"),
+    ],
+    ids=["another package", "another kernel", "the driver was loaded", "the daemon is running"],
+)
+def test_failed_step_is_repeated_at_once_when_its_cause_changes(start, change):
+    host = start(recorded.without_driver("t4-pair"))
+    host.attach()
+    host.machine.fail("apt-get install", output="E: Unable to correct problems\n", returncode=100)
+    host.event()
+    change(host)
+    host.state = resource.ensure_inspected(host.machine, host.state)
+    assert software.may_succeed(host.machine.root, gather(host.machine.root), host.state)
+
+
+def test_waiting_package_is_logged_once(start, caplog):
+    caplog.set_level("INFO")
+    host = start("t4-pair")
+    host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+    host.attach()
+    for _ in range(3):
+        host.event()
+    lines = [(record.levelname, record.message) for record in caplog.records]
+    assert lines == [("INFO", "upgrade-pending: version='570.172.07': see above")]
 
 
 def test_failure_is_logged_with_the_output_of_the_program(start, caplog):
@@ -202,7 +260,7 @@ def test_incomplete_driver_is_a_problem_without_a_resource(start, packages):
 )
 def test_recorded_failure_of_another_revision_is_ignored(start, row):
     host = start("t4-pair")
-    host.state = CharmState(install_failure=tuple(row))
+    host.state = CharmState(installation=Backoff(failures=1, problem=tuple(row)))
     assert list(software.find_problems(gather(host.machine.root), host.state)) == []
 
 

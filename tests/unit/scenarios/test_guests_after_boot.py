@@ -64,11 +64,11 @@ def test_function_whose_type_cannot_be_restored_is_shown(deploy):
     unit.machine.reboot()
     unit.hook("start")
     assert unit.status == testing.BlockedStatus(
-        "No nvidia-1152 on 0000:3d:00.5: lost at boot, so its guest cannot start; "
-        "see journalctl -u nova-compute-nvidia-vgpu"
+        "No nvidia-1152 on 0000:3d:00.5: its guest lost it at boot; "
+        "fix this, then run reboot-install (next try 12:04 UTC)"
     )
     unit.machine.driver.refused.clear()
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert unit.assigned_types() == {"0000:3d:00.5": "nvidia-1152"}
     assert unit.status.name == "active"
 

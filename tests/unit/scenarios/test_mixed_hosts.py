@@ -64,12 +64,12 @@ def test_card_whose_functions_fail_does_not_affect_others(deploy):
     unit.machine.reboot()
     unit.hook("start")
     assert unit.status == testing.BlockedStatus(
-        "Cannot change virtual functions of 0000:3d:00.0: NVRM: failed; see "
-        "journalctl -u nova-compute-nvidia-vgpu"
+        "No virtual functions on 0000:3d:00.0: NVRM: failed; fix this, "
+        "then run reboot-install (next try 12:04 UTC)"
     )
     assert {address[:7] for address in unit.device_specs()} == {"0000:c1"}
     unit.machine.repair("/usr/lib/nvidia/sriov-manage -e 0000:3d:00.0")
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert unit.status.name == "active"
 
 

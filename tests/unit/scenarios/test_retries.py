@@ -4,15 +4,83 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from ops import testing
 
+import recorded
 from recorded import UUIDS
+from unit import ready
 
 A100 = "0000:41:00.0"
 MIG_QUERY = "nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending"
+
+
+def eight_cards(name):
+    """Return eight cards of a host that has one, without virtual functions."""
+    (card,) = recorded.without_functions(name)["functions"]
+    return [{**card, "address": f"0000:{16 * number:02x}:00.0"} for number in range(1, 9)]
+
+
+def test_cards_that_cannot_be_enabled_are_tried_once_in_a_hook_and_then_less_often(deploy):
+    unit = deploy("a40-mdev", functions=eight_cards("a40-mdev"))
+    unit.hook("start")  # the boot service has run since the last boot
+    unit.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n")
+    unit.configure("{A40-8Q: ['10de:2235']}")
+    assert len(unit.machine.did("/usr/lib/nvidia/sriov-manage")) == 8
+    attempts = []
+    for _ in range(24):  # two hours of update-status
+        unit.machine.commands.clear()
+        unit.update_status_after(minutes=5)
+        attempts.append(len(unit.machine.did("/usr/lib/nvidia/sriov-manage")))
+    assert sum(attempts) == 4 * 8
+    assert unit.status.message.endswith("fix this, then run reboot-install (next try 14:14 UTC)")
+    unit.machine.commands.clear()
+    unit.hook("update_status")
+    assert unit.machine.commands == []
+    unit.machine.repair("/usr/lib/nvidia/sriov-manage")
+    unit.action("reboot-install")
+    assert unit.status == ready("8 NVIDIA GPUs, 1 vGPU type")
+
+
+def test_boot_service_tries_a_card_again_at_once(deploy, monkeypatch):
+    unit = deploy(recorded.without_functions("a40-mdev"))
+    unit.configure("{A40-8Q: ['10de:2235']}")
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    unit.machine.fail("/usr/lib/nvidia/sriov-manage", output="Cannot obtain unbindLock\n", times=3)
+    unit.machine.reboot()
+    assert pauses == [1, 2, 4]
+    assert len(unit.machine.facts.cards[0].gpu.virtual_functions) == 32
+
+
+def test_failed_installation_costs_nothing_until_it_is_tried_again(deploy, tmp_path):
+    unit = deploy("t4-fresh")
+    unit.machine.fail("apt-get install", output="E: You have held broken packages.\n")
+    unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    unit.machine.commands.clear()
+    unit.hook("update_status")
+    assert unit.machine.commands == []
+    unit.machine.repair("apt-get install")
+    unit.action("reboot-install")
+    assert "nvidia-vgpu-ubuntu-570" in unit.machine.packages()
+
+
+def test_boot_service_that_systemd_refuses_is_not_run_at_every_event(deploy):
+    unit = deploy(recorded.without_functions("a40-mdev"))
+    unit.machine.fail("systemctl restart", output="Job failed.\n")
+    unit.configure("{A40-8Q: ['10de:2235']}")
+    message = (
+        "Boot service failed: systemctl restart failed; fix this, then run reboot-install "
+        "(next try 12:04 UTC)"
+    )
+    assert unit.status == testing.BlockedStatus(message)
+    unit.machine.commands.clear()
+    unit.hook("update_status")
+    assert unit.status == testing.BlockedStatus(message)
+    assert unit.machine.commands == []
+    unit.machine.repair("systemctl restart")
+    unit.update_status_after(minutes=4)
+    assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
 
 def test_destroyed_gpu_instances_are_created_again(deploy):
@@ -32,7 +100,7 @@ def test_recovered_driver_is_queried_again(deploy):
     unit.configure("{A100-20C: ['10de:20f1']}")
     assert unit.status.name != "active"
     unit.machine.repair("nvidia-smi")
-    unit.hook("update_status")
+    unit.update_status_after(minutes=4)
     assert unit.status.name == "active"
 
 
@@ -55,7 +123,7 @@ def test_card_that_reported_no_mig_is_queried_again_on_request(deploy):
     assert len(unit.device_addresses("nvidia-699")) == 7
 
 
-def test_mode_refused_by_another_card_is_not_retried_at_every_event(deploy, monkeypatch):
+def test_mode_refused_by_another_card_is_not_retried_at_every_event(deploy):
     unit = deploy("a100-80-pair")
     unit.configure("{A100D-20C: ['10de:20b5']}")
     before = unit.databag
@@ -65,14 +133,12 @@ def test_mode_refused_by_another_card_is_not_retried_at_every_event(deploy, monk
     unit.configure("{A100D-1-10C: ['10de:20b5']}")
     assert unit.status == testing.BlockedStatus(
         "MIG setup failed on 0000:b1:00.0: In use by another client; fix this, "
-        "then run reboot-install"
+        "then run reboot-install (next try 13:00 UTC)"
     )
     unit.assert_converged()
     assert unit.databag == before
-    now = time.time()
-    monkeypatch.setattr("charm.time.time", lambda: now + 3601)
     unit.machine.commands.clear()
-    unit.hook("update_status")
+    unit.update_status_after(minutes=60)
     assert unit.machine.did("nvidia-smi -i 0000:b1:00.0 -mig 1")
     assert unit.databag == before
     unit.assert_converged()

@@ -10,6 +10,7 @@ import stat
 import pytest
 
 from state import charm_state
+from state.backoff import Backoff
 from state.charm_state import CharmState
 from state.mapping_history import MappingHistory
 
@@ -19,8 +20,6 @@ FULL = CharmState(
         requested="{T4-8Q: ['10de:1eb8']}",
         requested_report_in_placement=True,
         applied="{T4-4Q: ['10de:1eb8']}",
-        failed_attempt="ef56",
-        failed_at=1790000000,
     ),
     handled_restart_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
     restart_pending=True,
@@ -32,7 +31,8 @@ FULL = CharmState(
     resource_path="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
     resource_stamp="12 34",
     resource_inspection=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
-    install_failure=("dpkg-locked", "", {}),
+    installation=Backoff("ef56", 2, 1790000000, 480, ("dpkg-locked", "", {})),
+    preparation=Backoff("ab78", 1, 1790000000, 240, ("reboot-refused", "", {})),
 )
 
 
@@ -47,7 +47,8 @@ def write(root, text):
 
 def test_everything_that_is_saved_is_loaded(tmp_path):
     assert all(value != empty for value, empty in zip(FULL, CharmState()))
-    assert all(value != empty for value, empty in zip(FULL.mapping, MappingHistory()))
+    for group in (FULL.mapping, FULL.installation, FULL.preparation):
+        assert all(value != empty for value, empty in zip(group, type(group)()))
     charm_state.save(tmp_path, FULL)
     assert charm_state.load(tmp_path) == FULL
 
@@ -90,15 +91,18 @@ def test_file_of_another_shape_is_an_empty_state(tmp_path, data):
 def test_fields_of_another_type_are_ignored(tmp_path):
     data = {
         "paused": 1,
-        "mapping": {"requested": "{}", "failed_at": "x", "later": 1},
+        "mapping": {"requested": "{}", "applied": 1, "later": 1},
+        "preparation": ["x"],
         "published_digest": None,
-        "install_failure": [1, "x"],
+        "installation": {"problem": [1, "x"], "failed_at": "x"},
         "later": True,
         "resource_path": "/a",
     }
     write(tmp_path, json.dumps(data).encode())
     assert charm_state.load(tmp_path) == CharmState(
-        mapping=MappingHistory(requested="{}"), install_failure=(1, "x"), resource_path="/a"
+        mapping=MappingHistory(requested="{}"),
+        installation=Backoff(problem=(1, "x")),
+        resource_path="/a",
     )
 
 

@@ -152,7 +152,8 @@ def test_driver_output_is_shown_as_one_printable_line(deploy, tmp_path):
     unit.machine.fail("modprobe nvidia", output="modprobe: ERROR: no\x00 \x1b[31mdriver\n")
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     assert unit.status == testing.BlockedStatus(
-        "Driver not loaded: no? ?[31mdriver; fix this, then run reboot-install"
+        "Driver not loaded: no? ?[31mdriver; fix this, "
+        "then run reboot-install (next try 12:04 UTC)"
     )
 
 

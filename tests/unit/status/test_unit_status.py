@@ -20,6 +20,7 @@ from status.messages import Level
 from status.unit_status import Status, format_problem, problem_status, unit_statuses
 
 APP = "nova-compute-nvidia-vgpu"
+NOON = 1790596800.0
 CARD = PciAddress.parse("0000:84:00.0")
 PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
 
@@ -239,8 +240,8 @@ MESSAGES = [
     (
         Problem(ProblemKind.SERVICE_DOWN, service="nvidia-vgpu-mgr"),
         "blocked",
-        "nvidia-vgpu-mgr is not running; see journalctl -u nvidia-vgpu-mgr, "
-        "then run reboot-install",
+        "nvidia-vgpu-mgr is down; see journalctl -u nvidia-vgpu-mgr; "
+        "fix this, then run reboot-install",
     ),
     (
         Problem(ProblemKind.STILL_RUNNING, service="nvidia-vgpu-mgr"),
@@ -303,8 +304,8 @@ def test_message_states_what_is_wrong_and_what_to_do(problem, level, text):
         (ProblemKind.RESOURCE_INVALID, "reason", "; attach nvidia-vgpu-ubuntu-*.deb"),
         (ProblemKind.INSTALL_FAILED, "reason", "; fix this, then run reboot-install"),
         (ProblemKind.NOT_LOADED, "reason", "; fix this, then run reboot-install"),
-        (ProblemKind.VFS_FAILED, "reason", "; see journalctl -u nova-compute-nvidia-vgpu"),
-        (ProblemKind.SERVICE_DOWN, "service", ", then run reboot-install"),
+        (ProblemKind.VFS_FAILED, "reason", "; fix this, then run reboot-install"),
+        (ProblemKind.SERVICE_DOWN, "service", "; fix this, then run reboot-install"),
         (ProblemKind.VGPUS_IN_USE_OR_FORCE, "vgpu", ", or use force=true"),
     ],
     ids=lambda value: getattr(value, "value", ""),
@@ -324,7 +325,7 @@ def test_braces_in_an_argument_are_not_expanded():
 def test_missing_argument_is_a_question_mark():
     problem = Problem.from_row(["virtual-functions-failed", "", {"why": "x"}])
     assert format_problem(problem, APP) == (
-        "Cannot change virtual functions of ?: ?; see journalctl -u nova-compute-nvidia-vgpu"
+        "No virtual functions on ?: ?; fix this, then run reboot-install"
     )
 
 
@@ -360,7 +361,9 @@ def test_missing_argument_is_a_question_mark():
     ],
 )
 def test_ready_status_states_what_the_unit_offers(host, name, text, message):
-    assert unit_statuses(assessment(host(name), text), APP) == (Status(Level.ACTIVE, message),)
+    assert unit_statuses(assessment(host(name), text), APP, NOON) == (
+        Status(Level.ACTIVE, message),
+    )
 
 
 @pytest.mark.parametrize(
@@ -391,7 +394,7 @@ def test_ready_status_states_what_the_unit_offers(host, name, text, message):
     ids=["virtual functions off", "vendor VFIO", "no driver yet"],
 )
 def test_mapping_that_cannot_be_offered_yet_is_the_status(host, name, text, level, message):
-    assert unit_statuses(assessment(host(name), text), APP)[0] == Status(level, message)
+    assert unit_statuses(assessment(host(name), text), APP, NOON)[0] == Status(level, message)
 
 
 def test_most_severe_status_is_first():
@@ -402,6 +405,7 @@ def test_most_severe_status_is_first():
             Problem(ProblemKind.NOT_INSTALLED),
         ),
         APP,
+        NOON,
     )
     assert [status.level for status in statuses] == [Level.BLOCKED, Level.WAITING, Level.ACTIVE]
     assert statuses[-1].message == (
@@ -412,7 +416,9 @@ def test_most_severe_status_is_first():
 
 def test_first_of_equally_severe_statuses_stays_first():
     statuses = unit_statuses(
-        empty_host(Problem(ProblemKind.NOT_INSTALLED), Problem(ProblemKind.RESOURCE_MISSING)), APP
+        empty_host(Problem(ProblemKind.NOT_INSTALLED), Problem(ProblemKind.RESOURCE_MISSING)),
+        APP,
+        NOON,
     )
     assert statuses[0].message == "Host software not installed; run action reboot-install"
 
@@ -438,6 +444,7 @@ def test_pause_hides_all_other_statuses(masked, paused, message):
             state=CharmState(paused=paused),
         ),
         APP,
+        NOON,
     )
     assert statuses == (Status(Level.MAINTENANCE, message),)
 
@@ -447,7 +454,7 @@ def test_ready_status_with_many_notes_is_truncated():
         Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type=f"nvidia-{number}")
         for number in range(10, 20)
     ]
-    message = unit_statuses(empty_host(*notes), APP)[-1].message
+    message = unit_statuses(empty_host(*notes), APP, NOON)[-1].message
     assert message.startswith("Unit is ready: no supported NVIDIA GPU found; Nova 25.2.1 offers")
     assert message.endswith("...")
     assert len(message) == 119
