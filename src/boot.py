@@ -44,7 +44,10 @@ def main(root: Path, run: Runner) -> int:
     boot_result.save(root, problems)
     for problem in problems:
         logger.error("%s", problem)
-    if not problems:
+    obstacles = [card.obstacle for card in gather(root).cards if card.obstacle is not None]
+    for obstacle in obstacles:
+        logger.warning("left alone: %s", obstacle)
+    if not (problems or obstacles):
         logger.info("all cards are prepared")
     return 1 if problems else 0
 

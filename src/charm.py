@@ -22,7 +22,7 @@ from gpu.card import Card
 from gpu.problems import NEEDS_REBOOT, SOFTWARE_BROKEN, HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
-from state import boot_result, charm_state, folders
+from state import backoff, boot_result, charm_state, folders
 from state.charm_state import CharmState
 from status import messages
 from status.assessment import (
@@ -265,7 +265,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if needs_software(self.config, facts):
             facts, state = self._ensure_software(facts, state, force)
         assessment = self._assess_host(facts, state)
-        if facts.cards and assessment.has_driver and not assessment.is_paused:
+        if facts.own_cards and assessment.has_driver and not assessment.is_paused:
             assessment = self._prepare_cards(assessment)
         return self._publish(assessment)
 
@@ -337,10 +337,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         prepared = self._assess(gather(self.root), assessment.state)
         if problem is None and not boot_result.failures(self.root):
             return prepared.with_preparation()
-        is_rare = boot_result.is_permanent(
-            self.root, risks_published=bool(prepared.state.mapping.applied)
-        )
-        return prepared.with_failed_preparation(time.time(), problem, is_rare=is_rare)
+        delay = backoff.AT_ONCE if problem else backoff.AFTER_MINUTES  # it may have been killed
+        risks_published = bool(prepared.state.mapping.applied)
+        if boot_result.is_permanent(self.root, risks_published=risks_published):
+            delay = backoff.AFTER_AN_HOUR
+        return prepared.with_failed_preparation(time.time(), problem, delay)
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""

@@ -74,6 +74,10 @@ class Driver:
             if card.get("driver") is None:
                 self._bind(card, "nvidia")
 
+    def bind(self, address: str, driver: str | None) -> None:
+        """Bind a card to a driver, as an operator does."""
+        self._bind(self.card(address), driver)
+
     # sysfs
 
     def write(self, path: str | Path, text: str) -> None:

@@ -140,6 +140,10 @@ def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
     given_up: set[PciAddress] = set()
     for _ in range(_MAX_PASSES):
         plan = this.make_plan(this.host.facts)
+        if is_new_mapping and not _pending_steps(plan.preparation):
+            # Before a card that offers vGPUs is changed, the others must have reported.
+            _wait_for_types(this, given_up)
+            plan = this.make_plan(this.host.facts)
         steps = {
             address: step
             for address, step in _pending_steps(plan.preparation).items()
@@ -150,7 +154,7 @@ def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
         }
         if is_new_mapping and without_functions:
             steps = without_functions
-        elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
+        elif is_new_mapping and _must_not_be_applied(plan, this.host.facts, given_up):
             break
         else:  # types first: the preparation of the other cards may take minutes
             problems += type_assignment.assign_types(this.host, this.make_plan, steps)
@@ -166,6 +170,18 @@ def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
         if not steps and not has_news:
             break
     return problems
+
+
+def _must_not_be_applied(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -> bool:
+    """Whether a new mapping is wrong, or cannot be published after the cards were changed.
+
+    That is the case if a card whose guests have vGPUs cannot be prepared: what is published then
+    stays as it is, for all cards.
+    """
+    stuck = {card.address for card in facts.cards if card.guest_vgpus} & given_up
+    return any(
+        problem.kind not in _PENDING or problem.address in stuck for problem in plan.problems
+    )
 
 
 def _types_not_restored(facts: HostFacts) -> list[Problem]:
@@ -291,7 +307,7 @@ def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
     for second in range(_TYPES_TIMEOUT):
         if not waiting:
             break
-        if second == 1:
+        if second == 1 and not host.facts.in_use:  # nothing is restarted while a vGPU exists
             logger.info("%s reports no types yet; restarting %s", min(waiting), VGPUD)
             try:
                 systemd.systemctl(this.run, "restart", VGPUD, timeout=60)

@@ -17,6 +17,7 @@ from typing import Sequence
 
 from gpu.pci import Gpu
 from gpu.problems import HostError, Problem, ProblemKind
+from host import nvml_clients
 from system import sysfs
 from system.commands import CommandError, Runner
 from system.text import one_line
@@ -88,12 +89,9 @@ def enable_virtual_functions(
             return True
         logger.warning("%s has no virtual functions yet: %s", gpu.address, reason)
         if attempt.timed_out:  # a hanging card must not delay the boot
-            break
-    else:
-        _ensure_driver_bound(root, run, gpu)
-    if "unbindLock" not in reason and not _has_pci_pf_stub(root, run):
-        reason = "no module pci-pf-stub; install linux-modules-extra"
-    raise _failed(gpu, reason)
+            raise _failed(gpu, reason)
+    _ensure_driver_bound(root, run, gpu)
+    raise _failed(gpu, _root_cause(root, run, gpu, reason))
 
 
 def disable_virtual_functions(
@@ -120,7 +118,19 @@ def disable_virtual_functions(
         logger.warning("%s still has virtual functions: %s", gpu.address, reason)
         if attempt.timed_out:
             break
-    raise _failed(gpu, reason)
+    raise _failed(gpu, _root_cause(root, run, gpu, reason))
+
+
+def _root_cause(root: Path, run: Runner, gpu: Gpu, reason: str) -> str:
+    """Return why sriov-manage fails as far as the host shows it, otherwise its own reason."""
+    if "unbindLock" in reason:
+        clients = nvml_clients.find(root)
+        return f"{clients[0]} uses the card" if clients else reason
+    if not _has_driver(root, gpu):
+        return "NVIDIA's driver does not take it, see dmesg"
+    if not _has_pci_pf_stub(root, run):
+        return "no module pci-pf-stub; install linux-modules-extra"
+    return reason
 
 
 def _failed(gpu: Gpu, reason: str) -> HostError:
@@ -150,13 +160,17 @@ def _ensure_driver_bound(root: Path, run: Runner, gpu: Gpu) -> None:
     In a process of its own: the write waits in the kernel for whatever uses the card, such as a
     hanging sriov-manage, and cannot be interrupted.
     """
-    if os.path.lexists(os.path.join(sysfs.device(root, gpu.address), "driver")):
+    if _has_driver(root, gpu):
         return
     path = root / "sys/bus/pci/drivers/nvidia/bind"
     try:
         run("sh", "-c", _WRITE, str(gpu.address), str(path), timeout=_TIMEOUT)
     except CommandError as error:
         logger.warning("the driver cannot be bound to %s: %s", gpu.address, error)
+
+
+def _has_driver(root: Path, gpu: Gpu) -> bool:
+    return os.path.lexists(os.path.join(sysfs.device(root, gpu.address), "driver"))
 
 
 def _has_pci_pf_stub(root: Path, run: Runner) -> bool:

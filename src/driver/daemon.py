@@ -22,13 +22,19 @@ def is_active(root: Path, run: Runner) -> bool:
     return systemd.has_processes(root, DAEMON) or systemd.is_active(run, DAEMON)
 
 
-def start(root: Path, run: Runner) -> None:
+def start(root: Path, run: Runner, *, registers_types: bool = True) -> None:
     """Register the vGPU types with the driver and start the daemon.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts systemctl.
+        registers_types: False while a vGPU exists: the types are registered then.
 
     Raises:
         HostError: SERVICE_DOWN.
     """
-    _systemctl(run, "start", VGPUD)
+    if registers_types:
+        _systemctl(run, "start", VGPUD)
     _systemctl(run, "start", DAEMON)
     time.sleep(START_CHECK_DELAY)
     if not is_active(root, run):

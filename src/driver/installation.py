@@ -155,9 +155,17 @@ def _load(root: Path, run: Runner) -> None:
     try:
         run("modprobe", _MODULES[0], timeout=120)
     except CommandError as error:
-        lines = error.output.strip().splitlines() or [str(error)]
-        reason = one_line(re.sub(r"^modprobe: \w+: ", "", lines[-1]), 200)
-        raise HostError(Problem(ProblemKind.NOT_LOADED, reason=reason)) from error
+        raise HostError(Problem(ProblemKind.NOT_LOADED, reason=_why_not_loaded(error))) from error
+    if not (root / "sys/module" / _MODULES[0]).exists():  # as with `install nvidia /bin/true`
+        raise HostError(Problem(ProblemKind.NOT_LOADED, reason="nothing was loaded"))
     with contextlib.suppress(CommandError):  # some branches have it built in
         run("modprobe", _MODULES[1], timeout=120)
     daemon.start(root, run)
+
+
+def _why_not_loaded(error: CommandError) -> str:
+    """Return modprobe's reason: its last line, or the one on an `install` line of modprobe.d."""
+    lines = error.output.strip().splitlines() or [str(error)]
+    install_lines = [line for line in lines if "install command" in line]
+    line = (install_lines or lines[-1:])[0]
+    return one_line(re.sub(r"^modprobe: \w+: ", "", line), 200)

@@ -53,6 +53,8 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
         logger.warning("%s", error)
     facts = gather(root)
     packages = list(_missing_tools(root, facts, has_lspci=lspci.is_installed(root)))
+    if facts.in_use:  # nothing is installed while a vGPU exists
+        packages = []
     for package in packages:
         _install_tool(root, run, package)
     if packages:  # that may have taken minutes
@@ -64,7 +66,7 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
 
 def _missing_tools(root: Path, facts: HostFacts, *, has_lspci: bool) -> Iterator[str]:
     """Return the packages of the archive that a host with these cards lacks."""
-    if facts.cards and not has_lspci:
+    if facts.own_cards and not has_lspci:
         yield "pciutils"
     has_mdevs = any(card.framework is Framework.MDEV for card in facts.cards)
     # Nova 30 and later cannot create a device without it.
@@ -151,7 +153,7 @@ def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force
     if is_changed:
         driver_cache.clear_modes(root)
         driver = driver_state.query(root, [card.gpu for card in facts.cards])
-    if facts.cards and installation.ensure_loaded(root, run, driver):
+    if facts.own_cards and installation.ensure_loaded(root, run, driver):
         is_changed = True
     return is_changed or _ensure_daemon(root, run, facts)
 
@@ -162,7 +164,7 @@ def _is_installed_and_loaded(root: Path, facts: HostFacts, resource: Resource) -
     if driver.is_incomplete or (wanted and not driver.has(wanted.name, wanted.version)):
         return False
     is_loaded = driver.loaded is not None and not driver.nouveau
-    return not facts.cards or (is_loaded and not nouveau.is_half_blocked(root))
+    return not facts.own_cards or (is_loaded and not nouveau.is_half_blocked(root))
 
 
 def _ensure_daemon(root: Path, run: Runner, facts: HostFacts) -> bool:
@@ -171,7 +173,7 @@ def _ensure_daemon(root: Path, run: Runner, facts: HostFacts) -> bool:
         from driver import daemon
 
         if not daemon.is_active(root, run):
-            daemon.start(root, run)
+            daemon.start(root, run, registers_types=not facts.in_use)
     return False
 
 
@@ -196,10 +198,11 @@ def handle_restart_trigger(
 def find_problems(facts: HostFacts, state: CharmState) -> Iterator[Problem]:
     """Return what is wrong with the host software of a host that needs it."""
     driver, resource = facts.driver, inspected(state)
-    is_present = driver.installed is not None or (
-        driver.loaded is not None and not driver.packages
-    )
-    if resource.problem and (
+    is_from_elsewhere = driver.loaded is not None and not driver.packages
+    is_present = driver.installed is not None or (is_from_elsewhere and facts.has_vgpu_daemon)
+    if is_from_elsewhere and not is_present:
+        yield Problem(ProblemKind.NOT_VGPU_DRIVER, version=str(driver.loaded))
+    elif resource.problem and (
         resource.problem.kind is not ProblemKind.RESOURCE_MISSING or not is_present
     ):
         yield resource.problem
@@ -278,4 +281,4 @@ def _needs_daemon(facts: HostFacts) -> bool:
     """Whether NVIDIA's daemon can run and is needed on this host."""
     driver = facts.driver
     is_ready = driver.loaded is not None and driver.reboot_reason() is None
-    return bool(facts.cards) and facts.has_vgpu_daemon and is_ready
+    return bool(facts.own_cards) and facts.has_vgpu_daemon and is_ready

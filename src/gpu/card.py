@@ -15,6 +15,7 @@ import re
 from typing import NamedTuple
 
 from gpu.pci import Gpu, PciAddress, PciId
+from gpu.problems import IN_OTHER_HANDS, Problem
 
 __all__ = [
     "COUNT_LIMIT",
@@ -139,6 +140,7 @@ class Card(NamedTuple):
         known_types_complete: whether those are all, since the driver was asked a moment ago.
         lost_types: the types of vGPUs that defined guests lost at boot.
         mode: how the card is partitioned; None if that was not read since the last boot.
+        obstacle: why it cannot offer vGPUs, whatever is requested; see `host.obstacles`.
     """
 
     gpu: Gpu
@@ -154,11 +156,17 @@ class Card(NamedTuple):
     known_types_complete: bool = False
     lost_types: tuple[VgpuType, ...] = ()
     mode: CardMode | None = None
+    obstacle: Problem | None = None
 
     @property
     def address(self) -> PciAddress:
         """The address of the physical function."""
         return self.gpu.address
+
+    @property
+    def is_in_other_hands(self) -> bool:
+        """Whether an operator or a guest has the card as a whole."""
+        return self.obstacle is not None and self.obstacle.kind in IN_OTHER_HANDS
 
     @property
     def is_own_parent(self) -> bool:

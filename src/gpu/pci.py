@@ -83,6 +83,20 @@ class Gpu(NamedTuple):
     virtual_functions: tuple[PciAddress, ...]  # virtfn0, virtfn1, ..., links, in that order
 
     @property
+    def is_ampere_or_newer(self) -> bool:
+        """Whether its architecture offers vGPUs on virtual functions only.
+
+        By device ID, https://pci-ids.ucw.cz/read/PC/10de: those of Turing end at 1fff, except for
+        TU116 and TU117.
+        """
+        return self.id.device >= 0x2000 and not 0x2180 <= self.id.device < 0x2200
+
+    @property
+    def is_compute_only(self) -> bool:
+        """Whether it has compute types only, as A100, H100 and B200 have; by device ID."""
+        return self.id.device >> 8 in (0x20, 0x23, 0x29, 0x31)  # GA100, GH100, GB100, GB300
+
+    @property
     def model(self) -> str:
         """What cards of one model share: boards as different as A2 and A16 have one PCI ID."""
         return f"{self.id}/{self.subsystem}" if self.subsystem else str(self.id)

@@ -16,6 +16,7 @@ from gpu.pci import PciAddress
 __all__ = [
     "DRIVER_PENDING",
     "GUEST_PENDING",
+    "IN_OTHER_HANDS",
     "NEEDS_REBOOT",
     "NOTES",
     "PREPARATION_PENDING",
@@ -80,6 +81,11 @@ class ProblemKind(enum.Enum):
     UPGRADE_PENDING = "upgrade-pending"
     NOT_LOADED = "not-loaded"
     SECURE_BOOT = "secure-boot"
+    MODULES_LOCKED = "modules-locked"
+    MODULE_DISABLED = "module-disabled"
+    MODULE_NOT_BUILT = "module-not-built"
+    NO_CARD_TAKEN = "no-card-taken"
+    NOT_VGPU_DRIVER = "not-vgpu-driver"
     OPEN_MODULE = "open-module"
     NOUVEAU = "nouveau-bound"
     OTHER_VERSION_LOADED = "other-version-loaded"
@@ -94,11 +100,15 @@ class ProblemKind(enum.Enum):
     PAUSED = "paused"
     PAUSED_BY_PRINCIPAL = "paused-by-principal"
     # the host itself
+    OTHER_DRIVER = "other-driver"
+    WHOLE_CARD_OF_GUEST = "whole-card-of-guest"
+    CARD_REFUSED = "card-refused"
+    SRIOV_OFF = "sriov-off"
+    IOMMU_OFF = "iommu-off"
     DISK_WRITE_FAILED = "disk-write-failed"
     CARD_UNREADABLE = "card-unreadable"
     PCI_DOMAIN_UNSUPPORTED = "pci-domain-unsupported"
     # why a card offers nothing, in show-plan
-    OTHER_DRIVER = "other-driver"
     VFS_NOT_ENABLED = "virtual-functions-not-enabled"
     NO_TYPES_REPORTED = "no-types-reported"
     # guests
@@ -147,9 +157,17 @@ SOFTWARE_BROKEN = frozenset(
         ProblemKind.DPKG_LOCKED,
         ProblemKind.NOT_INSTALLED,
         ProblemKind.NOT_LOADED,
+        ProblemKind.SECURE_BOOT,
+        ProblemKind.MODULES_LOCKED,
+        ProblemKind.MODULE_DISABLED,
+        ProblemKind.MODULE_NOT_BUILT,
+        ProblemKind.NO_CARD_TAKEN,
+        ProblemKind.NOT_VGPU_DRIVER,
         ProblemKind.SERVICE_DOWN,
     }
 )
+# An operator or a guest has the card as a whole; nothing is wrong with it.
+IN_OTHER_HANDS = frozenset({ProblemKind.OTHER_DRIVER, ProblemKind.WHOLE_CARD_OF_GUEST})
 
 
 class _Problem(NamedTuple):

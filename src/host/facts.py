@@ -10,7 +10,7 @@ from typing import Mapping, NamedTuple
 
 from gpu.card import Card, VgpuType
 from gpu.pci import Gpu, PciAddress
-from host import driver_state, gpus, guest_vgpus, mdev, vendor_vfio
+from host import driver_state, gpus, guest_vgpus, libvirt_guests, mdev, obstacles, vendor_vfio
 from host.driver_state import DAEMON, DriverState
 from nova_compute.release import NovaVersion
 from state import driver_cache
@@ -39,6 +39,8 @@ class HostFacts(NamedTuple):
         lost_mdevs: mediated devices that defined guests lost at boot.
         lost_types: functions of defined guests, and the types that they lost at boot (vendor
             VFIO).
+        vgpus_on_unreadable_cards: vGPUs that exist, or that guests have, on cards that cannot be
+            read.
     """
 
     cards: tuple[Card, ...]
@@ -52,11 +54,18 @@ class HostFacts(NamedTuple):
     qemu: tuple[int, ...] | None = None
     lost_mdevs: tuple[Mdev, ...] = ()
     lost_types: tuple[tuple[PciAddress, str], ...] = ()
+    vgpus_on_unreadable_cards: tuple[str, ...] = ()
 
     @property
     def in_use(self) -> tuple[str, ...]:
         """The vGPUs that exist on any card; see `Card.in_use`."""
-        return tuple(name for card in self.cards for name in card.in_use)
+        on_cards = (name for card in self.cards for name in card.in_use)
+        return (*on_cards, *self.vgpus_on_unreadable_cards)
+
+    @property
+    def own_cards(self) -> tuple[Card, ...]:
+        """The cards that NVIDIA's host software is for: those that are not in other hands."""
+        return tuple(card for card in self.cards if not card.is_in_other_hands)
 
     @property
     def mdevs_to_restore(self) -> tuple[Mdev, ...]:
@@ -108,12 +117,13 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
     scan = gpus.scan(root)
     versions = _package_versions(root)
     is_principal_paused = _is_principal_paused(root)
-    cards = _read_cards(root, scan.gpus, count=count)
+    driver = driver_state.query(root, scan.gpus)
+    cards = _read_cards(root, scan.gpus, driver, count=count)
     lost_mdevs = guest_vgpus.lost_mdevs(root, cards)
     lost_types = guest_vgpus.lost_types(root, cards)
     return HostFacts(
         cards=guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types),
-        driver=driver_state.query(root, scan.gpus),
+        driver=driver,
         nova=_nova_version(versions),
         has_vgpu_daemon=systemd.has_unit(root, DAEMON),
         is_paused_by_mask=systemd.is_masked(root, DAEMON) or is_principal_paused is True,
@@ -123,6 +133,9 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
         qemu=_numbers(versions.get("qemu-system-x86") or versions.get("qemu-system-arm", "")),
         lost_mdevs=lost_mdevs,
         lost_types=lost_types,
+        vgpus_on_unreadable_cards=guest_vgpus.vgpus_on_unreadable_cards(
+            root, cards, scan.unreadable
+        ),
     )
 
 
@@ -147,7 +160,8 @@ class HostReader:
     def read_card(self, address: PciAddress) -> Card | None:
         """Read one card again, after a change to it alone; None if it has vanished."""
         gpu = gpus.read(self.root, address)
-        read = _read_cards(self.root, () if gpu is None else (gpu,), count=False)
+        scanned = () if gpu is None else (gpu,)
+        read = _read_cards(self.root, scanned, self.facts.driver, count=False)
         others = [card for card in self.facts.cards if card.address != address]
         cards = (*others, *read)
         lost_mdevs = guest_vgpus.lost_mdevs(self.root, cards)
@@ -161,12 +175,24 @@ class HostReader:
         return next(iter(read), None)
 
 
-def _read_cards(root: Path, scanned: tuple[Gpu, ...], *, count: bool) -> tuple[Card, ...]:
+def _read_cards(
+    root: Path, scanned: tuple[Gpu, ...], driver: DriverState, *, count: bool
+) -> tuple[Card, ...]:
+    if not scanned:
+        return ()
     known_types, modes = {}, {}
     if any(gpu.total_vfs for gpu in scanned):
         known_types, modes = driver_cache.load_types(root), driver_cache.load_modes(root)
     cards = inspect(root, scanned, known_types, count=count)
-    return tuple(card._replace(mode=modes.get(card.address)) for card in cards)
+    cards = tuple(card._replace(mode=modes.get(card.address)) for card in cards)
+    whole_cards = libvirt_guests.defined_functions(root)
+    iommu_is_off = obstacles.is_iommu_off(root)
+    return tuple(
+        card._replace(
+            obstacle=obstacles.find(card, driver, whole_cards, iommu_is_off=iommu_is_off)
+        )
+        for card in cards
+    )
 
 
 def inspect(

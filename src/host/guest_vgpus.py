@@ -8,26 +8,32 @@ cannot start until it is recreated, so what is lost still counts as the guest's.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator
 
 from gpu.card import Card, VgpuType
 from gpu.pci import PciAddress
 from host import libvirt_guests
+from host.gpus import NVIDIA
 from host.mdev import existing_mdevs
 from state import assigned_types, mdev_records
 from state.mdev_records import Mdev
+from system import sysfs
 
 __all__ = [
     "guest_functions",
     "lost_mdevs",
     "lost_types",
     "present_mdevs",
+    "vgpus_on_unreadable_cards",
     "with_functions_in_use",
     "with_lost_vgpus",
 ]
 
 _MDEVCTL_DEFINITIONS = Path("etc/mdevctl.d")
+_MDEVS = "sys/bus/mdev/devices"  # https://docs.kernel.org/driver-api/vfio-mediated-device.html
 
 
 def with_functions_in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ...]:
@@ -48,14 +54,51 @@ def _with_functions_in_use(card: Card, in_use: frozenset[PciAddress]) -> Card:
     vgpus = tuple(sorted(pair for pair in card.assigned_types if pair[0] in in_use))
     if not vgpus:
         return card
-    return card._replace(in_use=tuple(str(function) for function, _ in vgpus), guest_vgpus=vgpus)
+    functions = (str(function) for function, _ in vgpus)
+    return card._replace(in_use=(*card.in_use, *functions), guest_vgpus=vgpus)
+
+
+def vgpus_on_unreadable_cards(
+    root: Path, cards: tuple[Card, ...], unreadable: tuple[PciAddress, ...]
+) -> tuple[str, ...]:
+    """Return the vGPUs that exist, or that guests have, on cards that cannot be read.
+
+    Args:
+        root: the root of the host's file system.
+        cards: the cards that can be read, with their vGPUs in use.
+        unreadable: the other cards.
+    """
+    found = {uuid for card in cards for uuid in card.in_use}
+    mdevs = [
+        uuid
+        for uuid in sorted(sysfs.names(root / _MDEVS))
+        if uuid not in found and _may_be_of_nvidia(root, uuid)
+    ]
+    if not unreadable:
+        return tuple(mdevs)
+    functions = guest_functions(root, _functions_on_buses(root, unreadable))
+    return (*mdevs, *map(str, sorted(functions)))
+
+
+def _may_be_of_nvidia(root: Path, uuid: str) -> bool:
+    """Whether a mediated device is not known to be on a device of another vendor."""
+    parent = os.path.dirname(os.path.realpath(root / _MDEVS / uuid))
+    return sysfs.read(os.path.join(parent, "vendor")) in ("", f"0x{NVIDIA:04x}")
+
+
+def _functions_on_buses(root: Path, cards: tuple[PciAddress, ...]) -> Iterator[PciAddress]:
+    for name in sysfs.names(root / sysfs.PCI_DEVICES):
+        with contextlib.suppress(ValueError):
+            address = PciAddress.parse(name)
+            if any(address.is_on_bus_of(card) for card in cards):
+                yield address
 
 
 def guest_functions(root: Path, functions: Iterable[PciAddress]) -> frozenset[PciAddress]:
     """Return the functions that a guest is defined with, running or not, or has open."""
     functions = frozenset(functions)
     defined = libvirt_guests.defined_functions(root)
-    return functions & (defined | libvirt_guests.open_functions(root, functions))
+    return functions & (defined.keys() | libvirt_guests.open_functions(root, functions))
 
 
 def present_mdevs(root: Path, cards: tuple[Card, ...]) -> list[Mdev]:
@@ -95,7 +138,7 @@ def lost_types(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, s
     if not lost:
         return ()
     defined = libvirt_guests.defined_functions(root)
-    return tuple((function, lost[function]) for function in sorted(defined & lost.keys()))
+    return tuple((function, lost[function]) for function in sorted(defined.keys() & lost.keys()))
 
 
 def with_lost_vgpus(

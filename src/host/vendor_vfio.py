@@ -29,7 +29,8 @@ def inspect(root: Path, gpu: Gpu, known_types: tuple[VgpuType, ...]) -> Card | N
 
     Only `nvidia/` of the virtual functions counts; the card itself has none, or an unused one.
     The lists of types shrink as the card fills, down to their heading, so an empty list does not
-    mean that there are no types. Guests are added later, by `guest_vgpus.with_functions_in_use`.
+    mean that there are no types. Guests are added later, by `guest_vgpus.with_functions_in_use`;
+    a function whose type cannot be read counts as in use.
 
     Args:
         root: the root of the host's file system.
@@ -40,10 +41,13 @@ def inspect(root: Path, gpu: Gpu, known_types: tuple[VgpuType, ...]) -> Card | N
     parents: list[PciAddress] = []
     assigned: list[tuple[PciAddress, str]] = []
     creatable: set[str] = set()
+    unreadable: list[str] = []  # may have a guest's vGPU
     for address in gpu.virtual_functions:
         folder = type_folder(root, address)
-        current = sysfs.read_number(os.path.join(folder, "current_vgpu_type"))
+        path = os.path.join(folder, "current_vgpu_type")
+        current = sysfs.read_number(path)
         if current is None:
+            unreadable += [str(address)] if os.path.lexists(path) else []
             continue
         parents.append(address)
         listed = creatable_types(folder)
@@ -56,12 +60,13 @@ def inspect(root: Path, gpu: Gpu, known_types: tuple[VgpuType, ...]) -> Card | N
         else:
             creatable.update(vgpu_type.id for vgpu_type in listed)
     if not parents:
-        return None
+        return Card(gpu, None, in_use=tuple(unreadable)) if unreadable else None
     return Card(
         gpu=gpu,
         framework=Framework.VENDOR_VFIO,
         types=tuple(sorted(types.values(), key=lambda vgpu_type: type_number(vgpu_type.id) or 0)),
         parents=tuple(parents),
+        in_use=tuple(unreadable),
         assigned_types=tuple(assigned),
         creatable=frozenset(creatable),
         function_id=_function_id(sysfs.device(root, parents[0])),

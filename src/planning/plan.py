@@ -75,20 +75,28 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
 
     On a host without a card every plain request is published as it is written. On a host whose
     cards no request selects, nothing is published, since some releases of Nova would use those
-    cards.
+    cards. A card that cannot be offered does not keep the others from it.
     """
     if not cards:
         plain = tuple(_verbatim(request) for request in requests if request.is_plain)
         others = tuple(request for request in requests if not request.is_plain)
         return Plan(plain, for_other_hosts=others)
-    excluded = tuple(card for card in cards if card.address.domain > NOVA_MAX_DOMAIN)
+    selected = {request: match_cards(request, cards) for request in requests}
+    excluded = {card: reason for card in cards for reason in _obstacles(card)}
     cards = tuple(card for card in cards if card not in excluded)
-    matches = {request: match_cards(request, cards) for request in requests}
-    for_other_hosts = tuple(request for request in requests if not matches[request])
-    unsupported = tuple(_unsupported_addresses(requests, excluded))
-    if len(for_other_hosts) == len(requests):
+    matches = {
+        request: tuple(match for match in selected[request] if match.card in cards)
+        for request in requests
+    }
+    for_other_hosts = tuple(request for request in requests if not selected[request])
+    left_out = tuple(
+        reason
+        for card, reason in excluded.items()
+        if any(match.card is card for request in requests for match in selected[request])
+    )
+    if not any(matches.values()):
         preparation = plan_preparation([], cards)
-        return Plan((), (), unsupported, preparation, for_other_hosts)
+        return Plan((), (), left_out, preparation, for_other_hosts)
     card_requests = [
         card_request
         for request in requests
@@ -99,7 +107,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     duplicates = tuple(_duplicates(outcome.assignments))
     problems += duplicates or conflicts.oversubscribed_cards(card_requests)
     problems += conflicts.mig_and_time_sliced(card_requests)
-    notes = [*unsupported, *outcome.notes, *conflicts.too_few_functions(card_requests)]
+    notes = [*left_out, *outcome.notes, *conflicts.too_few_functions(card_requests)]
     if all(request.is_plain for request in requests):
         notes += conflicts.mixed_sizes_of_plain_requests(card_requests)
     else:
@@ -114,13 +122,12 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
     )
 
 
-def _unsupported_addresses(
-    requests: tuple[VgpuRequest, ...], excluded: tuple[Card, ...]
-) -> Iterator[Problem]:
-    """Find cards that requests select, but with whose addresses Nova would not start."""
-    for card in excluded:
-        if any(match_cards(request, (card,)) for request in requests):
-            yield Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, card.address)
+def _obstacles(card: Card) -> Iterator[Problem]:
+    """Return why a card cannot be offered: its own state, or Nova would not start with it."""
+    if card.address.domain > NOVA_MAX_DOMAIN:
+        yield Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, card.address)
+    elif card.obstacle is not None:
+        yield card.obstacle
 
 
 def _verbatim(request: VgpuRequest) -> Assignment:

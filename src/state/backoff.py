@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from gpu.problems import Problem
 
-__all__ = ["Backoff"]
+__all__ = ["AFTER_AN_HOUR", "AFTER_MINUTES", "AT_ONCE", "Backoff"]
 
-_FIRST_DELAY = 240  # seconds; Juju's update-status comes every five minutes
-_RARE_DELAY = 3600  # seconds, where an attempt itself may do harm
+# Seconds from the first failure to the next attempt.
+AT_ONCE = 0
+AFTER_MINUTES = 240  # Juju's update-status comes every five minutes
+AFTER_AN_HOUR = 3600
 _MAX_DELAY = 4 * 3600  # seconds
 _MAX_DOUBLINGS = 10  # more would exceed the maximum anyway
 
@@ -42,7 +44,11 @@ class Backoff(NamedTuple):
         return Problem.from_row(self.problem)
 
     def fail(
-        self, conditions: str, now: float, problem: Problem | None = None, *, is_rare: bool = False
+        self,
+        conditions: str,
+        now: float,
+        problem: Problem | None = None,
+        first_delay: int = AFTER_MINUTES,
     ) -> Backoff:
         """Return the record after one more attempt has failed.
 
@@ -50,12 +56,12 @@ class Backoff(NamedTuple):
             conditions: a digest of what decided whether it succeeded.
             now: seconds since 1970.
             problem: why it failed.
-            is_rare: whether an attempt may do harm, and so is not repeated within an hour.
+            first_delay: seconds from the first failure to the next attempt.
         """
         is_same = conditions == self.conditions
         failures = min(self.failures, _MAX_DOUBLINGS) + 1 if is_same and self.failures > 0 else 1
-        first = _RARE_DELAY if is_rare else _FIRST_DELAY
-        delay = min(first * 2 ** (failures - 1), _MAX_DELAY)
+        delay = max(first_delay, AFTER_MINUTES) * 2 ** (failures - 1)
+        delay = first_delay if failures == 1 else min(delay, _MAX_DELAY)
         row = () if problem is None else tuple(problem.to_row())
         return Backoff(conditions, failures, int(now), delay, row)
 

@@ -72,8 +72,8 @@ class Inputs(NamedTuple):
 
 
 def needs_software(config: Mapping[str, object], facts: HostFacts) -> bool:
-    """Whether a host needs NVIDIA's host software: it has a card, or the operator forces it."""
-    return bool(facts.cards) or config.get("force-install-nvidia-vgpu") is True
+    """Whether a host needs NVIDIA's host software: it has a card for vGPUs, or it is forced."""
+    return bool(facts.own_cards) or config.get("force-install-nvidia-vgpu") is True
 
 
 class Assessment(NamedTuple):
@@ -105,16 +105,16 @@ class Assessment(NamedTuple):
         return self._replace(state=self.state._replace(preparation=Backoff()))
 
     def with_failed_preparation(
-        self, now: float, problem: Problem | None, *, is_rare: bool
+        self, now: float, problem: Problem | None, first_delay: int
     ) -> Assessment:
         """Return the assessment after the boot service has failed.
 
         Args:
             now: seconds since 1970.
             problem: why it could not run to its end; None if its result says what failed.
-            is_rare: whether another run may take from Nova what it is offered.
+            first_delay: see `Backoff.fail`.
         """
-        failed = self.state.preparation.fail(self._conditions, now, problem, is_rare=is_rare)
+        failed = self.state.preparation.fail(self._conditions, now, problem, first_delay)
         return self._replace(state=self.state._replace(preparation=failed)).with_last_failure()
 
     def with_last_failure(self) -> Assessment:
@@ -193,16 +193,19 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         problems.append(Problem(ProblemKind.NOVA_MISSING))
         return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
     plan = plan_for_nova(requests, facts.cards, facts.nova, inputs.options)
-    if plan.preparation.is_pending or facts.has_vgpus_to_restore:
+    is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
+    if plan.preparation.is_pending or is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
         problems += failures
         plan = _without_failed_cards(plan, facts, failures)
     if facts.unreadable and requests:
         problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable[0]))
-        plan = plan._replace(keeps_published=True)
+        # A card that is only reset has lost its guests no device yet.
+        if facts.vgpus_on_unreadable_cards or not any(item.cards for item in plan.assignments):
+            plan = plan._replace(keeps_published=True)
     state = _record_mapping(state, inputs, plan)
     options, notes = _supported_options(inputs.options, plan, facts)
-    problems += [*notes, *diagnosis.unsupported_by_open_module(plan, facts)]
+    problems += notes
     problems += [*plan.problems, *plan.notes]
     assessment = Assessment(
         facts=facts,
@@ -228,16 +231,18 @@ def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[Vgpu
 
 
 def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
-    """Offer what the other cards have if the functions of one could not be enabled.
+    """Offer what the other cards have if the preparation of one has failed.
 
-    Not if guests are defined with functions of that card: what is published stays for them.
+    What the others have may have changed, and Nova must not be left with what they had before.
+    Not if guests have vGPUs of the failed card: what is published stays for them, and the boot
+    service does not change the other cards either.
     """
-    failed = {problem.address for problem in failures if problem.kind is ProblemKind.VFS_FAILED}
+    failed = {problem.address for problem in failures}
     failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
     excluded = [
         problem
         for problem in plan.problems
-        if problem.kind is ProblemKind.VFS_DISABLED and problem.address in failed
+        if problem.kind in PREPARATION_PENDING and problem.address in failed
     ]
     if not excluded or not any(assignment.cards for assignment in plan.assignments):
         return plan

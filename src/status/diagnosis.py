@@ -5,63 +5,64 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator
 
 from gpu.card import Card
 from gpu.problems import Problem, ProblemKind
 from host.facts import HostFacts
-from planning.plan import Plan
 
-__all__ = ["root_cause", "unsupported_by_open_module", "why_no_types"]
+__all__ = ["root_cause", "why_no_types"]
 
-# What the kernel reports for a module signed with an unknown key; modprobe repeats it.
-_UNKNOWN_KEY = re.compile(r"Key was rejected by service|Required key not available", re.IGNORECASE)
+# What the kernel reports if it refuses a module; modprobe repeats it.
+_REFUSALS = (
+    # Signed with an unknown key.
+    (ProblemKind.SECURE_BOOT, "Key was rejected by service|Required key not available"),
+    # The message of an `install` line comes with one that would match the next pattern.
+    (ProblemKind.MODULE_DISABLED, "install command|nothing was loaded"),
+    (ProblemKind.MODULES_LOCKED, "Operation not permitted"),
+    (ProblemKind.NO_CARD_TAKEN, "No such device"),
+    (
+        ProblemKind.MODULE_NOT_BUILT,
+        "not found in directory|Exec format error|Invalid module format",
+    ),
+)
 _COMPUTE_TYPE = re.compile(r"-[0-9]{1,4}C[A-Z0-9]*$", re.ASCII | re.IGNORECASE)
 
 
 def root_cause(problem: Problem, facts: HostFacts) -> Problem:
     """Return the cause of a problem if the host shows it, otherwise the problem itself."""
-    if problem.kind is ProblemKind.NOT_LOADED and _UNKNOWN_KEY.search(problem.argument("reason")):
-        return Problem(ProblemKind.SECURE_BOOT)
+    if problem.kind is ProblemKind.NOT_LOADED:
+        return _why_not_loaded(problem, facts)
     card = next((card for card in facts.cards if card.address == problem.address), None)
     if card is None:
         return problem
-    if problem.kind is ProblemKind.TYPE_NOT_OFFERED:
+    if problem.kind is ProblemKind.MIG_FAILED and _reports_nothing(card, facts):
+        return Problem(ProblemKind.WRONG_PACKAGE, card.address, vgpu_type="Every type")
+    if problem.kind in (ProblemKind.TYPE_NOT_OFFERED, ProblemKind.TYPES_UNKNOWN):
         requested = problem.argument("vgpu_type")
         if _is_in_other_package(requested, card, facts):
             return Problem(ProblemKind.WRONG_PACKAGE, card.address, vgpu_type=requested)
-    if problem.kind is ProblemKind.TYPES_UNKNOWN and _needs_closed_module(card, facts):
-        return _open_module(card, facts)
     return problem
 
 
-def unsupported_by_open_module(plan: Plan, facts: HostFacts) -> Iterator[Problem]:
-    """Find cards in a plan that offer nothing with NVIDIA's open module.
-
-    A plain request is published as it is written, whether the cards offer the type or not.
-    """
-    mapped = {address for assignment in plan.assignments for address in assignment.cards}
-    for card in facts.cards:
-        if card.address in mapped and _needs_closed_module(card, facts):
-            yield _open_module(card, facts)
+def _why_not_loaded(problem: Problem, facts: HostFacts) -> Problem:
+    reason = problem.argument("reason")
+    for kind, pattern in _REFUSALS:
+        if re.search(pattern, reason, re.IGNORECASE):
+            if kind is ProblemKind.MODULE_NOT_BUILT:
+                return Problem(ProblemKind.MODULE_NOT_BUILT, kernel=facts.driver.kernel)
+            return Problem(kind)
+    return problem
 
 
 def why_no_types(card: Card, facts: HostFacts) -> Problem | None:
     """Return why a card offers nothing; None if it does, or if no driver is loaded at all."""
-    driver = card.gpu.driver
-    if card.framework is not None or facts.driver.loaded is None:
-        return None
-    if driver is not None and driver != "nvidia":
-        return Problem(ProblemKind.OTHER_DRIVER, card.address, driver=driver)
+    if card.obstacle is not None or card.framework is not None or facts.driver.loaded is None:
+        return card.obstacle
     if card.is_sriov and not card.gpu.virtual_functions:
         return Problem(ProblemKind.VFS_NOT_ENABLED, card.address)
-    if _needs_closed_module(card, facts):
-        return _open_module(card, facts)
+    if _reports_nothing(card, facts):
+        return Problem(ProblemKind.WRONG_PACKAGE, card.address, vgpu_type="Every type")
     return Problem(ProblemKind.NO_TYPES_REPORTED, card.address)
-
-
-def _open_module(card: Card, facts: HostFacts) -> Problem:
-    return Problem(ProblemKind.OPEN_MODULE, card.address, version=facts.driver.loaded or "")
 
 
 def _is_in_other_package(requested: str, card: Card, facts: HostFacts) -> bool:
@@ -71,6 +72,8 @@ def _is_in_other_package(requested: str, card: Card, facts: HostFacts) -> bool:
     of that kind has the right package.
     https://docs.nvidia.com/vgpu/latest/grid-vgpu-user-guide/index.html
     """
+    if _reports_nothing(card, facts):
+        return True
     installed = facts.driver.installed
     if installed is None or "-aie-" in installed.name or not card.is_sriov:
         return False
@@ -78,10 +81,13 @@ def _is_in_other_package(requested: str, card: Card, facts: HostFacts) -> bool:
     return bool(_COMPUTE_TYPE.search(requested)) and not any(map(_COMPUTE_TYPE.search, names))
 
 
-def _needs_closed_module(card: Card, facts: HostFacts) -> bool:
-    """Whether NVIDIA's open module is why a card offers nothing.
+def _reports_nothing(card: Card, facts: HostFacts) -> bool:
+    """Whether a card has virtual functions, but no type with the package without AI Enterprise.
 
-    Cards without SR-IOV (Turing and older) offer vGPUs only with the closed module.
+    All types of compute cards come with AI Enterprise.
     """
-    offers_nothing = card.framework is None and not card.is_sriov
-    return offers_nothing and card.gpu.driver == "nvidia" and facts.driver.is_open
+    installed = facts.driver.installed
+    has_types = bool(card.types or card.known_types)
+    is_plain = installed is not None and "-aie-" not in installed.name
+    has_functions = card.gpu.is_compute_only and bool(card.gpu.virtual_functions)
+    return is_plain and has_functions and not has_types

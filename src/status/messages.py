@@ -279,6 +279,28 @@ MESSAGES: dict[ProblemKind, Message] = {
         "then reboot",
         "The key with which DKMS signs modules must be enrolled at the host's console.",
     ),
+    ProblemKind.MODULES_LOCKED: _blocked(
+        f"The kernel accepts no modules (lockdown, or modules_disabled); {RUN_AGAIN}",
+        "Kernel lockdown is on, which Secure Boot turns on, or the sysctl kernel.modules_disabled "
+        "is set.",
+    ),
+    ProblemKind.MODULE_DISABLED: _blocked(
+        f"An install line in /etc/modprobe.d keeps nvidia out; {RUN_AGAIN}",
+        "An `install` line replaces the loading of the module. `modprobe --showconfig` shows it.",
+    ),
+    ProblemKind.MODULE_NOT_BUILT: _blocked(
+        f"No nvidia module for kernel {{kernel}}; see dkms status; {RUN_AGAIN}",
+        "DKMS has not built the module for the running kernel. It needs linux-headers of that "
+        "kernel, and a driver that supports the kernel.",
+    ),
+    ProblemKind.NO_CARD_TAKEN: _blocked(
+        f"NVIDIA's driver supports no card of this host; see dmesg; {RUN_AGAIN}",
+        "The driver is too old or too new for the cards, or they are dead.",
+    ),
+    ProblemKind.NOT_VGPU_DRIVER: _blocked(
+        "Driver {version} has no vGPUs; remove its packages, then run juju attach-resource",
+        "Another driver is loaded, such as Ubuntu's nvidia-driver-570-server.",
+    ),
     ProblemKind.OPEN_MODULE: _blocked(
         "{address} needs the closed module: dkms remove nvidia/{version}-open --all, "
         "install nvidia/{version}, reboot",
@@ -330,6 +352,29 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The action `pause` was run on the nova-compute unit of this host.",
     ),
     # the host itself
+    ProblemKind.OTHER_DRIVER: _note(
+        "{address} is held by {driver}; bind it to nvidia to offer vGPUs",
+        "An operator has given the card to another driver, such as vfio-pci for whole-card "
+        "passthrough. The charm leaves it alone.",
+    ),
+    ProblemKind.WHOLE_CARD_OF_GUEST: _note(
+        "{address} belongs to guest {guest}; delete the guest to offer vGPUs",
+        "A guest is defined with the whole card, even if it is stopped. The charm leaves the card "
+        "alone.",
+    ),
+    ProblemKind.CARD_REFUSED: _blocked(
+        "NVIDIA's driver does not take {address}; see dmesg, and check the card",
+        "The driver is loaded, but has not bound to the card, which may be dead or unsupported.",
+    ),
+    ProblemKind.SRIOV_OFF: _blocked(
+        "{address} has no SR-IOV; enable it in the BIOS, or switch off the card's display mode",
+        "The card offers vGPUs on virtual functions only. On boards with display outputs, "
+        "NVIDIA's displaymodeselector changes the mode.",
+    ),
+    ProblemKind.IOMMU_OFF: _blocked(
+        "{address} needs an IOMMU; enable VT-d or AMD-Vi in the BIOS, or intel_iommu=on",
+        "/sys/kernel/iommu_groups is empty, so no guest can use a virtual function.",
+    ),
     ProblemKind.DISK_WRITE_FAILED: _blocked(
         "Cannot write {path}: {reason}; check the disk",
         "The disk is full or read-only.",
@@ -343,10 +388,6 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Nova does not start with such addresses, which devices behind Intel VMD have.",
     ),
     # why a card offers nothing, in show-plan
-    ProblemKind.OTHER_DRIVER: _note(
-        "{address} is bound to the driver {driver}; unbind it to offer vGPUs",
-        "Another driver uses the card, such as vfio-pci for whole-card passthrough.",
-    ),
     ProblemKind.VFS_NOT_ENABLED: _note(
         "{address} has no virtual functions enabled; map the card to enable them",
         "The boot service enables virtual functions of mapped cards only.",

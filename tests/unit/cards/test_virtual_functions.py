@@ -76,6 +76,32 @@ def test_permanent_client_of_the_card_is_reported(a40):
     )
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "client"),
+    [
+        ("0::/system.slice/nvidia-persistenced.service\n", "nvidia-persistenced.service"),
+        (
+            "4:devices:/system.slice/snap.dcgm.nv-hostengine.service\n0::/\n",
+            "snap.dcgm.nv-hostengine.service",
+        ),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", "nvidia-smi"),
+    ],
+    ids=["persistence daemon", "DCGM", "a shell's program"],
+)
+def test_program_that_uses_the_card_is_named(a40, cgroup, client):
+    for process, unit in (
+        ("4711", cgroup),
+        ("4712", "0::/system.slice/nvidia-vgpu-mgr.service\n"),
+    ):
+        folder = a40.root / "proc" / process
+        (folder / "fd").mkdir(parents=True)
+        (folder / "fd/5").symlink_to("/dev/nvidia0")
+        (folder / "cgroup").write_text(unit)
+        (folder / "comm").write_text("nvidia-smi\n")
+    a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
+    assert failure_of(a40).argument("reason") == f"{client} uses the card"
+
+
 def test_card_is_tried_once_without_delays(a40):
     a40.fail(COMMAND[0], output="Cannot obtain unbindLock\n")
     with pytest.raises(HostError):
@@ -100,14 +126,16 @@ def test_card_left_without_a_driver_is_bound_again(a40):
     assert bind.read_text() == f"{CARD}\n"
 
 
-def test_failed_bind_does_not_hide_the_reason(a40):
+def test_card_that_the_driver_does_not_take_is_reported(a40):
     card = card_of(a40)
     (a40.root / "sys/bus/pci/devices" / CARD / "driver").unlink()
     (a40.root / "sys/bus/pci/drivers/nvidia").rmdir()
     a40.fail(COMMAND[0], output="unbound\n")
     with pytest.raises(HostError) as error:
         virtual_functions.enable_virtual_functions(a40.root, a40, card)
-    assert error.value.problem.argument("reason") == "unbound"
+    assert error.value.problem.argument("reason") == (
+        "NVIDIA's driver does not take it, see dmesg"
+    )
 
 
 def test_missing_pci_pf_stub_is_reported(a40):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from ops import testing
 
+from recorded import UUIDS
 from unit import T4_MAPPING
 
 
@@ -29,18 +30,31 @@ def test_broken_link_affects_one_virtual_function(deploy):
     assert len(unit.device_addresses("nvidia-557")) == 31
 
 
-def test_card_with_an_unreadable_class_keeps_published_data(deploy):
+def make_unreadable(unit, address, attribute="class"):
+    path = unit.machine.root / "sys/bus/pci/devices" / address / attribute
+    path.unlink()
+    path.mkdir()
+
+
+def test_unreadable_card_does_not_keep_the_other_from_being_offered(deploy):
     unit = deploy("t4-pair")
+    make_unreadable(unit, "0000:d8:00.0")
     unit.configure(T4_MAPPING)
-    before = unit.databag
-    attribute = unit.machine.root / "sys/bus/pci/devices/0000:d8:00.0/class"
-    attribute.unlink()
-    attribute.mkdir()
-    unit.hook("config_changed")
-    assert unit.databag == before
+    assert unit.device_addresses("nvidia-233") == ["0000:84:00.0"]
     assert unit.status == testing.BlockedStatus(
         "Cannot read 0000:d8:00.0; see dmesg, then reboot the host"
     )
+
+
+@pytest.mark.parametrize("address", ["0000:84:00.0", "0000:d8:00.0"])
+def test_unreadable_card_of_a_guest_keeps_published_data(deploy, address):
+    unit = deploy("t4-pair")
+    unit.configure(T4_MAPPING)
+    unit.start_guest(address, "nvidia-233", UUIDS[0])
+    before = unit.databag
+    make_unreadable(unit, address)
+    unit.hook("config_changed")
+    assert unit.databag == before
 
 
 def test_card_without_readable_types_is_not_a_hook_error(deploy):

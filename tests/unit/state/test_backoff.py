@@ -7,18 +7,18 @@ from __future__ import annotations
 import pytest
 
 from gpu.problems import Problem, ProblemKind
-from state.backoff import Backoff
+from state.backoff import AFTER_AN_HOUR, AT_ONCE, Backoff
 
 NOW = 1790000000
 LOCKED = Problem(ProblemKind.DPKG_LOCKED)
 
 
-def delays(count, **options):
+def delays(count, *options):
     """Return the minutes before the attempts after each of several failures."""
     backoff, minutes = Backoff(), []
     for _ in range(count):
-        backoff = backoff.fail("a", NOW, **options)
-        minutes.append((backoff.retry_at(NOW) - NOW) // 60)
+        backoff = backoff.fail("a", NOW, None, *options)
+        minutes.append(((backoff.retry_at(NOW) or NOW) - NOW) // 60)
     return minutes
 
 
@@ -27,7 +27,11 @@ def test_delay_doubles_up_to_four_hours():
 
 
 def test_attempt_that_may_do_harm_is_not_repeated_within_an_hour():
-    assert delays(4, is_rare=True) == [60, 120, 240, 240]
+    assert delays(4, AFTER_AN_HOUR) == [60, 120, 240, 240]
+
+
+def test_interrupted_attempt_is_repeated_at_once_but_only_once():
+    assert delays(3, AT_ONCE) == [0, 8, 16]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that keep NVIDIA's cards open and so prevent changes to them.
+
+Usual ones are nvidia-persistenced and nv-hostengine, the daemon of DCGM.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from host.driver_state import DAEMON, VGPUD
+from system import sysfs
+from system.text import one_line
+
+__all__ = ["find"]
+
+_DEVICE = re.compile(r"/dev/nvidia(?:[0-9]+|ctl)", re.ASCII)
+_UNIT = re.compile(r"/([^/]+\.service)(?:/|$)", re.MULTILINE)
+_EXPECTED = (f"{DAEMON}.service", f"{VGPUD}.service")  # NVIDIA's own, which let go of the cards
+
+
+def find(root: Path) -> tuple[str, ...]:
+    """Return the systemd units of these programs, or the names of those without a unit, sorted."""
+    clients = {
+        _client(root / "proc" / process)
+        for process in filter(str.isdigit, sysfs.names(root / "proc"))
+        if _has_device_open(root / "proc" / process / "fd")
+    }
+    return tuple(sorted(clients.difference(_EXPECTED)))
+
+
+def _client(process: Path) -> str:
+    unit = _UNIT.search(sysfs.read(process / "cgroup"))
+    return one_line(unit[1] if unit else sysfs.read(process / "comm") or process.name, 60)
+
+
+def _has_device_open(folder: Path) -> bool:
+    try:
+        return any(_DEVICE.fullmatch(os.readlink(folder / name)) for name in os.listdir(folder))
+    except OSError:  # the process has ended meanwhile
+        return False
