@@ -48,12 +48,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     root = Path("/")
     # Written by the charm that had this name before; this charm keeps nothing there.
+    run = staticmethod(commands.run)  # starts programs on the host
     _stored = ops.StoredState()  # type: ignore[no-untyped-call]  # ops does not type it
-
-    @staticmethod
-    def run(*argv: str, timeout: float = 60.0, check: bool = True) -> commands.Result:
-        """Start a program on the host; see `commands.run`."""
-        return commands.run(*argv, timeout=timeout, check=check)
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
@@ -265,7 +261,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if needs_software(self.config, facts):
             facts, state = self._ensure_software(facts, state, force)
         assessment = self._assess_host(facts, state)
-        if facts.own_cards and assessment.has_driver and not assessment.is_paused:
+        if assessment.may_change_cards:
             assessment = self._prepare_cards(assessment)
         return self._publish(assessment)
 

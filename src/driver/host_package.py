@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
@@ -57,7 +58,7 @@ def inspect(path: Path, run: Runner) -> HostPackage:
     if start != _MAGIC:
         raise _invalid("the file is not a Debian package")
     try:
-        control = run("dpkg-deb", "--field", str(path)).stdout
+        control = _control_file(run("dpkg-deb", "--ctrl-tarfile", str(path), binary=True).stdout)
         architecture = run("dpkg", "--print-architecture").stdout.strip()
     except CommandError as error:
         raise _invalid("the file is truncated or damaged") from error
@@ -71,6 +72,28 @@ def inspect(path: Path, run: Runner) -> HostPackage:
     if fields.get("Architecture") not in (architecture, "all"):
         raise _invalid(f"it is for {_shown(fields.get('Architecture', '?'))}, not {architecture}")
     return HostPackage(str(path), name, version, fields.get("Depends", ""))
+
+
+def _control_file(archive: str) -> str:
+    """Return the control file in an archive, without writing to the disk.
+
+    `dpkg-deb --field` unpacks the complete archive into /tmp first, however large it is. Of one
+    that is larger than the output that is kept of a program, the start is missing.
+
+    Raises:
+        HostError: RESOURCE_INVALID.
+    """
+    import tarfile  # most hooks inspect no package
+
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive.encode("latin-1"))) as members:
+            for member in members:
+                file = members.extractfile(member)
+                if file is not None and member.name in ("./control", "control"):
+                    return file.read().decode("utf-8", errors="replace")
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+        raise _invalid("its control data is too large or damaged") from error
+    raise _invalid("its control data is too large or damaged")
 
 
 def verify(package: HostPackage, run: Runner) -> bool:

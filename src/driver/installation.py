@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable
 
-from driver import daemon, host_package, nouveau
+from driver import daemon, host_package, kept_package, nouveau
 from driver.host_package import HostPackage
 from gpu.problems import HostError, Problem, ProblemKind
 from host.driver_state import PACKAGE_PATTERN, DriverState, installed_packages
@@ -64,7 +64,7 @@ def ensure_installed(
     if is_built_by_dkms:
         names = (f"linux-headers-{state.kernel}", f"linux-modules-extra-{state.kernel}", "dkms")
         logger.info("installed %s", apt.ensure_available_installed(root, run, *names))
-    _replace(run, packages, wanted, in_use)
+    _replace(root, run, packages, wanted, in_use)
     return True
 
 
@@ -116,6 +116,7 @@ def _repair(
 
 
 def _replace(
+    root: Path,
     run: Runner,
     packages: tuple[Package, ...],
     wanted: HostPackage,
@@ -137,12 +138,49 @@ def _replace(
             # An upgrade that is impossible must not remove the old branch, nor anything else.
             apt.simulate(run, path, *removals)
         _refuse_in_use(wanted, in_use())  # a guest may have started meanwhile
-        if conflicting:
-            names = ", ".join(package.name for package in conflicting)
-            logger.info("removing %s before installing %s", names, wanted.name)
-            apt.remove(run, *conflicting)
-        logger.info("installing %s %s from %s", wanted.name, wanted.version, path)
-        apt.install(run, path)
+        try:
+            if conflicting:
+                names = ", ".join(package.name for package in conflicting)
+                logger.info("removing %s before installing %s", names, wanted.name)
+                apt.remove(run, *conflicting)
+            logger.info("installing %s %s from %s", wanted.name, wanted.version, path)
+            apt.install(run, path)
+        except HostError as error:
+            raise _undone(root, run, packages, wanted, error) from error
+
+
+def _undone(
+    root: Path,
+    run: Runner,
+    before: tuple[Package, ...],
+    wanted: HostPackage,
+    error: HostError,
+) -> HostError:
+    """Install the package again that was installed before; return the error to report."""
+    previous = before[0] if len(before) == 1 and before[0].is_installed else None
+    path = previous and kept_package.find(root, previous.name, previous.version)
+    if previous is None or path is None or installed_packages(root) == before:
+        return error
+    logger.warning("%s; installing %s %s again", error, previous.name, previous.version)
+    try:
+        leftovers = [item for item in installed_packages(root) if item.name != previous.name]
+        if leftovers:
+            apt.remove(run, *leftovers)
+        apt.install(run, str(path.resolve()))
+    except HostError as second_error:
+        logger.error("%s", second_error)
+        return error
+    with contextlib.suppress(HostError):
+        daemon.start(root, run)
+    reason = error.problem.argument("reason") or error.problem.kind.value
+    return HostError(
+        Problem(
+            ProblemKind.INSTALL_UNDONE,
+            previous=previous.version,
+            wanted=wanted.version,
+            reason=reason,
+        )
+    )
 
 
 def _refuse_in_use(wanted: HostPackage, in_use: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Iterator
 
-from driver import nouveau
+from driver import kept_package, nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
 from gpu.problems import HostError, Problem, ProblemKind
@@ -141,6 +141,7 @@ def _conditions(root: Path, facts: HostFacts, state: CharmState) -> str:
 
 def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force: bool) -> bool:
     if _is_installed_and_loaded(root, facts, resource):
+        _keep_package(root, facts, resource)
         return _ensure_daemon(root, run, facts)
     from driver import installation  # most hooks install nothing, and it is slow to import
 
@@ -156,6 +157,13 @@ def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force
     if facts.own_cards and installation.ensure_loaded(root, run, driver):
         is_changed = True
     return is_changed or _ensure_daemon(root, run, facts)
+
+
+def _keep_package(root: Path, facts: HostFacts, resource: Resource) -> None:
+    """Keep the file of the installed package, which works, for the case of a failed upgrade."""
+    package = resource.package
+    if package is not None and facts.driver.has(package.name, package.version):
+        kept_package.ensure_kept(root, package)
 
 
 def _is_installed_and_loaded(root: Path, facts: HostFacts, resource: Resource) -> bool:

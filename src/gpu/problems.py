@@ -76,6 +76,8 @@ class ProblemKind(enum.Enum):
     RESOURCE_INVALID = "resource-invalid"
     # the host software
     INSTALL_FAILED = "install-failed"
+    INSTALL_UNDONE = "install-undone"
+    IN_CONTAINER = "in-container"
     DPKG_LOCKED = "dpkg-locked"
     NOT_INSTALLED = "not-installed"
     UPGRADE_PENDING = "upgrade-pending"
@@ -154,6 +156,7 @@ SOFTWARE_BROKEN = frozenset(
         ProblemKind.RESOURCE_MISSING,
         ProblemKind.RESOURCE_INVALID,
         ProblemKind.INSTALL_FAILED,
+        ProblemKind.INSTALL_UNDONE,
         ProblemKind.DPKG_LOCKED,
         ProblemKind.NOT_INSTALLED,
         ProblemKind.NOT_LOADED,

@@ -20,6 +20,7 @@ from system import dpkg, systemd
 __all__ = ["HostFacts", "HostReader", "gather", "inspect"]
 
 _NOVA_COMPUTE = "nova-compute"
+_CONTAINER = "run/systemd/container"  # systemd writes it, https://systemd.io/CONTAINER_INTERFACE
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 
@@ -41,6 +42,7 @@ class HostFacts(NamedTuple):
             VFIO).
         vgpus_on_unreadable_cards: vGPUs that exist, or that guests have, on cards that cannot be
             read.
+        is_container: whether this is a container, which shows the cards of its host.
     """
 
     cards: tuple[Card, ...]
@@ -55,6 +57,7 @@ class HostFacts(NamedTuple):
     lost_mdevs: tuple[Mdev, ...] = ()
     lost_types: tuple[tuple[PciAddress, str], ...] = ()
     vgpus_on_unreadable_cards: tuple[str, ...] = ()
+    is_container: bool = False
 
     @property
     def in_use(self) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
         vgpus_on_unreadable_cards=guest_vgpus.vgpus_on_unreadable_cards(
             root, cards, scan.unreadable
         ),
+        is_container=(root / _CONTAINER).exists(),
     )
 
 

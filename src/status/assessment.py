@@ -73,7 +73,8 @@ class Inputs(NamedTuple):
 
 def needs_software(config: Mapping[str, object], facts: HostFacts) -> bool:
     """Whether a host needs NVIDIA's host software: it has a card for vGPUs, or it is forced."""
-    return bool(facts.own_cards) or config.get("force-install-nvidia-vgpu") is True
+    is_forced = config.get("force-install-nvidia-vgpu") is True
+    return not facts.is_container and (bool(facts.own_cards) or is_forced)
 
 
 class Assessment(NamedTuple):
@@ -155,6 +156,12 @@ class Assessment(NamedTuple):
         return driver.installed is not None or driver.loaded is not None
 
     @property
+    def may_change_cards(self) -> bool:
+        """Whether the boot service has anything to work on here."""
+        has_cards = bool(self.facts.own_cards) and not self.facts.is_container
+        return has_cards and self.has_driver and not self.is_paused
+
+    @property
     def sections(self) -> dict[str, list[tuple[str, str]]]:
         """The sections of nova.conf; empty also if what is published stays."""
         if self.plan.keeps_published or self.facts.nova is None:
@@ -185,6 +192,8 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         inputs: what the operator has set.
     """
     problems = list(software.find_problems(facts, state)) if inputs.needs_software else []
+    if facts.is_container and facts.cards:
+        problems.append(Problem(ProblemKind.IN_CONTAINER))
     try:
         state, requests = _parse_mapping(state, inputs.mapping)
     except HostError as error:

@@ -257,6 +257,15 @@ MESSAGES: dict[ProblemKind, Message] = {
         "apt-get or dpkg failed; `juju debug-log` has its output. The charm tries again after "
         "minutes, then after hours; at once with `reboot-install` or another package.",
     ),
+    ProblemKind.INSTALL_UNDONE: _blocked(
+        f"{{previous}} was put back, {{wanted}} failed: {{reason}}; {RUN_AGAIN}",
+        "The attached package could not be installed, so the one that worked is installed again. "
+        "`juju debug-log` has the output.",
+    ),
+    ProblemKind.IN_CONTAINER: _blocked(
+        "The host driver is never installed in a container; deploy nova-compute on a machine",
+        "The cards belong to the host of the container.",
+    ),
     ProblemKind.DPKG_LOCKED: _waiting(
         "Waiting for another program to release the dpkg lock",
         "unattended-upgrades or another apt-get is running. The charm tries again after four "

@@ -41,7 +41,14 @@ _LOCKED = re.compile(
 )
 _REMOVAL = re.compile(r"^Remv (\S+)", re.MULTILINE)
 _FULL = "No space left on device"
-_REASON = re.compile(r"^(?:E: |dpkg: error|dpkg-deb: error|\s*trying to overwrite)", re.MULTILINE)
+# What names the cause, in the order of preference: dkms, apt's resolver, dpkg, apt.
+_REASONS = (
+    r"Error! (.*)",
+    r"\s+\S+ : ((?:Pre)?Depends: .*|Conflicts: .*|Breaks: .*)",
+    r"dpkg(?:-deb)?: error processing (?:archive|package) .*:\n\s*(.*)",
+    r"((?:dpkg|dpkg-deb): error.*|\s*trying to overwrite.*)",
+    r"(E: .*)",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -172,5 +179,8 @@ def _reason(error: CommandError) -> str:
     """Pick the line that names the cause; dpkg writes it to stdout, before apt's own on stderr."""
     if _FULL in error.output:  # dpkg has this in the middle of its second line
         return _FULL
-    lines = [line.strip() for line in error.output.splitlines() if _REASON.match(line)]
-    return one_line(lines[0], 200) if lines else error.reason
+    for pattern in _REASONS:
+        match = re.search(f"^{pattern}$", error.output, re.MULTILINE)
+        if match is not None:
+            return one_line(match[1].strip(), 200)
+    return error.reason

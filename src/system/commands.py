@@ -75,18 +75,21 @@ class CommandError(Exception):
 class Runner(Protocol):
     """Starts programs on the host; `run` is the implementation."""
 
-    def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+    def __call__(
+        self, *argv: str, timeout: float = 60.0, check: bool = True, binary: bool = False
+    ) -> Result:
         """Start a program and wait for it; see `run`."""
         ...
 
 
-def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+def run(*argv: str, timeout: float = 60.0, check: bool = True, binary: bool = False) -> Result:
     """Start a program, without a shell and without standard input, and wait for it.
 
     Args:
         argv: program and arguments; the program is looked up in the system's own folders.
         timeout: seconds, after which the program and all that it started are killed.
         check: whether an exit code other than 0 is an error.
+        binary: whether the output is not text: each character then is one byte, as in latin-1.
 
     Raises:
         CommandError: the program is missing, took too long, or (with `check`) failed.
@@ -103,7 +106,7 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
     except OSError as error:
         raise CommandError(argv, error.strerror or "cannot be started") from error
     try:
-        stdout, stderr = _outputs(process, timeout)
+        outputs = _outputs(process, timeout)
     except TimeoutError as error:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -114,6 +117,9 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
     finally:
         for stream in filter(None, (process.stdout, process.stderr)):
             stream.close()
+    stdout, stderr = (
+        output.decode("latin-1") if binary else _as_text(output) for output in outputs
+    )
     result = Result(process.returncode, stdout, stderr)
     if check and result.returncode != 0:
         lines = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
@@ -121,7 +127,7 @@ def run(*argv: str, timeout: float = 60.0, check: bool = True) -> Result:
     return result
 
 
-def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str]:
+def _outputs(process: subprocess.Popen[bytes], timeout: float) -> list[bytearray]:
     """Read both streams until the program ends, keeping the last `_OUTPUT_LIMIT` bytes of each.
 
     Raises:
@@ -150,9 +156,9 @@ def _outputs(process: subprocess.Popen[bytes], timeout: float) -> tuple[str, str
         process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired as error:
         raise TimeoutError from error
-    stdout, stderr = (data.decode("utf-8", errors="replace") for data in kept.values())
-    return _normalise_line_ends(stdout), _normalise_line_ends(stderr)
+    return list(kept.values())
 
 
-def _normalise_line_ends(text: str) -> str:
+def _as_text(output: bytearray) -> str:
+    text = output.decode("utf-8", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -382,6 +382,60 @@ def test_an_installation_interrupted_by_a_power_failure_is_repaired(
     fault(f"Power fails while the package's {script} runs, and is restored").record(unit)
 
 
+def test_a_failed_upgrade_is_undone(ready_host, nvidia_deb, tmp_path, fault):
+    host, unit = ready_host
+    row = fault("A package of another branch fails to configure; the old one is put back")
+    unit.attach(nvidia_deb)  # of the installed version: its file is kept from now on
+    broken = packages.build_nvidia(tmp_path, branch="580", version="580.159.01", postinst=BROKEN)
+    unit.attach(broken)
+    assert installed(host)["nvidia-vgpu-ubuntu-570"] == "ii 570.172.07"
+    assert "ii" not in installed(host).get("nvidia-vgpu-ubuntu-580", "")
+    assert unit.status[1].startswith("570.172.07 was put back, 580.159.01 failed: ")
+    assert host.run("systemctl", "is-active", "nvidia-vgpu-mgr").stdout == "active\n"
+    row.record(unit)
+    unit.attach(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))
+    assert installed(host)["nvidia-vgpu-ubuntu-580"] == "ii 580.159.01"
+    row.record_end(unit, "a package that can be configured is attached")
+
+
+def test_a_file_of_another_package_is_named(fresh_host, nvidia_deb, fault):
+    host, unit = fresh_host
+    row = fault("Another package has one of the files, such as Ubuntu's nvidia-utils-570-server")
+    files = {"/usr/bin/nvidia-smi": "x"}
+    packages.build(host.bed / "utils.deb", "nvidia-utils-570-server", "1", files=files)
+    host.run("dpkg", "-i", "/bed/utils.deb")
+    unit.attach(nvidia_deb)
+    assert unit.status[1].startswith("Host software not installed: trying to overwrite '/usr")
+    row.record(unit)
+    host.run("apt-get", "-y", "remove", "nvidia-utils-570-server")
+    unit.hook_after_delay("update-status")
+    assert installed(host)["nvidia-vgpu-ubuntu-570"] == "ii 570.172.07"
+    row.record_end(unit, "that package is removed")
+
+
+def test_a_package_on_hold_is_left_and_works(ready_host, tmp_path, fault):
+    host, unit = ready_host
+    row = fault("The installed package is on hold, and another version is attached")
+    host.run("apt-mark", "hold", "nvidia-vgpu-ubuntu-570")
+    unit.hook("update-status")
+    assert unit.status == READY
+    unit.attach(packages.build_nvidia(tmp_path, version="570.211.01"))
+    assert installed(host)["nvidia-vgpu-ubuntu-570"] == "hi 570.172.07"
+    row.record(unit)
+    host.run("apt-mark", "unhold", "nvidia-vgpu-ubuntu-570")
+    unit.hook_after_delay("update-status")
+    assert installed(host)["nvidia-vgpu-ubuntu-570"] == "ii 570.211.01"
+    row.record_end(unit, "the hold is removed")
+
+
+def test_the_host_driver_is_not_installed_in_a_container(fresh_host, nvidia_deb, fault):
+    host, unit = fresh_host
+    host.run("sh", "-c", "echo lxc >/run/systemd/container")
+    unit.attach(nvidia_deb)
+    assert installed(host) == {}
+    fault("The unit is in a container").record(unit)
+
+
 def test_a_full_disk_is_reported_until_there_is_space_again(fresh_host, nvidia_deb, fault):
     host, unit = fresh_host
     unit.store(nvidia_deb)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from simulated import control_archive
 
 from system.commands import CommandError, Result
 
@@ -19,13 +20,17 @@ class Programs:
         self.result = result
         self.started: list[tuple[str, ...]] = []
 
-    def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+    def __call__(
+        self, *argv: str, timeout: float = 60.0, check: bool = True, binary: bool = False
+    ) -> Result:
         self.started.append(argv)
         if self.result is None:
             raise CommandError(argv, "No such file or directory")
         if check and self.result.returncode:
             lines = (self.result.stderr.strip() or "no output").splitlines()
             raise CommandError(argv, f"exit 1: {lines[-1]}", self.result)
+        if binary:  # the control file of a package
+            return self.result._replace(stdout=control_archive(self.result.stdout))
         return self.result
 
 

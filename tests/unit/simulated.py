@@ -7,10 +7,12 @@ The answers of apt, dpkg and systemd, and the state after their failures, match 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,9 @@ class Machine:
     def host(self, host: dict[str, Any]) -> None:
         self.driver.host = host
 
-    def __call__(self, *argv: str, timeout: float = 60.0, check: bool = True) -> Result:
+    def __call__(
+        self, *argv: str, timeout: float = 60.0, check: bool = True, binary: bool = False
+    ) -> Result:
         assert timeout > 0
         self.commands.append(argv)
         result = self._run(argv)
@@ -295,11 +299,11 @@ class Machine:
     def _dpkg_deb(self, argv: tuple[str, ...]) -> Result:
         verb, path = argv[1:]
         deb = _read_deb(Path(path))
-        if deb is None or (deb["truncated"] and verb != "--field"):
+        if deb is None or (deb["truncated"] and verb != "--ctrl-tarfile"):
             return Result(2, "", "dpkg-deb: error: unexpected end of file or stream\n")
-        if verb == "--field":
+        if verb == "--ctrl-tarfile":
             rows = [f"{key}: {value}\n" for key, value in deb["fields"].items()]
-            return Result(0, "".join(rows), "")
+            return Result(0, control_archive("".join(rows)), "")
         assert verb == "--contents", argv
         names = ["usr/bin/nvidia-vgpu-mgr"]
         if deb["dkms"]:
@@ -588,6 +592,18 @@ class Machine:
             self._show_processes(unit)
 
 
+def control_archive(control: str) -> str:
+    """Return an archive with a control file as dpkg-deb prints it, each character one byte."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, text in (("./", None), ("./control", control.encode()), ("./postinst", b"\xff")):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if text is None else tarfile.REGTYPE
+            member.size = len(text or b"")
+            archive.addfile(member, io.BytesIO(text or b""))
+    return stream.getvalue().decode("latin-1")
+
+
 def _has_arguments(argv: tuple[str, ...], arguments: list[str]) -> bool:
     rest = iter(argv)
     return argv[0] == arguments[0] and all(argument in rest for argument in arguments)
@@ -602,4 +618,4 @@ def _read_deb(path: Path) -> dict[str, Any] | None:
 
 
 def _postinst_error(name: str) -> str:
-    return f"dpkg: error processing package {name} (--configure):\n installed {name} package"
+    return f"dpkg: error processing package {name} (--configure):\n installed {name} package\n"

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 
 import pytest
+from simulated import control_archive
 
 from driver import host_package
 from driver.host_package import HostPackage
 from gpu.problems import HostError, Problem, ProblemKind
+from system import commands
 
 
 @pytest.fixture
@@ -72,6 +76,40 @@ def test_damaged_package_is_rejected(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb")
     deb.write_bytes(deb.read_bytes()[:-9])
     assert problem_of(simulated, deb) == invalid("the file is truncated or damaged")
+
+
+@pytest.mark.parametrize(
+    "archive",
+    ["", "x" * 2048, "\0" * 10240, control_archive("Package: x\n")[:512] + "\0" * 1024],
+    ids=["empty", "junk", "its end only", "only a folder"],
+)
+def test_control_data_that_cannot_be_read_is_rejected(simulated, tmp_path, archive):
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    simulated.fail("dpkg-deb", stdout=archive, returncode=0)
+    assert problem_of(simulated, deb) == invalid("its control data is too large or damaged")
+
+
+def test_large_control_archive_is_not_unpacked(tmp_path, monkeypatch):
+    """Against the real dpkg-deb: a file of some kilobytes may have hundreds of megabytes."""
+    tree = tmp_path / "tree/DEBIAN"
+    tree.mkdir(parents=True)
+    (tree / "control").write_text(
+        "Package: nvidia-vgpu-ubuntu-570\nVersion: 1\nArchitecture: all\n"
+        "Maintainer: x <x@example.com>\nDescription: x\n"
+    )
+    with open(tree / "padding", "wb") as file:
+        file.truncate(64 * 1024 * 1024)
+    deb = tmp_path / "a.deb"
+    subprocess.run(["dpkg-deb", "-Zxz", "--build", tmp_path / "tree", deb], check=True)
+    assert deb.stat().st_size < 100_000
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setitem(commands._ENVIRONMENT, "TMPDIR", str(folder))
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(HostError, match="its control data is too large or damaged"):
+        host_package.inspect(deb, commands.run)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 32 * 1024
+    assert list(folder.iterdir()) == []
 
 
 def test_truncated_package_with_valid_fields_fails_verification(simulated, tmp_path):

@@ -105,12 +105,33 @@ def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
             "dpkg: error processing package nvidia-vgpu-ubuntu-570 (--configure):\n"
             " installed nvidia-vgpu-ubuntu-570 package post-installation script ...\n",
             "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
-            "dpkg: error processing package nvidia-vgpu-ubuntu-570 (--configure):",
+            "installed nvidia-vgpu-ubuntu-570 package post-installation script ...",
         ),
         (
-            " trying to overwrite '/usr/bin/nvidia-smi', also in package b\n",
+            "Building module:\nError! Bad return status for module build on kernel: 6.8.0-79\n"
+            "dpkg: error processing package nvidia-vgpu-ubuntu-570 (--configure):\n"
+            " installed nvidia-vgpu-ubuntu-570 package post-installation script ...\n",
             "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
-            "trying to overwrite '/usr/bin/nvidia-smi', also in package b",
+            "Bad return status for module build on kernel: 6.8.0-79",
+        ),
+        (
+            "dpkg: error processing archive /tmp/a.deb (--unpack):\n"
+            " trying to overwrite '/usr/bin/nvidia-smi', which is also in package "
+            "nvidia-utils-570-server 570.133\n",
+            "E: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+            "trying to overwrite '/usr/bin/nvidia-smi', which is also in package "
+            "nvidia-utils-570-server 570.133",
+        ),
+        (
+            "The following packages have unmet dependencies:\n"
+            " nvidia-vgpu-ubuntu-580 : Depends: libx but it is not installable\n",
+            "E: Unable to correct problems, you have held broken packages.\n",
+            "Depends: libx but it is not installable",
+        ),
+        (
+            "",
+            "E: Held packages were changed and -y was used without --allow-...\n",
+            "E: Held packages were changed and -y was used without --allow-...",
         ),
         (
             "",
@@ -127,8 +148,8 @@ def test_half_unpacked_package_outside_the_archive_is_left_unchanged(machine):
         ("something else\n", "", "something else"),
     ],
     ids=[
-        *("E:", "E: after W:", "dpkg on stdout", "two branches", "dpkg-deb", "full disk"),
-        "last line",
+        *("E:", "E: after W:", "dpkg on stdout", "dkms", "two branches", "dependency", "hold"),
+        *("dpkg-deb", "full disk", "last line"),
     ],
 )
 def test_reason_is_the_line_that_names_the_cause(machine, stdout, stderr, reason):

@@ -37,6 +37,14 @@ def test_last_package_is_found_without_a_final_line_break(tmp_path):
     assert find(tmp_path, "zstd") == [("zstd", "1.4.8", "installed")]
 
 
+def test_package_on_hold_is_installed(tmp_path):
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    path.write_text("Package: zstd\nStatus: hold ok installed\nVersion: 1.4.8\n")
+    (package,) = dpkg.find(tmp_path, "zstd")
+    assert (package.is_installed, package.is_half_unpacked) == (True, False)
+
+
 def test_invalid_utf8_does_not_hide_packages(tmp_path):
     path = tmp_path / "var/lib/dpkg/status"
     path.parent.mkdir(parents=True)
