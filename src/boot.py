@@ -41,7 +41,10 @@ def main(root: Path, run: Runner) -> int:
         problems = _prepare(root, run, state, is_boot=is_boot)
     except HostError as error:
         problems = (error.problem,)
-    boot_result.save(root, problems)
+    try:
+        boot_result.save(root, problems)
+    except HostError as error:
+        problems = (*problems, error.problem)
     for problem in problems:
         logger.error("%s", problem)
     obstacles = [card.obstacle for card in gather(root).cards if card.obstacle is not None]

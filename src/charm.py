@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from gpu.card import Card
 from gpu.problems import NEEDS_REBOOT, SOFTWARE_BROKEN, HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
-from state import backoff, boot_result, charm_state, folders
+from state import backoff, boot_result, charm_state, folders, host_owner
 from state.charm_state import CharmState
+from state.host_owner import Owner
 from status import messages
 from status.assessment import (
     Assessment,
@@ -33,7 +35,12 @@ from status.assessment import (
     withdrawn,
     withdrawn_sections,
 )
-from status.unit_status import format_problem, unit_statuses, why_no_types_listed
+from status.unit_status import (
+    format_problem,
+    problem_status,
+    unit_statuses,
+    why_no_types_listed,
+)
 from system import commands, systemd
 
 RESOURCE = "nvidia-vgpu-software"
@@ -47,14 +54,22 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     """Offers the NVIDIA GPUs of a compute host to its guests."""
 
     root = Path("/")
-    # Written by the charm that had this name before; this charm keeps nothing there.
     run = staticmethod(commands.run)  # starts programs on the host
+    # Written by the charm that had this name before; this charm keeps nothing there.
     _stored = ops.StoredState()  # type: ignore[no-untyped-call]  # ops does not type it
 
     def __init__(self, framework: ops.Framework) -> None:
         super().__init__(framework)
         self.nova_vgpu = NovaVgpuProvides(self)
         self._assessment: Assessment | None = None
+        other_unit = self._other_owner()
+        if other_unit is not None:
+            self._not_owner = Problem(ProblemKind.OTHER_UNIT, unit=other_unit)
+            framework.observe(self.on.collect_unit_status, self._on_collect_other_status)
+            framework.observe(self.on.upgrade_charm, self._on_other_upgrade_charm)
+            for name in self.meta.actions:
+                framework.observe(self.on[name].action, self._on_other_action)
+            return
         relation = self.on["nova-vgpu"]
         for event, handler in (
             (self.on.install, self._on_install),
@@ -78,6 +93,35 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         ):
             framework.observe(event, handler)
 
+    def _other_owner(self) -> str | None:
+        """Return the other unit of the charm that manages this host; if there is none, do so."""
+        this = Owner(self.unit.name, str(self.charm_dir))
+        other = host_owner.other_owner(self.root, this)
+        if other is not None:
+            # Of two units, the one with the relation can publish.
+            is_useful = charm_state.load(self.root).is_related or not self.nova_vgpu.is_related
+            if is_useful:
+                return other
+        if "JUJU_ACTION_NAME" not in os.environ:  # show-plan changes nothing
+            try:
+                host_owner.take_over(self.root, this)
+            except HostError as error:
+                logger.error("%s", error)
+        return None
+
+    # Events of a unit on a host that another unit manages
+
+    def _on_collect_other_status(self, event: ops.CollectStatusEvent) -> None:
+        status = problem_status(self._not_owner, self.app.name)
+        event.add_status(ops.StatusBase.from_name(status.level.value, status.message))
+
+    def _on_other_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
+        """Withdraw what an earlier revision may have published beside the other unit."""
+        self.nova_vgpu.withdraw()
+
+    def _on_other_action(self, event: ops.ActionEvent) -> None:
+        self._fail(event, self._not_owner)
+
     # Events
 
     def _on_install(self, _: ops.InstallEvent) -> None:
@@ -85,7 +129,6 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         from driver import legacy_charm
 
         legacy_charm.take_over(self.root, self.run)
-        folders.adopt_card_records(self.root)
         in_placement = charm_state.load(self.root).reported_in_placement
         self._refresh(CharmState(reported_in_placement=in_placement))
 
@@ -320,6 +363,9 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
+            off = boot_service.why_off(self.root)
+            if off is not None:
+                return assessment._replace(problems=(off, *assessment.problems))
             if not assessment.may_prepare(time.time()):
                 return assessment
             boot_service.ensure_installed(self.root, self.run, self.charm_dir)
@@ -341,6 +387,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
+        if assessment.state.reported_in_placement:  # Nova must never be without it again
+            assessment = self._saved(assessment)
         state = assessment.state
         if assessment.facts.nova is not None:  # otherwise its option names are not known yet
             data = self._provider_data(assessment)
@@ -353,9 +401,22 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 # Only data that was read back counts as published: if a hook is killed, Juju
                 # drops what it wrote.
                 is_changed = self.nova_vgpu.publish(data, keep_sections=keeps_sections)
-                state = state._replace(published_digest="" if is_changed else digest)
-        self._assessment = assessment._replace(state=self._save(state))
+                is_related = self.nova_vgpu.is_related
+                is_published = is_related and not is_changed
+                state = state._replace(
+                    is_related=is_related, published_digest=digest if is_published else ""
+                )
+        self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment
+
+    def _saved(self, assessment: Assessment) -> Assessment:
+        """Save the state; if that is impossible, say so and publish nothing that needs it."""
+        try:
+            charm_state.save(self.root, assessment.state)
+        except HostError as error:
+            logger.error("%s", error)
+            return assessment.with_unwritable_state(error.problem)
+        return assessment
 
     def _provider_data(self, assessment: Assessment) -> ProviderData:
         facts, installed = assessment.facts, assessment.facts.driver.installed

@@ -117,6 +117,12 @@ def write_dpkg_status(root: Path, packages: list[tuple[str, str, str]]) -> None:
     )
 
 
+def all_types() -> dict[str, list[dict[str, Any]]]:
+    """Return the vGPU types of all recorded models."""
+    types: dict[str, list[dict[str, Any]]] = _load("types")
+    return types
+
+
 def all_kinds(function: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all vGPU types of a card, as listed in `hosts/types.yaml`."""
     types: list[dict[str, Any]] = _load("types")[function["types"]]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import sys
@@ -12,19 +13,25 @@ from pathlib import Path
 
 from gpu.problems import HostError, Problem, ProblemKind
 from state import boot_result
-from state.folders import UNTIL_BOOT
+from state.folders import KEPT, UNTIL_BOOT
 from system import systemd
 from system.commands import CommandError, Runner
 from system.files import ensure_contents, has_contents
 
-__all__ = ["SERVICE", "ensure_installed", "remove", "run_now"]
+__all__ = ["SERVICE", "ensure_installed", "remove", "run_now", "why_off"]
+
+logger = logging.getLogger(__name__)
 
 SERVICE = "nova-compute-nvidia-vgpu"
-_UNIT_PATH = Path("etc/systemd/system") / f"{SERVICE}.service"
+# Not in /etc, where `systemctl mask` puts its own link.
+_UNIT_PATH = Path("usr/local/lib/systemd/system") / f"{SERVICE}.service"
 _WANTED_PATH = Path("etc/systemd/system/multi-user.target.wants") / f"{SERVICE}.service"
-# Exists while systemd has not read the unit file yet.
-_RELOAD_PENDING = UNTIL_BOOT / "daemon-reload"
+# Exists while systemd has not read the unit file and enabled the service yet.
+_RELOAD_PENDING = KEPT / "daemon-reload"
 _TIMEOUT = 600  # seconds, after which the boot continues
+# The service writes the cards' attributes, starts NVIDIA's tools, loads pci-pf-stub through
+# sriov-manage, and reads the open files of all processes. It needs no network and no other folder:
+# https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#Sandboxing
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which also removes it.
 [Unit]
@@ -38,10 +45,33 @@ ConditionPathExists={charm}/src/boot.py
 Type=oneshot
 Environment=PYTHONPATH={charm}/lib:{charm}/venv PYTHONDONTWRITEBYTECODE=1
 RemainAfterExit=yes
-ExecStart={python} -W ignore {charm}/src/boot.py
-ExecStop={python} -W ignore {charm}/src/boot.py record
+ExecStart={python} -S -W ignore {charm}/src/boot.py
+ExecStop={python} -S -W ignore {charm}/src/boot.py record
 TimeoutStartSec={timeout}
 TimeoutStopSec=30
+StateDirectory={service}
+RuntimeDirectory={service}
+RuntimeDirectoryPreserve=yes
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_MKNOD CAP_SYS_ADMIN CAP_SYS_MODULE CAP_SYS_PTRACE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+PrivateTmp=yes
+PrivateNetwork=yes
+RestrictAddressFamilies=AF_UNIX
+IPAddressDeny=any
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @cpu-emulation @debug @keyring @mount @obsolete @raw-io @reboot @swap
+SystemCallErrorNumber=EPERM
+UMask=0022
 
 [Install]
 WantedBy=multi-user.target
@@ -49,8 +79,20 @@ WantedBy=multi-user.target
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._-]+", re.ASCII)
 
 
+def why_off(root: Path) -> Problem | None:
+    """Return why the service must not run: an administrator has disabled or masked it."""
+    if systemd.is_masked(root, SERVICE):
+        return Problem(ProblemKind.BOOT_SERVICE_OFF, state="masked", verb="unmask")
+    is_installed = (root / _UNIT_PATH).exists() and not (root / _RELOAD_PENDING).exists()
+    if is_installed and not (root / _WANTED_PATH).is_symlink():
+        return Problem(ProblemKind.BOOT_SERVICE_OFF, state="disabled", verb="enable")
+    return None
+
+
 def ensure_installed(root: Path, run: Runner, charm: Path) -> bool:
     """Install or update the service; return whether anything was done.
+
+    The caller checks `why_off` first.
 
     Args:
         root: the root of the host's file system.
@@ -63,15 +105,14 @@ def ensure_installed(root: Path, run: Runner, charm: Path) -> bool:
     for path in (str(charm), sys.executable):  # a unit file expands %, $ and blanks
         if _PLAIN_PATH.fullmatch(path) is None:
             raise _failed("the path of the charm has unsupported characters")
-    text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT)
-    if not has_contents(root / _UNIT_PATH, text):
-        ensure_contents(root / _RELOAD_PENDING, "")  # the hook may be killed before the reload
-        ensure_contents(root / _UNIT_PATH, text)
-    elif (root / _WANTED_PATH).is_symlink() and not (root / _RELOAD_PENDING).exists():
+    text = _UNIT_TEXT.format(charm=charm, python=sys.executable, timeout=_TIMEOUT, service=SERVICE)
+    if has_contents(root / _UNIT_PATH, text) and not (root / _RELOAD_PENDING).exists():
         return False
+    ensure_contents(root / _RELOAD_PENDING, "")  # the hook may be killed before the reload
+    ensure_contents(root / _UNIT_PATH, text)
     _systemctl(run, "daemon-reload")
     _systemctl(run, "enable", SERVICE)
-    (root / _RELOAD_PENDING).unlink(missing_ok=True)
+    _delete(root / _RELOAD_PENDING)
     return True
 
 
@@ -85,9 +126,16 @@ def remove(root: Path, run: Runner) -> bool:
     for arguments in (("disable", "--now", SERVICE), ("daemon-reload",)):
         with contextlib.suppress(CommandError):
             run("systemctl", *arguments, check=False)
-        (root / _UNIT_PATH).unlink(missing_ok=True)
+        _delete(root / _UNIT_PATH)
     shutil.rmtree(root / UNTIL_BOOT, ignore_errors=True)
     return True
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # such as a read-only file system
+        logger.warning("%s stays: %s", path, error)
 
 
 def run_now(root: Path, run: Runner) -> None:

@@ -43,6 +43,7 @@ def assign_types(
         not_ready: the cards to leave out.
     """
     problems = _as_problems(lambda: _save_types(host.root, host.facts))
+    problems += _as_problems(lambda: _renew_damaged_records(host))
     _restore_types(host)
     for planned in make_plan(host.facts).preparation.type_assignments:
         if planned.card not in not_ready:
@@ -80,6 +81,16 @@ def _restore_types(host: HostReader) -> None:
     for card in host.facts.cards:
         if not lost.keys().isdisjoint(card.gpu.virtual_functions):
             host.read_card(card.address)
+
+
+def _renew_damaged_records(host: HostReader) -> None:
+    """Record all assigned types, except those of guests, if the earlier records are lost."""
+    if not assigned_types.is_damaged(host.root):
+        return
+    for card in host.facts.cards:
+        for function, type_id in card.assigned_types:
+            if function not in card.guest_parents:
+                assigned_types.record(host.root, [function], type_id)
 
 
 def _forget_stale_records(host: HostReader) -> None:

@@ -14,7 +14,7 @@ import logging
 import re
 import tempfile
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 from driver import daemon, host_package, kept_package, nouveau
 from driver.host_package import HostPackage
@@ -131,7 +131,7 @@ def _replace(
     conflicting = [
         package for package in packages if package.name != wanted.name or not package.is_installed
     ]
-    with tempfile.TemporaryDirectory(prefix="nvidia-vgpu-") as folder:
+    with _temporary_folder() as folder:
         path = host_package.with_deb_suffix(wanted, folder)
         removals = [f"{package.name}-" for package in conflicting if package.name != wanted.name]
         if all(package.is_installed for package in conflicting):
@@ -181,6 +181,18 @@ def _undone(
             reason=reason,
         )
     )
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="nvidia-vgpu-")
+    except OSError as error:
+        reason = error.strerror or "failed"
+        problem = Problem(ProblemKind.DISK_WRITE_FAILED, path="a temporary folder", reason=reason)
+        raise HostError(problem) from error
+    with folder as path:
+        yield path
 
 
 def _refuse_in_use(wanted: HostPackage, in_use: tuple[str, ...]) -> None:

@@ -49,7 +49,14 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
+        _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:  # such as a read-only file system
+        logger.warning("%s stays: %s", path, error)
 
 
 def _replace_nouveau_file(root: Path) -> None:
@@ -65,7 +72,7 @@ def _replace_nouveau_file(root: Path) -> None:
         except HostError as error:
             logger.warning("%s stays: %s", path, error)
             return
-        path.unlink()
+        _unlink(path)
 
 
 def _systemctl(run: Runner, verb: str, *arguments: str) -> None:

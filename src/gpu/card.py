@@ -34,7 +34,8 @@ __all__ = [
 COUNT_LIMIT = 999  # vGPUs of a card
 NAME_LIMIT = 100  # characters of a type's name
 
-_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*-([0-9]{1,9})", re.ASCII)
+# In lower case, as the kernel names the folders; names of types have capitals: A100-40.
+_TYPE_ID = re.compile(r"[a-z][a-z0-9_-]*-([0-9]{1,9})", re.ASCII)
 _BRAND = re.compile(r"^(?:GRID|NVIDIA)\s+", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"([0-9]{1,4})[ABCQ][A-Z0-9]*$", re.ASCII)  # T4-2B4, A100-1-5CME
 _MIG_BACKED = re.compile(r"-[0-9]{1,2}-[0-9]{1,4}[ABCQ][A-Z0-9]*$", re.ASCII | re.IGNORECASE)

@@ -44,6 +44,7 @@ class ProblemKind(enum.Enum):
     TOO_FEW_FUNCTIONS = "too-few-virtual-functions"
     VFS_FAILED = "virtual-functions-failed"
     BOOT_SERVICE_FAILED = "boot-service-failed"
+    BOOT_SERVICE_OFF = "boot-service-off"
     VARIANT_DRIVER_UNSUPPORTED = "variant-driver-unsupported"
     TYPE_NOT_SET = "type-not-set"
     INSTANCES_MISSING = "gpu-instances-missing"
@@ -118,6 +119,7 @@ class ProblemKind(enum.Enum):
     MIXED_SIZE_NEEDED = "mixed-size-needed"
     # the relation
     NOT_RELATED = "not-related"
+    OTHER_UNIT = "other-unit"
 
 
 # The driver has not reported yet what it should report once a card is prepared.

@@ -46,6 +46,8 @@ def with_functions_in_use(root: Path, cards: tuple[Card, ...]) -> tuple[Card, ..
         return cards
     ours = assigned_types.load(root)
     others = {function for function in types if ours.get(function) != types[function]}
+    if assigned_types.is_damaged(root):  # otherwise each would count as a guest's until a boot
+        others = set()
     in_use = guest_functions(root, types) | others
     return tuple(_with_functions_in_use(card, in_use) for card in cards)
 

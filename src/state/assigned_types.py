@@ -16,7 +16,7 @@ from gpu.pci import PciAddress
 from state.folders import KEPT
 from system.files import ensure_contents, read_json
 
-__all__ = ["forget", "load", "record"]
+__all__ = ["forget", "is_damaged", "load", "record"]
 
 _PATH = KEPT / "assigned-types.json"
 
@@ -29,6 +29,15 @@ def load(root: Path) -> dict[PciAddress, str]:
         if address is not None:
             assigned[address] = type_id
     return assigned
+
+
+def is_damaged(root: Path) -> bool:
+    """Whether there is a file, but nothing can be read from it, not even that it is empty."""
+    try:
+        text = (root / _PATH).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return not read_json(root / _PATH) and text.strip() != "{}"
 
 
 def record(root: Path, functions: Iterable[PciAddress], type_id: str) -> None:

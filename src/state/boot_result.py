@@ -43,7 +43,7 @@ def is_permanent(root: Path, *, risks_published: bool) -> bool:
 
 def clear(root: Path) -> None:
     """Delete the result, so that it is never taken for that of a later run."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # missing, or on a file system that is read-only
         (root / _PATH).unlink()
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from state.backoff import Backoff
-from state.folders import KEPT
+from state.folders import IN_PLACEMENT, KEPT
 from state.mapping_history import MappingHistory
 from system.files import ensure_contents, read_json
 
 __all__ = ["CharmState", "load", "save"]
 
 _PATH = KEPT / "state.json"
+_IN_PLACEMENT_TEXT = "This compute node reports PCI devices to placement, for ever.\n"
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,9 @@ def load(root: Path) -> CharmState:
     data = read_json(root / _PATH)
     if not data and (root / _PATH).exists():
         logger.warning("%s is damaged, starting with an empty state", root / _PATH)
-    fields = _fields(CharmState._field_defaults, data)
-    return CharmState(**fields)
+    state = CharmState(**_fields(CharmState._field_defaults, data))
+    in_placement = state.reported_in_placement or (root / IN_PLACEMENT).exists()
+    return state._replace(reported_in_placement=in_placement)
 
 
 def save(root: Path, state: CharmState) -> None:
@@ -92,6 +94,8 @@ def save(root: Path, state: CharmState) -> None:
     Raises:
         HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
+    if state.reported_in_placement:
+        ensure_contents(root / IN_PLACEMENT, _IN_PLACEMENT_TEXT)
     data = _merged(read_json(root / _PATH), state._asdict())
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
     ensure_contents(root / _PATH, text, mode=0o600)

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
 
-__all__ = ["KEPT", "UNTIL_BOOT", "adopt_card_records", "delete"]
+__all__ = ["IN_PLACEMENT", "KEPT", "UNTIL_BOOT", "adopt_card_records", "delete"]
 
 KEPT = Path("var/lib/nova-compute-nvidia-vgpu")
+# Outlives the unit: Nova does not start without report_in_placement once it has had it.
+IN_PLACEMENT = KEPT / "reports-in-placement"
 UNTIL_BOOT = Path("run/nova-compute-nvidia-vgpu")
 _LEFT = Path("run/nova-compute-nvidia-vgpu.left")
 # What describes the cards, not the unit.
@@ -22,7 +25,16 @@ logger = logging.getLogger(__name__)
 def delete(root: Path) -> None:
     """Delete all kept files; a unit that follows before the next boot can adopt those of cards."""
     _move_card_records(root / KEPT, root / _LEFT)
-    shutil.rmtree(root / KEPT, ignore_errors=True)
+    for path in (root / KEPT).glob("*"):
+        if path == root / IN_PLACEMENT:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        with contextlib.suppress(OSError):  # such as a read-only file system
+            path.unlink()
+    with contextlib.suppress(OSError):
+        (root / KEPT).rmdir()
 
 
 def adopt_card_records(root: Path) -> None:

@@ -125,6 +125,15 @@ class Assessment(NamedTuple):
             return self
         return self._replace(problems=tuple(dict.fromkeys((failed.failure, *self.problems))))
 
+    def with_unwritable_state(self, problem: Problem) -> Assessment:
+        """Return the assessment if the charm's state cannot be saved.
+
+        What Nova is offered stays as it is if it depends on the state.
+        """
+        problems = tuple(dict.fromkeys((problem, *self.problems)))
+        keeps = self.plan.keeps_published or self.state.reported_in_placement
+        return self._replace(problems=problems, plan=self.plan._replace(keeps_published=keeps))
+
     def retry_at(self, kind: ProblemKind, now: float) -> int | None:
         """Return when a step that failed is tried again, in seconds since 1970; None: now."""
         is_software = kind in SOFTWARE_BROKEN

@@ -130,6 +130,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "systemd could not install or run the boot service. Its journal has more: `journalctl -u "
         "nova-compute-nvidia-vgpu`.",
     ),
+    ProblemKind.BOOT_SERVICE_OFF: _blocked(
+        "The boot service is {state}; run systemctl {verb} nova-compute-nvidia-vgpu",
+        "An administrator has disabled or masked the service. The charm respects that, and "
+        "prepares no card, now or at boot.",
+    ),
     ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
         "{address} needs Nova 31, but {nova} is installed; "
         "use a kernel with mdev, such as jammy's 5.15",
@@ -418,5 +423,10 @@ MESSAGES: dict[ProblemKind, Message] = {
     ProblemKind.NOT_RELATED: _blocked(
         "No relation to nova-compute; run juju integrate {app}:nova-vgpu nova-compute:nova-vgpu",
         "Without the relation, nothing can be published to Nova.",
+    ),
+    ProblemKind.OTHER_UNIT: _blocked(
+        "Unit {unit} manages this host already; remove one of the two applications",
+        "Two applications of this charm, or one with two relations, have a unit on this host. The "
+        "other unit does all the work.",
     ),
 }

@@ -101,7 +101,7 @@ def test_an_unusable_state_file_changes_nothing(ready_host, fault, name, text):
 def test_a_boot_service_of_another_revision_is_replaced(ready_host, fault):
     host, unit = ready_host
     unit.configure(vgpu_device_mappings=MAPPING)
-    path = host.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service"
+    path = host.root / "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
     content = path.read_text()
     path.write_text(content.replace("[Service]", "[Service]\nExecStartPre=/bin/false"))
     host.run("systemctl", "daemon-reload")

@@ -15,6 +15,7 @@ import interpreters
 import recorded
 from functional.bed import juju, machine, packages
 
+UNIT_FILE = "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
 MAPPING = "{T4-8Q: ['10de:1eb8']}"
 READY = ("active", "Unit is ready: 2 NVIDIA GPUs, 1 vGPU type")
 NO_PYTHON = (
@@ -67,7 +68,9 @@ def run_lifecycle(host, unit, nvidia_deb):
         assert outcome.returncode == 0
         assert "Traceback" not in outcome.log
     assert json.loads(unit.databag["services"]) == []
-    assert not (host.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service").exists()
+    assert not (
+        host.root / "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
+    ).exists()
 
 
 def byte_code(host):
@@ -142,7 +145,7 @@ def test_the_boot_service_uses_python38_on_bionic(bionic, nvidia_deb):
     unit.hook("install")
     host.reboot()
     unit.hook("start")
-    service = host.text("etc/systemd/system/nova-compute-nvidia-vgpu.service")
+    service = host.text(UNIT_FILE)
     assert "\nExecStart=/usr/bin/python3.8 -W ignore " in service
     host.run("systemctl", "start", "nova-compute-nvidia-vgpu")
 

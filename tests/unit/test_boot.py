@@ -19,7 +19,7 @@ from state.charm_state import CharmState
 from state.mapping_history import MappingHistory
 
 CHARM = Path("/var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm")
-UNIT_FILE = "etc/systemd/system/nova-compute-nvidia-vgpu.service"
+UNIT_FILE = "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
 RESULT = "run/nova-compute-nvidia-vgpu/result.json"
 MAPPING = "{A40-8Q: ['10de:2235']}"
 

@@ -15,7 +15,34 @@ from gpu.problems import HostError, Problem, ProblemKind
 from state import boot_result
 
 CHARM = Path("/var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm")
-UNIT_FILE = "etc/systemd/system/nova-compute-nvidia-vgpu.service"
+UNIT_FILE = "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
+
+
+SANDBOX = """\
+StateDirectory=nova-compute-nvidia-vgpu
+RuntimeDirectory=nova-compute-nvidia-vgpu
+RuntimeDirectoryPreserve=yes
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_MKNOD CAP_SYS_ADMIN CAP_SYS_MODULE CAP_SYS_PTRACE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+PrivateTmp=yes
+PrivateNetwork=yes
+RestrictAddressFamilies=AF_UNIX
+IPAddressDeny=any
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @cpu-emulation @debug @keyring @mount @obsolete @raw-io @reboot @swap
+SystemCallErrorNumber=EPERM
+UMask=0022
+"""
 
 
 @pytest.fixture
@@ -39,10 +66,11 @@ def test_service_runs_between_nvidia_and_nova(a40):
         "Type=oneshot\n"
         f"Environment=PYTHONPATH={CHARM}/lib:{CHARM}/venv PYTHONDONTWRITEBYTECODE=1\n"
         "RemainAfterExit=yes\n"
-        f"ExecStart={sys.executable} -W ignore {CHARM}/src/boot.py\n"
-        f"ExecStop={sys.executable} -W ignore {CHARM}/src/boot.py record\n"
+        f"ExecStart={sys.executable} -S -W ignore {CHARM}/src/boot.py\n"
+        f"ExecStop={sys.executable} -S -W ignore {CHARM}/src/boot.py record\n"
         "TimeoutStartSec=600\n"
         "TimeoutStopSec=30\n"
+        f"{SANDBOX}"
         "\n"
         "[Install]\n"
         "WantedBy=multi-user.target\n"
@@ -83,6 +111,30 @@ def test_systemd_reloads_a_unit_file_that_it_has_not_read(a40):
     a40.repair("systemctl daemon-reload")
     assert boot_service.ensure_installed(a40.root, a40, CHARM) is True
     assert boot_service.ensure_installed(a40.root, a40, CHARM) is False
+
+
+def test_service_that_was_never_enabled_is_not_off(a40):
+    assert boot_service.why_off(a40.root) is None
+    a40.fail("systemctl enable")
+    with pytest.raises(HostError):
+        boot_service.ensure_installed(a40.root, a40, CHARM)
+    a40.reboot(starts=False)
+    assert boot_service.why_off(a40.root) is None
+    a40.repair("systemctl enable")
+    assert boot_service.ensure_installed(a40.root, a40, CHARM) is True
+    assert boot_service.why_off(a40.root) is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "state", "remedy"), [("disable", "disabled", "enable"), ("mask", "masked", "unmask")]
+)
+def test_service_that_an_administrator_has_turned_off_is_off(a40, verb, state, remedy):
+    boot_service.ensure_installed(a40.root, a40, CHARM)
+    a40("systemctl", verb, boot_service.SERVICE)
+    problem = Problem(ProblemKind.BOOT_SERVICE_OFF, state=state, verb=remedy)
+    assert boot_service.why_off(a40.root) == problem
+    a40("systemctl", remedy, boot_service.SERVICE)
+    assert boot_service.why_off(a40.root) is None
 
 
 def test_refusal_of_systemd_is_reported(a40):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from unittest import mock
 
@@ -129,10 +130,13 @@ def test_type_assigned_by_somebody_else_is_in_use(l40s):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[1]", "{"])
-def test_invalid_record_of_assigned_types_is_ignored(l40s, text):
+def test_types_are_not_a_guests_because_their_record_is_damaged(l40s, text):
     l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
-    (l40s.root / "var/lib/nova-compute-nvidia-vgpu/assigned-types.json").write_text(text)
-    assert in_use(l40s) == ("0000:3d:00.4",)
+    path = l40s.root / "var/lib/nova-compute-nvidia-vgpu/assigned-types.json"
+    path.write_text(text)
+    assert in_use(l40s) == ()
+    l40s.prepare_cards("{L40S-48Q: ['10de:26b9']}")
+    assert json.loads(path.read_text()) == {"0000:3d:00.4": "nvidia-1156"}
 
 
 def test_type_of_a_stopped_guest_is_kept(l40s):

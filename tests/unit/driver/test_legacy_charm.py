@@ -44,7 +44,7 @@ def test_legacy_boot_service_and_scripts_are_replaced(refreshed, hook):
     refreshed.hook(hook)
     assert [name for name in LEGACY_FILES if has(refreshed, name)] == []
     assert refreshed.machine.did("systemctl disable systemd-mdev-workaround.service")
-    assert has(refreshed, "etc/systemd/system/nova-compute-nvidia-vgpu.service")
+    assert has(refreshed, "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service")
 
 
 def test_nouveau_stays_blacklisted(refreshed):

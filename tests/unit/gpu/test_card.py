@@ -39,6 +39,11 @@ def test_last_part_of_a_long_name_matches():
     assert not vgpu_type.matches("6000 Blackwell DC-48Q")
 
 
+def test_name_without_a_final_letter_is_not_taken_for_an_id():
+    assert VgpuType("nvidia-900", "NVIDIA A100-40").matches("A100-40")
+    assert not VgpuType("nvidia-40", "GRID M10-2A").matches("A100-40")
+
+
 @pytest.mark.parametrize(
     ("name", "description", "framebuffer"),
     [

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+import recorded
 from gpu.pci import PciAddress, PciId
 from gpu.problems import HostError, Problem, ProblemKind
 from planning import mappings
@@ -107,11 +108,21 @@ def test_yaml_alias_is_expanded():
         ("NVIDIA A40-2Q", False),
         ("GRID A100-1-5CME", False),
         ("NVIDIA RTX Pro 6000 Blackwell DC-48Q", False),
+        ("NVIDIA RTX 6000 (Ada)", False),
+        ("A100-40", False),
     ],
 )
 def test_only_a_type_id_can_be_published_unchanged(key, is_plain):
     (request,) = read(f"{{{key}: ['0000:84:00.0']}}")
     assert request == VgpuRequest(key, addresses("0000:84:00.0"), is_plain=is_plain)
+
+
+def test_every_recorded_name_of_a_type_is_accepted():
+    names = {kind["name"] for kinds in recorded.all_types().values() for kind in kinds}
+    assert len(names) > 100
+    for name in names:
+        (request,) = read(f"{{{name}: ['10de:1eb8']}}")
+        assert request.vgpu_type == name
 
 
 def test_request_by_pci_id_is_not_plain():
