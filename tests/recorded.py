@@ -99,6 +99,8 @@ def build_sys(root: Path, recorded: dict[str, Any]) -> None:
     if loaded:
         _write(root / "sys/module/nvidia/version", f"{loaded}\n")
     (root / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
+    groups = root / "sys/kernel/iommu_groups"
+    (groups / "0" if recorded.get("iommu", True) else groups).mkdir(parents=True, exist_ok=True)
     for function in recorded["functions"]:
         add_function(root / "sys", function, is_loaded=bool(loaded))
 

@@ -19,6 +19,7 @@ from cards import nvidia_smi, virtual_functions
 from gpu.card import Card, CardMode
 from gpu.pci import PciAddress
 from gpu.problems import HostError, Problem, ProblemKind
+from host import nvml_clients
 from planning.preparation import Partitioning, gpu_instance_profiles
 from state import driver_cache
 from system.commands import CommandError, Runner
@@ -95,7 +96,8 @@ def ensure_mig_mode(
             nvidia_smi.set_mig_mode(run, address, wanted)
         is_complete = _complete_mig_mode(run, address, wanted)
     except CommandError as error:
-        raise _failed(address, nvidia_smi.reason(error)) from error
+        reason = nvml_clients.name_client(root, nvidia_smi.reason(error))
+        raise _failed(address, reason) from error
     if not is_complete:
         raise HostError(Problem(ProblemKind.MIG_PENDING, address))
 
@@ -154,7 +156,7 @@ def partition(root: Path, run: Runner, card: Card, step: Partitioning) -> list[P
             return _create_instances(root, run, card, step)
         mixed_size = _set_mixed_size(run, address, step.mixed_size)
     except CommandError as error:
-        reason = nvidia_smi.reason(error)
+        reason = nvml_clients.name_client(root, nvidia_smi.reason(error))
         if step.instance_requests:
             raise _failed(address, reason) from error
         if step.mixed_size:

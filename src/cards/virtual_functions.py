@@ -124,8 +124,7 @@ def disable_virtual_functions(
 def _root_cause(root: Path, run: Runner, gpu: Gpu, reason: str) -> str:
     """Return why sriov-manage fails as far as the host shows it, otherwise its own reason."""
     if "unbindLock" in reason:
-        clients = nvml_clients.find(root)
-        return f"{clients[0]} uses the card" if clients else reason
+        return nvml_clients.name_client(root, reason)
     if not _has_driver(root, gpu):
         return "NVIDIA's driver does not take it, see dmesg"
     if not _has_pci_pf_stub(root, run):

@@ -15,15 +15,23 @@ from host.driver_state import DAEMON, VGPUD
 from system import sysfs
 from system.text import one_line
 
-__all__ = ["find"]
+__all__ = ["name_client"]
 
 _DEVICE = re.compile(r"/dev/nvidia(?:[0-9]+|ctl)", re.ASCII)
+# What sriov-manage and nvidia-smi print if another program uses the card.
+_IN_USE = re.compile(r"unbindLock|in use by another client", re.IGNORECASE)
 _UNIT = re.compile(r"/([^/]+\.service)(?:/|$)", re.MULTILINE)
 _EXPECTED = (f"{DAEMON}.service", f"{VGPUD}.service")  # NVIDIA's own, which let go of the cards
 
 
-def find(root: Path) -> tuple[str, ...]:
-    """Return the systemd units of these programs, or the names of those without a unit, sorted."""
+def name_client(root: Path, reason: str) -> str:
+    """Return a reason for a failure, which names the program if one uses the card."""
+    clients = _find(root) if _IN_USE.search(reason) else ()
+    return f"{clients[0]} uses the card" if clients else reason
+
+
+def _find(root: Path) -> tuple[str, ...]:
+    """Return the units of these programs, or the names of those without a unit, sorted."""
     clients = {
         _client(root / "proc" / process)
         for process in filter(str.isdigit, sysfs.names(root / "proc"))

@@ -41,13 +41,17 @@ _LOCKED = re.compile(
 )
 _REMOVAL = re.compile(r"^Remv (\S+)", re.MULTILINE)
 _FULL = "No space left on device"
-# What names the cause, in the order of preference: dkms, apt's resolver, dpkg, apt.
+# What names the cause, in the order of preference, and how it is reported: briefly, since a status
+# has few characters. From dkms, dpkg, apt's resolver, and apt.
 _REASONS = (
-    r"Error! (.*)",
-    r"\s+\S+ : ((?:Pre)?Depends: .*|Conflicts: .*|Breaks: .*)",
-    r"dpkg(?:-deb)?: error processing (?:archive|package) .*:\n\s*(.*)",
-    r"((?:dpkg|dpkg-deb): error.*|\s*trying to overwrite.*)",
-    r"(E: .*)",
+    (r"Error! (.*)", r"\1"),
+    (r"\s*trying to overwrite '(.+)', which is also in package (\S+).*", r"\2 has \1, too"),
+    (r"\s*installed \S+ package (\S+) script subprocess .*", r"its \1 script failed"),
+    (r"\s+\S+ : ((?:Pre)?Depends: .*|Conflicts: .*|Breaks: .*)", r"\1"),
+    (r"E: Held packages were changed .*", "it is on hold, see apt-mark"),
+    (r"dpkg(?:-deb)?: error processing (?:archive|package) .*:\n\s*(.*)", r"\1"),
+    (r"((?:dpkg|dpkg-deb): error.*)", r"\1"),
+    (r"(E: .*)", r"\1"),
 )
 
 logger = logging.getLogger(__name__)
@@ -179,8 +183,8 @@ def _reason(error: CommandError) -> str:
     """Pick the line that names the cause; dpkg writes it to stdout, before apt's own on stderr."""
     if _FULL in error.output:  # dpkg has this in the middle of its second line
         return _FULL
-    for pattern in _REASONS:
+    for pattern, template in _REASONS:
         match = re.search(f"^{pattern}$", error.output, re.MULTILINE)
         if match is not None:
-            return one_line(match[1].strip(), 200)
+            return one_line(match.expand(template).strip(), 200)
     return error.reason

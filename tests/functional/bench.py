@@ -1,10 +1,12 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a hook: the charm compared with a charm that does nothing, on booted hosts.
+"""The cost of a hook and of the boot service, on booted hosts.
 
-Run this with `make bench`, which packs the charm first. Both charms run with the shipped
-dependencies, the same dispatch and the same hook tools, in pairs. The tables list first what does
-not depend on the machine: the number of calls of hook tools and of other programs.
+Run this with `make bench`, which packs the charm first. A hook is compared with that of a charm
+that does nothing: both run with the shipped dependencies, the same dispatch and the same hook
+tools, in pairs. The boot service is compared with a service that only starts Python, in the same
+boots. The tables list first what does not depend on the machine: the number of calls of hook tools
+and of other programs, and of the files and folders that are opened below /sys.
 """
 
 from __future__ import annotations
@@ -42,11 +44,23 @@ class Case(NamedTuple):
         host: a recorded host, or a host derived from one.
         mapping: the value of the option.
         at_most: the bound on all ratios, for a host larger than the recorded ones.
+        fault: what sriov-manage does on a host that cannot be repaired.
     """
 
     host: dict[str, Any]
     mapping: str
     at_most: float | None = None
+    fault: str = ""
+
+
+def with_cards(name: str, number: int) -> dict[str, Any]:
+    """Return a recorded host with several of its card, without virtual functions."""
+    host = recorded.without_functions(name)
+    (card,) = host["functions"]
+    functions = [
+        {**card, "address": f"0000:{0x10 + 8 * index:02x}:00.0"} for index in range(number)
+    ]
+    return {**host, "functions": functions}
 
 
 def largest(name: str) -> dict[str, Any]:
@@ -70,7 +84,44 @@ CASES = (
     Case(recorded.host("t4-fresh"), "{T4-8Q: ['10de:1eb8']}"),
     Case(largest("a40-mdev"), "{A40-8Q: ['10de:2235']}", at_most=2.5),
     Case(largest("l40s-vendor-vfio"), "{L40S-8Q: ['10de:26b9']}", at_most=2.5),
+    Case(
+        with_cards("a40-mdev", 8),
+        "{A40-8Q: ['10de:2235']}",
+        fault="echo 'Cannot obtain unbindLock'; exit 1\n",
+    ),
 )
+# The host, the mapping, and the bound on the files that are opened below /sys.
+BOOT_CASES = (
+    ("no card is mapped", with_cards("l40s-vendor-vfio", 1), "", 1000),
+    *(
+        (f"{number} L40S", with_cards("l40s-vendor-vfio", number), "{L40S-8Q: ['10de:26b9']}",
+         1250 * number)
+        for number in (1, 2, 4, 8)
+    ),
+    ("16 L40S with 48 functions", largest("l40s-vendor-vfio"), "{L40S-8Q: ['10de:26b9']}",
+     16 * 1875),
+)  # fmt: skip
+BOOTS = 5
+_FLOOR = """\
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 -S -c pass
+[Install]
+WantedBy=multi-user.target
+"""
+# Counts what the program of the boot service opens.
+COUNTER = """\
+import atexit, runpy, sys
+count = 0
+def note(event, arguments):
+    global count
+    if event in ("open", "os.listdir", "os.scandir"):
+        count += str(arguments[0]).startswith("/sys/")
+sys.addaudithook(note)
+atexit.register(lambda: open("/bed/count", "w").write(str(count)))
+sys.argv = [sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NO_OP = """\
 #!/usr/bin/env python3
 import ops
@@ -131,11 +182,14 @@ def main(packed: Path) -> int:
                 host.reboot()
                 unit.hook("start")
                 unit.integrate()
+                if case.fault:
+                    (host.bed / "sriov-fault").write_text(case.fault)
                 unit.configure(vgpu_device_mappings=case.mapping)
                 unit.hook("update-status")
                 print(f"{case.host['description']}\n{unit.status[0]}: {unit.status[1]}\n")
                 is_exceeded |= measure(host, unit, add_no_op(charm, host), case)
-    print(f"Medians of {RUNS} pairs; in brackets: calls of hook tools by the no-op charm.")
+    print(f"Medians of {RUNS} pairs; in brackets: calls of hook tools by the no-op charm.\n")
+    is_exceeded |= measure_boots(packed)
     print("BOUND EXCEEDED" if is_exceeded else "within bounds")
     return int(is_exceeded)
 
@@ -190,11 +244,72 @@ def measure(host: machine.Machine, unit: juju.Juju, no_op: str, case: Case) -> b
                 f"{memory:.1f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    print_table(rows)
+    return is_exceeded
+
+
+def measure_boots(packed: Path) -> bool:
+    """Measure the boot service and print a table; return whether a bound is exceeded."""
+    rows: list[tuple[str, ...]] = [
+        ("BOOT", "OPENED BELOW /sys", "BOUND", "FLOOR ms", "SERVICE ms")
+    ]
+    is_exceeded = False
+    for name, data, mapping, bound in BOOT_CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            charm = juju.unpack_charm(packed, Path(folder) / "charm")
+            package = packages.build_nvidia(Path(folder))
+            with machine.Machine(data, charm) as host:
+                unit = juju.Juju(host, machine.REPOSITORY)
+                unit.store(package)
+                for hook in ("install", "start"):
+                    unit.hook(hook)
+                    host.reboot()
+                unit.integrate()
+                unit.configure(vgpu_device_mappings=mapping)
+                opened = count_opened(host)
+                floor, service = time_boots(host)
+        is_exceeded |= opened > bound
+        rows.append((name, str(opened), str(bound), f"{floor:.0f}", f"{service:.0f}"))
+    print_table(rows)
+    print(f"Medians of {BOOTS} boots.")
+    return is_exceeded
+
+
+def count_opened(host: machine.Machine) -> int:
+    """Return how many files and folders below /sys a boot opens until the cards are prepared."""
+    host.run("systemctl", "disable", machine.BOOT_SERVICE)
+    host.reboot()
+    (host.bed / "counter.py").write_text(COUNTER)
+    charm = f"/{machine.CHARM}"
+    env = {"PYTHONPATH": f"{charm}/lib:{charm}/venv"}
+    program = ("/bed/counter.py", f"{charm}/src/boot.py")
+    host.run("/usr/bin/python3", "-S", "-W", "ignore", *program, env=env)
+    host.run("systemctl", "enable", machine.BOOT_SERVICE)
+    return int((host.bed / "count").read_text())
+
+
+def time_boots(host: machine.Machine) -> tuple[float, float]:
+    """Return the milliseconds that a service that does nothing takes at boot, and the charm's."""
+    (host.root / "etc/systemd/system/floor.service").write_text(_FLOOR)
+    host.run("systemctl", "enable", "floor.service")
+    times: dict[str, list[float]] = {"floor.service": [], machine.BOOT_SERVICE: []}
+    for _ in range(BOOTS):
+        host.reboot()
+        for service, milliseconds in times.items():
+            start, end = (
+                int(host.run("systemctl", "show", "--value", "-p", name, service).stdout)
+                for name in ("ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic")
+            )
+            milliseconds.append((end - start) / 1000)
+    floor, service_time = map(statistics.median, times.values())
+    return floor, service_time
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
     print()
-    return is_exceeded
 
 
 def median_ms(pairs: list[dict[str, Any]], name: str) -> float:

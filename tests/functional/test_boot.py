@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from bed import principal
+from bed import machine, principal
 
 import recorded
 
@@ -129,6 +131,46 @@ def test_a_hook_waits_for_the_boot_service(a40, fault):
     assert host.run("cat", "/run/tries").stdout == "\n"
     assert unit.status == READY
     fault("A hook runs while the boot service prepares the cards").record(unit)
+
+
+def test_the_boot_service_is_sandboxed(a40):
+    """Its work is the other tests' subject: they all run it with this sandbox."""
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    report = host.run("systemd-analyze", "security", "nova-compute-nvidia-vgpu", "--no-pager")
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report.stdout)
+    assert exposure is not None
+    assert float(exposure[1]) < 3.5
+
+
+@pytest.mark.parametrize(("verb", "state"), [("disable", "disabled"), ("mask", "masked")])
+def test_a_boot_service_that_an_administrator_turns_off_stays_off(a40, fault, verb, state):
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    row = fault(f"An administrator runs `systemctl {verb}` on the boot service")
+    host.run("systemctl", verb, "nova-compute-nvidia-vgpu")
+    host.reboot()
+    for hook in ("start", "update-status", "upgrade-charm"):
+        unit.hook(hook)
+        assert unit.status[1].startswith(f"The boot service is {state}; run systemctl ")
+    assert count(host) == 0
+    row.record(unit)
+    host.run("systemctl", "unmask" if verb == "mask" else "enable", "nova-compute-nvidia-vgpu")
+    unit.hook("update-status")
+    assert count(host) == 32
+    assert unit.status == READY
+    row.record_end(unit, "the administrator turns it on again")
+
+
+def test_the_boot_service_does_nothing_where_its_unit_is_gone(a40):
+    """As after `juju remove-unit --force`."""
+    host, unit = a40
+    unit.configure(vgpu_device_mappings=MAPPING)
+    host.run("rm", "-r", f"/{machine.CHARM}/src")
+    host.reboot()
+    assert count(host) == 0
+    status = host.run("systemctl", "show", "-p", "ConditionResult", "nova-compute-nvidia-vgpu")
+    assert status.stdout == "ConditionResult=no\n"
 
 
 def test_a_host_without_a_card_has_no_boot_service(boot, fault):

@@ -38,15 +38,16 @@ ExecStart=/usr/local/bin/python3 -W ignore /{machine.CHARM}/src/boot.py
 _INSPECT = """\
 import glob, json, os, subprocess
 state = {}
-for place in ("/etc/systemd/system", "/etc/modprobe.d", "/var/lib/nova-compute-nvidia-vgpu",
-              "/run/nova-compute-nvidia-vgpu", "/run/systemd/system"):
+for place in ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/etc/modprobe.d",
+              "/var/lib/nova-compute-nvidia-vgpu", "/run/nova-compute-nvidia-vgpu",
+              "/run/systemd/system"):
     for folder, _, names in os.walk(place):
         for name in names:
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 state[path] = os.readlink(path)
             elif "nvidia" in path:
-                state[path] = open(path).read()
+                state[path] = open(path, errors="replace").read()
 for unit in ("nvidia-vgpu-mgr", "nova-compute-nvidia-vgpu"):
     command = ["systemctl", "show", "-p", "ActiveState,UnitFileState,NeedDaemonReload", unit]
     state[unit] = sorted(subprocess.check_output(command, text=True).splitlines())

@@ -117,8 +117,8 @@ class Libvirt(fakelibvirt.Connection):
 class Cloud(base.ServersTestBase):
     """Nova with one compute host that has a recorded host's tree and a nova.conf.
 
-    Nova's services share one configuration in this process, so the controllers also use the
-    compute host's file. Options that a deployment sets only on the controllers are arguments.
+    nova-compute starts with its own file alone. Nova's services share one configuration in this
+    process, so what a deployment sets only on the controllers, the arguments, is set afterwards.
 
     Args:
         root: the tree.
@@ -155,6 +155,8 @@ class Cloud(base.ServersTestBase):
         try:
             self.setUp()
             self.start_compute(HOST)
+            for group, options in self._flags:
+                self.flags(group=group, **options)
         except BaseException:
             self.doCleanups()
             raise
@@ -173,8 +175,6 @@ class Cloud(base.ServersTestBase):
 
         # nova-compute reads its file when it starts; the fixture would read none.
         self._patch("nova.config.parse_args", read_nova_conf)
-        for group, options in self._flags:
-            self.flags(group=group, **options)
         # The following functions read sysfs; redirect them from this machine's to the host's.
         self._patch("nova.pci.utils.is_physical_function", self._is_physical_function)
         if hasattr(privileged, "create_mdev"):  # Nova used it before 30, and has it until 31

@@ -31,6 +31,7 @@ import recorded
 HERE = Path(__file__).parent
 # The parts of /sys that each host has for itself; overlays add mount points that the kernel lacks.
 _OWN = ("bus/pci", "bus/mdev", "class/mdev_bus")
+_IOMMU_GROUPS = "kernel/iommu_groups"
 _OVERLAID = ("bus", "class", "devices", "module")
 
 
@@ -194,4 +195,5 @@ class Kernel:
         tree = self._folder / "shown/sys" if self._reacts else self.tree
         options = [f"--overlay=/sys/{name}:{places / name}:/sys/{name}" for name in _OVERLAID]
         escaped = [name.replace(":", "\\:") for name in own]
+        escaped.append(_IOMMU_GROUPS)
         return [*options, *(f"--bind={tree / name}:/sys/{name}" for name in escaped)]

@@ -37,6 +37,7 @@ CHARM_BASE = "22.04"
 CHARM = "var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm"
 # The packages that a host needs to boot, and those whose programs the charm calls.
 INCLUDE = "apt,systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,pciutils,python3,iproute2"
+BOOT_SERVICE = "nova-compute-nvidia-vgpu.service"
 PROGRAMS = {"lspci": "pciutils", "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
 # Nothing boots from it, and the best compression would take longer than the rest of a test.
 INITRAMFS = "COMPRESS=gzip\nCOMPRESSLEVEL=1\n"
@@ -232,6 +233,10 @@ class Machine:
             link.unlink()
             link.symlink_to(self._python)
         shutil.copy(HERE / "modprobe", self.root / "usr/local/sbin/modprobe")
+        # /bed is the hardware, which the sandbox of the boot service does not hide.
+        drop_in = self.root / f"usr/lib/systemd/system/{BOOT_SERVICE}.d/bed.conf"
+        drop_in.parent.mkdir(parents=True, exist_ok=True)
+        drop_in.write_text("[Service]\nReadWritePaths=/bed\n", encoding="utf-8")
         packages.build_archive(self.bed / "archive")
         (self.root / CHARM).mkdir(parents=True, exist_ok=True)
 

@@ -269,6 +269,17 @@ def test_refused_mixed_size_mode_is_reported(machine):
     )
 
 
+def test_program_that_prevents_a_mode_is_named(machine):
+    host = machine("a40-mdev")
+    process = host.root / "proc/4711"
+    (process / "fd").mkdir(parents=True)
+    (process / "fd/5").symlink_to("/dev/nvidiactl")
+    (process / "cgroup").write_text("0::/system.slice/nvidia-persistenced.service\n")
+    host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
+    (problem,) = host.prepare_cards(SIZES)
+    assert problem.argument("reason") == "nvidia-persistenced.service uses the card"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": []}', '{"0000:41:00.0": [1]}'])
 def test_invalid_record_of_modes_is_ignored(host, text):
     root = host("a40-mdev")
