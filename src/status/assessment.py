@@ -103,7 +103,10 @@ class Assessment(NamedTuple):
 
     def with_preparation(self) -> Assessment:
         """Return the assessment after the boot service has succeeded, or had nothing to do."""
-        return self._replace(state=self.state._replace(preparation=Backoff()))
+        failure = self.state.preparation.failure
+        problems = tuple(problem for problem in self.problems if problem != failure)
+        state = self.state._replace(preparation=Backoff())
+        return self._replace(state=state, problems=problems)
 
     def with_failed_preparation(
         self, now: float, problem: Problem | None, first_delay: int

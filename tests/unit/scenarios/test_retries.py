@@ -82,6 +82,15 @@ def test_boot_service_that_systemd_refuses_is_not_run_at_every_event(deploy):
     assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
 
 
+def test_boot_service_that_was_killed_once_is_not_reported_after_it_has_run(deploy):
+    unit = deploy("a40-mdev")
+    unit.machine.fail("systemctl restart", output="Job failed.\n", times=1)
+    unit.configure("{A40-8Q: ['10de:2235']}")
+    assert unit.status.message.startswith("Boot service failed: ")
+    unit.hook("update_status")
+    assert unit.status == ready("1 NVIDIA GPU, 1 vGPU type")
+
+
 def test_destroyed_gpu_instances_are_created_again(deploy):
     unit = deploy("a100-sriov-off")
     unit.configure("{A100-1-5C: ['10de:20f1']}")
