@@ -20,10 +20,11 @@ import ops
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from driver import resource, software
 from gpu.card import Card
-from gpu.problems import NEEDS_REBOOT, SOFTWARE_BROKEN, HostError, Problem, ProblemKind
+from gpu.problems import NEEDS_REBOOT, HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import backoff, boot_result, charm_state, folders, host_owner
+from state.backoff import Backoff
 from state.charm_state import CharmState
 from state.host_owner import Owner
 from status import messages
@@ -66,7 +67,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if other_unit is not None:
             self._not_owner = Problem(ProblemKind.OTHER_UNIT, unit=other_unit)
             framework.observe(self.on.collect_unit_status, self._on_collect_other_status)
-            framework.observe(self.on.upgrade_charm, self._on_other_upgrade_charm)
+            for event in (self.on.start, self.on.upgrade_charm, self.on.update_status):
+                framework.observe(event, self._on_other_hook)
             for name in self.meta.actions:
                 framework.observe(self.on[name].action, self._on_other_action)
             return
@@ -115,9 +117,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         status = problem_status(self._not_owner, self.app.name)
         event.add_status(ops.StatusBase.from_name(status.level.value, status.message))
 
-    def _on_other_upgrade_charm(self, _: ops.UpgradeCharmEvent) -> None:
-        """Withdraw what an earlier revision may have published beside the other unit."""
-        self.nova_vgpu.withdraw()
+    def _on_other_hook(self, _: ops.EventBase) -> None:
+        """Withdraw what this unit may have published before the other one took over."""
+        if self.nova_vgpu.published() != ProviderData():
+            self.nova_vgpu.withdraw()
 
     def _on_other_action(self, event: ops.ActionEvent) -> None:
         self._fail(event, self._not_owner)
@@ -216,9 +219,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         may_reboot = event.params.get("i-really-mean-it") is True
         if self._fail_if_refused(event, force):
             return
-        assessment = self._refresh(charm_state.load(self.root), force=force)
+        state = charm_state.load(self.root)
+        state = state._replace(undone=Backoff(), resource_inspection=())
+        assessment = self._refresh(state, force=force)
         kinds = {problem.kind for problem in assessment.problems}
-        is_broken = bool(kinds & SOFTWARE_BROKEN)
+        is_broken = any(map(assessment.is_software_broken, assessment.problems))
         reboot = messages.REBOOT_NEEDED if kinds & NEEDS_REBOOT else messages.REBOOT_NOT_NEEDED
         if kinds & NEEDS_REBOOT and may_reboot and not is_broken:
             if self._fail_if_refused(event, force):  # a guest may have started since
@@ -322,7 +327,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             return facts, state
         if not software.may_succeed(self.root, facts, state):
             return facts, state
-        if software.will_install(facts, resource.inspected(state), force=force):
+        if software.will_install(facts, state, force=force):
             self.unit.status = ops.MaintenanceStatus(messages.INSTALLING)
         state, is_changed = software.ensure(self.root, self.run, facts, state, force=force)
         return (gather(self.root) if is_changed else facts), state

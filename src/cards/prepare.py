@@ -178,7 +178,12 @@ def _must_not_be_applied(plan: Plan, facts: HostFacts, given_up: set[PciAddress]
     That is the case if a card whose guests have vGPUs cannot be prepared: what is published then
     stays as it is, for all cards.
     """
-    stuck = {card.address for card in facts.cards if card.guest_vgpus} & given_up
+    with_guests = [card for card in facts.cards if card.guest_vgpus or card.unreadable_functions]
+    if facts.vgpus_on_unreadable_cards or any(
+        card.obstacle or card.unreadable_functions for card in with_guests
+    ):
+        return True
+    stuck = {card.address for card in with_guests} & given_up
     return any(
         problem.kind not in _PENDING or problem.address in stuck for problem in plan.problems
     )
@@ -307,6 +312,8 @@ def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
     for second in range(_TYPES_TIMEOUT):
         if not waiting:
             break
+        if second == 1:
+            host.read()  # minutes may have passed, in which a guest may have started
         if second == 1 and not host.facts.in_use:  # nothing is restarted while a vGPU exists
             logger.info("%s reports no types yet; restarting %s", min(waiting), VGPUD)
             try:

@@ -94,12 +94,18 @@ def _renew_damaged_records(host: HostReader) -> None:
 
 
 def _forget_stale_records(host: HostReader) -> None:
-    """Forget types that are not assigned any more and that no defined guest has lost."""
+    """Forget types that are not assigned any more and that no defined guest has lost.
+
+    A record is kept while its function cannot be read.
+    """
+    readable = {function for card in host.facts.cards for function in card.parents}
     assigned = {pair for card in host.facts.cards for pair in card.assigned_types}
     lost = {function for function, _ in host.facts.lost_types}
     assigned_types.forget(
         host.root,
-        lambda function, type_id: (function, type_id) not in assigned and function not in lost,
+        lambda function, type_id: (
+            function in readable and (function, type_id) not in assigned and function not in lost
+        ),
     )
 
 

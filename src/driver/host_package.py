@@ -17,6 +17,7 @@ from system.text import ascii_line
 
 __all__ = ["HostPackage", "inspect", "stamp", "verify", "with_deb_suffix"]
 
+_MAX_CONTROL = 64 * 1024  # bytes; more than any package has
 _MAGIC = b"!<arch>\ndebian-binary"
 _FIELD = re.compile(r"^([A-Za-z-]+): *(.*)$", re.MULTILINE)
 _GUEST_DRIVER = re.compile(r"nvidia-linux-grid|nvidia-grid|nvidia-driver", re.ASCII)
@@ -88,10 +89,12 @@ def _control_file(archive: str) -> str:
     try:
         with tarfile.open(fileobj=io.BytesIO(archive.encode("latin-1"))) as members:
             for member in members:
-                file = members.extractfile(member)
-                if file is not None and member.name in ("./control", "control"):
-                    return file.read().decode("utf-8", errors="replace")
-    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+                is_plain = member.isreg() and not member.issparse()
+                if is_plain and member.name in ("./control", "control"):
+                    file = members.extractfile(member)
+                    text = file.read(_MAX_CONTROL) if file is not None else b""
+                    return text.decode("utf-8", errors="replace")
+    except (tarfile.TarError, EOFError, KeyError, RecursionError, ValueError) as error:
         raise _invalid("its control data is too large or damaged") from error
     raise _invalid("its control data is too large or damaged")
 

@@ -34,7 +34,10 @@ def ensure_kept(root: Path, package: HostPackage) -> None:
         if shutil.disk_usage(path.parent).free < 3 * os.stat(package.path).st_size:
             logger.debug("no room to keep %s", package.path)
             return
-        shutil.copyfile(package.path, partial)
+        with open(package.path, "rb") as source, open(partial, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())  # the power may fail
         os.replace(partial, path)
         for other in path.parent.iterdir():
             if other != path:

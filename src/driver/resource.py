@@ -11,7 +11,7 @@ from driver import host_package
 from driver.host_package import HostPackage
 from gpu.problems import HostError, Problem, ProblemKind
 from state.charm_state import CharmState
-from system.commands import Runner
+from system.commands import CommandError, Runner
 
 __all__ = ["Resource", "ensure_inspected", "inspected"]
 
@@ -37,21 +37,21 @@ def ensure_inspected(run: Runner, state: CharmState) -> CharmState:
     stamp = host_package.stamp(path)
     if stamp and stamp == state.resource_stamp and _parse(state) is not None:
         return state
-    return state._replace(resource_stamp=stamp, resource_inspection=_inspect(path, run))
+    try:
+        package = host_package.inspect(path, run)
+        inspection: tuple[Any, ...] = (_PACKAGE, package.name, package.version, package.depends)
+    except HostError as error:
+        inspection = tuple(error.problem.to_row())
+        cause = error.__cause__
+        if isinstance(cause, CommandError) and cause.result is None:
+            stamp = ""  # the program did not run to its end, so the file may be good
+    return state._replace(resource_stamp=stamp, resource_inspection=inspection)
 
 
 def inspected(state: CharmState) -> Resource:
     """Return the result of the last inspection."""
     resource = _parse(state) if state.resource_path else None
     return resource or Resource(problem=Problem(ProblemKind.RESOURCE_MISSING))
-
-
-def _inspect(path: Path, run: Runner) -> tuple[Any, ...]:
-    try:
-        package = host_package.inspect(path, run)
-    except HostError as error:
-        return tuple(error.problem.to_row())
-    return (_PACKAGE, package.name, package.version, package.depends)
 
 
 def _parse(state: CharmState) -> Resource | None:

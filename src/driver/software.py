@@ -24,6 +24,7 @@ from system import systemd
 from system.commands import Runner
 
 __all__ = [
+    "attached",
     "ensure",
     "find_problems",
     "handle_restart_trigger",
@@ -83,9 +84,19 @@ def _install_tool(root: Path, run: Runner, package: str) -> None:
         logger.warning("%s cannot be installed: %s", package, error)
 
 
-def will_install(facts: HostFacts, resource: Resource, *, force: bool) -> bool:
+def attached(facts: HostFacts, state: CharmState) -> Resource:
+    """Return the resource, without its package if an upgrade to that was undone on this kernel.
+
+    Each attempt removes the driver that works.
+    """
+    resource = inspected(state)
+    is_undone = state.undone.conditions == _undo_conditions(facts, state)
+    return resource._replace(package=None) if is_undone else resource
+
+
+def will_install(facts: HostFacts, state: CharmState, *, force: bool) -> bool:
     """Whether `ensure` would install a package, which takes minutes."""
-    wanted = resource.package
+    wanted = attached(facts, state).package
     is_installed = wanted is not None and facts.driver.has(wanted.name, wanted.version)
     return wanted is not None and not is_installed and (force or not facts.in_use)
 
@@ -114,7 +125,7 @@ def ensure(
         The state with the failure, if any, and whether anything was done.
     """
     try:
-        is_changed = _ensure(root, run, facts, inspected(state), force)
+        is_changed = _ensure(root, run, facts, attached(facts, state), force)
     except HostError as error:
         if error.problem != state.installation.failure:
             is_waiting = error.problem.kind is ProblemKind.UPGRADE_PENDING
@@ -126,8 +137,17 @@ def ensure(
 
 def _with_failure(root: Path, state: CharmState, problem: Problem) -> CharmState:
     """Return the state after a failure, which may itself have changed the host."""
-    conditions = _conditions(root, gather(root), state)
+    facts = gather(root)
+    if problem.kind is ProblemKind.INSTALL_UNDONE:
+        undone = Backoff().fail(_undo_conditions(facts, state), time.time(), problem)
+        return state._replace(undone=undone, installation=Backoff())
+    conditions = _conditions(root, facts, state)
     return state._replace(installation=state.installation.fail(conditions, time.time(), problem))
+
+
+def _undo_conditions(facts: HostFacts, state: CharmState) -> str:
+    """Return a digest of what decides whether an upgrade that was undone can succeed."""
+    return hashlib.sha256(repr((facts.driver.kernel, state.resource_stamp)).encode()).hexdigest()
 
 
 def _conditions(root: Path, facts: HostFacts, state: CharmState) -> str:
@@ -206,15 +226,17 @@ def handle_restart_trigger(
 def find_problems(facts: HostFacts, state: CharmState) -> Iterator[Problem]:
     """Return what is wrong with the host software of a host that needs it."""
     driver, resource = facts.driver, inspected(state)
+    failure = state.installation.failure
+    if state.undone.conditions == _undo_conditions(facts, state):
+        failure = failure or state.undone.failure
     is_from_elsewhere = driver.loaded is not None and not driver.packages
     is_present = driver.installed is not None or (is_from_elsewhere and facts.has_vgpu_daemon)
-    if is_from_elsewhere and not is_present:
+    if is_from_elsewhere and not is_present and failure is None:
         yield Problem(ProblemKind.NOT_VGPU_DRIVER, version=str(driver.loaded))
     elif resource.problem and (
         resource.problem.kind is not ProblemKind.RESOURCE_MISSING or not is_present
     ):
         yield resource.problem
-    failure = state.installation.failure
     if failure is not None:
         yield failure
     elif driver.installed is None and resource.problem is None:

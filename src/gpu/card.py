@@ -170,6 +170,14 @@ class Card(NamedTuple):
         return self.obstacle is not None and self.obstacle.kind in IN_OTHER_HANDS
 
     @property
+    def unreadable_functions(self) -> tuple[str, ...]:
+        """The virtual functions that count as in use because their type cannot be read."""
+        if self.framework is Framework.MDEV:
+            return ()
+        assigned = {str(function) for function, _ in self.assigned_types}
+        return tuple(name for name in self.in_use if name not in assigned)
+
+    @property
     def is_own_parent(self) -> bool:
         """Whether the card itself, not a virtual function, is the parent of its vGPUs."""
         return self.parents == (self.address,)

@@ -19,6 +19,7 @@ __all__ = [
     "IN_OTHER_HANDS",
     "NEEDS_REBOOT",
     "NOTES",
+    "OBSTACLES",
     "PREPARATION_PENDING",
     "RETRIABLE",
     "SOFTWARE_BROKEN",
@@ -169,6 +170,17 @@ SOFTWARE_BROKEN = frozenset(
         ProblemKind.NO_CARD_TAKEN,
         ProblemKind.NOT_VGPU_DRIVER,
         ProblemKind.SERVICE_DOWN,
+    }
+)
+# Why a card cannot offer any vGPU; see `host.obstacles`.
+OBSTACLES = frozenset(
+    {
+        ProblemKind.OTHER_DRIVER,
+        ProblemKind.WHOLE_CARD_OF_GUEST,
+        ProblemKind.CARD_REFUSED,
+        ProblemKind.SRIOV_OFF,
+        ProblemKind.IOMMU_OFF,
+        ProblemKind.OPEN_MODULE,
     }
 )
 # An operator or a guest has the card as a whole; nothing is wrong with it.

@@ -66,6 +66,18 @@ class HostFacts(NamedTuple):
         return (*on_cards, *self.vgpus_on_unreadable_cards)
 
     @property
+    def unreadable_devices(self) -> tuple[PciAddress, ...]:
+        """The cards and virtual functions that cannot be read."""
+        functions = (name for card in self.cards for name in card.unreadable_functions)
+        return (*self.unreadable, *map(PciAddress.parse, functions))
+
+    @property
+    def has_unreadable_vgpus(self) -> bool:
+        """Whether guests have vGPUs, or may have them, on devices that cannot be read."""
+        on_functions = any(card.unreadable_functions for card in self.cards)
+        return on_functions or bool(self.vgpus_on_unreadable_cards)
+
+    @property
     def own_cards(self) -> tuple[Card, ...]:
         """The cards that NVIDIA's host software is for: those that are not in other hands."""
         return tuple(card for card in self.cards if not card.is_in_other_hands)

@@ -135,8 +135,13 @@ def lost_mdevs(root: Path, cards: tuple[Card, ...]) -> tuple[Mdev, ...]:
 def lost_types(root: Path, cards: tuple[Card, ...]) -> tuple[tuple[PciAddress, str], ...]:
     """Return the functions of defined guests that have lost their type, with that type's ID."""
     assigned = {function for card in cards for function, _ in card.assigned_types}
+    unreadable = {name for card in cards for name in card.unreadable_functions}
     recorded = assigned_types.load(root)
-    lost = {function: recorded[function] for function in recorded if function not in assigned}
+    lost = {
+        function: recorded[function]
+        for function in recorded
+        if function not in assigned and str(function) not in unreadable
+    }
     if not lost:
         return ()
     defined = libvirt_guests.defined_functions(root)

@@ -33,7 +33,7 @@ _MAX_BYTES = 64 * 1024  # some 3,000 devices
 _MAX_NODES = 10_000  # after aliases are expanded
 _MAX_DEPTH = 8  # the schema needs 4
 # Stricter than `gpu.card.is_type_id`: what is published without a look at any card.
-_PLAIN_TYPE_ID = re.compile(r"[a-z][a-z0-9_-]*-[0-9]+", re.ASCII)
+_PLAIN_TYPE_ID = re.compile(r"[a-z][a-z0-9_-]*-[0-9]{1,9}", re.ASCII)
 
 
 class VgpuRequest(NamedTuple):

@@ -94,9 +94,11 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         for card, reason in excluded.items()
         if any(match.card is card for request in requests for match in selected[request])
     )
+    # Nova keeps what guests have: it may not start once a type of theirs is gone.
+    keeps_published = any(card.guest_vgpus for card in excluded)
     if not any(matches.values()):
         preparation = plan_preparation([], cards)
-        return Plan((), (), left_out, preparation, for_other_hosts)
+        return Plan((), (), left_out, preparation, for_other_hosts, keeps_published)
     card_requests = [
         card_request
         for request in requests
@@ -118,7 +120,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         notes=tuple(dict.fromkeys(notes)),
         preparation=plan_preparation(card_requests, cards),
         for_other_hosts=for_other_hosts,
-        keeps_published=bool(problems),
+        keeps_published=keeps_published or bool(problems),
     )
 
 

@@ -45,6 +45,7 @@ class CharmState(NamedTuple):
         resource_inspection: the result of that; see `driver.resource`.
         installation: the failures of the host software.
         preparation: the failures of the boot service.
+        undone: the upgrade that failed and was undone, under what it depends on.
     """
 
     paused: bool = False
@@ -61,6 +62,7 @@ class CharmState(NamedTuple):
     resource_inspection: tuple[Any, ...] = ()
     installation: Backoff = Backoff()
     preparation: Backoff = Backoff()
+    undone: Backoff = Backoff()
 
     def with_restart_trigger(self, trigger: str) -> CharmState:
         """Return the state after the principal's restart-trigger was read, if it has one."""

@@ -11,6 +11,7 @@ from typing import Mapping, NamedTuple
 from driver import software
 from gpu.card import Framework
 from gpu.problems import (
+    OBSTACLES,
     PREPARATION_PENDING,
     SOFTWARE_BROKEN,
     HostError,
@@ -137,11 +138,18 @@ class Assessment(NamedTuple):
         keeps = self.plan.keeps_published or self.state.reported_in_placement
         return self._replace(problems=problems, plan=self.plan._replace(keeps_published=keeps))
 
-    def retry_at(self, kind: ProblemKind, now: float) -> int | None:
+    def retry_at(self, problem: Problem, now: float) -> int | None:
         """Return when a step that failed is tried again, in seconds since 1970; None: now."""
-        is_software = kind in SOFTWARE_BROKEN
+        is_software = self.is_software_broken(problem)
         failed = self.state.installation if is_software else self.state.preparation
         return failed.retry_at(now)
+
+    def is_software_broken(self, problem: Problem) -> bool:
+        """Whether the host software is not as it should be, because of this problem."""
+        return problem.kind in SOFTWARE_BROKEN or (
+            problem == self.state.installation.failure
+            and problem.kind is not ProblemKind.UPGRADE_PENDING
+        )
 
     @property
     def _conditions(self) -> str:
@@ -217,12 +225,12 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
     is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
     if plan.preparation.is_pending or is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
-        problems += failures
+        problems += [failure for failure in failures if not _is_explained(failure, plan)]
         plan = _without_failed_cards(plan, facts, failures)
-    if facts.unreadable and requests:
-        problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable[0]))
-        # A card that is only reset has lost its guests no device yet.
-        if facts.vgpus_on_unreadable_cards or not any(item.cards for item in plan.assignments):
+    if facts.unreadable_devices and requests:
+        problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable_devices[0]))
+        is_offered = any(assignment.cards for assignment in plan.assignments)
+        if facts.has_unreadable_vgpus or not is_offered:
             plan = plan._replace(keeps_published=True)
     state = _record_mapping(state, inputs, plan)
     options, notes = _supported_options(inputs.options, plan, facts)
@@ -249,6 +257,13 @@ def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[Vgpu
             mappings.check(data)
             state = state._replace(validated_mapping_digest=digest)
     return state, mappings.requests(data)
+
+
+def _is_explained(failure: Problem, plan: Plan) -> bool:
+    """Whether a note of the plan says why the card of a failure cannot serve at all."""
+    cards = [note.address for note in plan.notes if note.address and note.kind in OBSTACLES]
+    address = failure.address
+    return address is not None and any(address.is_on_bus_of(card) for card in cards)
 
 
 def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:

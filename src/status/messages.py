@@ -265,7 +265,8 @@ MESSAGES: dict[ProblemKind, Message] = {
     ProblemKind.INSTALL_UNDONE: _blocked(
         f"{{previous}} was put back, {{wanted}} failed: {{reason}}; {RUN_AGAIN}",
         "The attached package could not be installed, so the one that worked is installed again. "
-        "`juju debug-log` has the output.",
+        "`juju debug-log` has the output. The charm tries again with another package or kernel, "
+        "or with `reboot-install`.",
     ),
     ProblemKind.IN_CONTAINER: _blocked(
         "The host driver is never installed in a container; deploy nova-compute on a machine",
@@ -390,7 +391,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "/sys/kernel/iommu_groups is empty, so no guest can use a virtual function.",
     ),
     ProblemKind.DISK_WRITE_FAILED: _blocked(
-        "Cannot write {path}: {reason}; check the disk",
+        f"Cannot write {{path}}: {{reason}}; {RUN_AGAIN}",
         "The disk is full or read-only.",
     ),
     ProblemKind.CARD_UNREADABLE: _blocked(

@@ -40,7 +40,7 @@ def unit_statuses(assessment: Assessment, app: str, now: float) -> tuple[Status,
         kind = ProblemKind.PAUSED if by_unit else ProblemKind.PAUSED_BY_PRINCIPAL
         return (problem_status(Problem(kind), app),)
     statuses = [
-        problem_status(problem, app, assessment.retry_at(problem.kind, now))
+        problem_status(problem, app, assessment.retry_at(problem, now))
         for problem in assessment.problems
     ]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]

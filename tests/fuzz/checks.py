@@ -68,7 +68,7 @@ _INSTALL = r"install --no-install-recommends --allow-downgrades (?:--no-remove|-
 _APT = r"apt-get -y -q -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "
 _COMMANDS = (
     r"lspci -A linux-sysfs -O sysfs\.path={root}/sys/bus/pci -Dvmmn -d 10de:",
-    rf"dpkg-deb --(?:field|contents) {_FILE}",
+    rf"dpkg-deb --(?:ctrl-tarfile|contents) {_FILE}",
     r"dpkg --print-architecture",
     r"dpkg --force-confdef --force-confold --configure -a",
     rf"dpkg --force-remove-reinstreq --remove {_NAME}(?: {_NAME})*",

@@ -56,6 +56,7 @@ RECORDS = {
                     "mapping": MAPPING,
                     "installation": BACKOFF,
                     "preparation": BACKOFF,
+                    "undone": BACKOFF,
                     "resource_inspection": st.one_of(
                         FAILURE, st.lists(hostile.texts()).map(lambda texts: ["package", *texts])
                     ),

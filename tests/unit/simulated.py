@@ -596,7 +596,11 @@ def control_archive(control: str) -> str:
     """Return an archive with a control file as dpkg-deb prints it, each character one byte."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, text in (("./", None), ("./control", control.encode()), ("./postinst", b"\xff")):
+        for name, text in (
+            ("./", None),
+            ("./control", control.encode(errors="replace")),
+            ("./postinst", b"\xff"),
+        ):
             member = tarfile.TarInfo(name)
             member.type = tarfile.DIRTYPE if text is None else tarfile.REGTYPE
             member.size = len(text or b"")

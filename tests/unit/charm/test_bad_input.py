@@ -76,5 +76,5 @@ def test_full_disk_is_not_a_hook_error(deploy):
     folder.write_text("not a folder")
     unit.configure(T4_MAPPING)
     assert unit.status.message.startswith("Cannot write ")
-    assert unit.status.message.endswith("; check the disk")
+    assert unit.status.message.endswith("; fix this, then run reboot-install")
     assert "mdev_nvidia-233" in unit.sections

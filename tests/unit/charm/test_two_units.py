@@ -106,7 +106,7 @@ def test_unit_with_the_relation_manages_the_host(units):
 
 def test_upgraded_second_unit_withdraws_what_it_had_published(units):
     _, second = units
-    data = {"subordinate_configuration": '{"nova": {}}', "services": '["nvidia-vgpu-mgr"]'}
+    data = {"services": '["nvidia-vgpu-mgr"]'}
     relation = testing.SubordinateRelation("nova-vgpu", local_unit_data=data)
     second.relation = relation
     second.change(relations={relation})
@@ -127,3 +127,13 @@ def test_publication_without_a_relation_is_not_taken_for_success(deploy):
     unit.relation_hook("joined")
     unit.hook("update_status")
     assert len(unit.device_specs()) == 2
+
+
+def test_unit_that_has_lost_the_host_withdraws_what_it_published(units):
+    first, second = units
+    (first.machine.root / "var/lib/nova-compute-nvidia-vgpu/state.json").write_text("{")
+    second.configure(OTHER_MAPPING)
+    assert len(second.device_specs()) == 2
+    first.hook("update_status")
+    assert first.sections == {}
+    assert first.status.message.startswith("Unit other/0 manages this host already")

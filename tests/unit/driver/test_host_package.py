@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
+import tarfile
 
 import pytest
 from simulated import control_archive
 
 from driver import host_package
 from driver.host_package import HostPackage
+from driver.resource import ensure_inspected, inspected
 from gpu.problems import HostError, Problem, ProblemKind
+from state.charm_state import CharmState
 from system import commands
 
 
@@ -87,6 +91,34 @@ def test_control_data_that_cannot_be_read_is_rejected(simulated, tmp_path, archi
     deb = simulated.make_deb(tmp_path / "a.deb")
     simulated.fail("dpkg-deb", stdout=archive, returncode=0)
     assert problem_of(simulated, deb) == invalid("its control data is too large or damaged")
+
+
+def archive_of(*members):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member in members:
+            archive.addfile(member)
+    return stream.getvalue().decode("latin-1")
+
+
+def test_links_in_the_control_data_are_not_followed(simulated, tmp_path):
+    links = []
+    for name, target in (("./control", "./a"), ("./a", "./control")):
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.SYMTYPE, target
+        links.append(link)
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    simulated.fail("dpkg-deb", stdout=archive_of(*links), returncode=0)
+    assert problem_of(simulated, deb) == invalid("its control data is too large or damaged")
+
+
+def test_failure_to_run_dpkg_deb_is_not_remembered(simulated, tmp_path):
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    simulated.fail("dpkg-deb", returncode=None, times=1)  # as if it ran out of memory or time
+    state = ensure_inspected(simulated, CharmState(resource_path=str(deb)))
+    assert inspected(state).problem == invalid("the file is truncated or damaged")
+    state = ensure_inspected(simulated, state)
+    assert inspected(state).package.name == "nvidia-vgpu-ubuntu-570"
 
 
 def test_large_control_archive_is_not_unpacked(tmp_path, monkeypatch):

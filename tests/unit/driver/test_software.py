@@ -264,6 +264,65 @@ def test_recorded_failure_of_another_revision_is_ignored(start, row):
     assert list(software.find_problems(gather(host.machine.root), host.state)) == []
 
 
+def test_undone_upgrade_is_not_repeated(start, clock):
+    """Each attempt removes the driver that works, also while guests come and go."""
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()  # which keeps the file
+    host.attach(postinst_fails=True)
+    (problem,) = host.event()
+    assert problem.kind is ProblemKind.INSTALL_UNDONE
+    host.machine.commands.clear()
+    for number in range(4):
+        clock.now += 24 * 3600
+        if number % 2:
+            host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+        assert host.event() == [problem]
+        if number % 2:
+            host.machine.remove_mdev(UUID)
+    assert host.machine.did("apt-get") == []
+
+
+def test_daemon_is_started_although_an_upgrade_was_undone(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()
+    host.attach(postinst_fails=True)
+    host.event()
+    host.machine.crash("nvidia-vgpu-mgr")
+    host.event()
+    assert daemon.is_active(host.machine.root, host.machine)
+
+
+@pytest.mark.parametrize("change", ["package", "kernel"])
+def test_undone_upgrade_is_repeated_when_its_cause_may_be_gone(start, change):
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()
+    host.attach(postinst_fails=True)
+    host.event()
+    if change == "package":
+        host.attach()
+        assert host.event()[0].kind is ProblemKind.OTHER_VERSION_LOADED
+        return
+    kernel = host.machine.root / "proc/sys/kernel/osrelease"
+    kernel.write_text("5.15.0-174-generic\n")
+    host.machine.commands.clear()
+    host.event()
+    assert host.machine.did("apt-get")
+
+
+def test_failed_upgrade_is_reported_although_the_old_driver_is_still_loaded(start):
+    host = start("t4-pair")
+    host.attach()
+    host.machine.fail(
+        "apt-get install --no-remove", output="No space left on device\n", returncode=100
+    )
+    host.machine.fail("apt-get install --simulate", returncode=0)
+    kinds = [problem.kind for problem in host.event()]
+    assert kinds == [ProblemKind.INSTALL_FAILED]
+
+
 # Announcement of an installation
 
 
@@ -281,8 +340,8 @@ def test_installation_is_announced_if_it_will_happen(start, version, in_use, for
     host.attach(version=version)
     if in_use:
         host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
-    attached = resource.inspected(resource.ensure_inspected(host.machine, host.state))
-    assert software.will_install(gather(host.machine.root), attached, force=force) is is_long
+    state = resource.ensure_inspected(host.machine, host.state)
+    assert software.will_install(gather(host.machine.root), state, force=force) is is_long
 
 
 @pytest.mark.parametrize("is_attached", [True, False])
@@ -290,8 +349,8 @@ def test_nothing_is_announced_without_an_installation(start, is_attached):
     host = start("t4-pair")
     if is_attached:
         host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
-    attached = resource.inspected(resource.ensure_inspected(host.machine, host.state))
-    assert software.will_install(gather(host.machine.root), attached, force=True) is False
+    state = resource.ensure_inspected(host.machine, host.state)
+    assert software.will_install(gather(host.machine.root), state, force=True) is False
 
 
 # Restart that the principal charm requests

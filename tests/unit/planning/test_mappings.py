@@ -125,6 +125,11 @@ def test_every_recorded_name_of_a_type_is_accepted():
         assert request.vgpu_type == name
 
 
+@pytest.mark.parametrize("key", ["nvidia-1234567890", "vfio-pci-12345678901"])
+def test_type_id_that_no_driver_has_is_rejected(key):
+    assert rejection(f"{{{key}: ['0000:84:00.0']}}")[1] == NO_TYPE
+
+
 def test_request_by_pci_id_is_not_plain():
     (request,) = read("{nvidia-233: ['10DE:1EB8', '0000:84:00.0']}")
     assert request.devices == (PciId(0x10DE, 0x1EB8), PciAddress(0, 0x84, 0, 0))

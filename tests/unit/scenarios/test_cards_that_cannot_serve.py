@@ -347,3 +347,68 @@ def test_crashed_daemon_is_started_without_a_restart_of_nvidia_vgpud(deploy):
     unit.hook("update_status")
     assert unit.machine.did("systemctl start nvidia-vgpu-mgr")
     assert not unit.machine.did("systemctl start nvidia-vgpud")
+
+
+@pytest.mark.parametrize("obstacle", ["driver", "iommu", "whole card"])
+def test_card_of_guests_stays_published_whatever_keeps_it_from_serving(deploy, obstacle):
+    """nova-compute does not start once a type that guests have is no longer offered."""
+    functions = [t4(), {**t4(), "address": "0000:d8:00.0"}]
+    if obstacle == "iommu":
+        functions = recorded.host("a40-mdev")["functions"]
+    unit = deploy("t4-pair", functions=functions, nova="3:30.0.0-0ubuntu1")
+    type_id = "nvidia-562" if obstacle == "iommu" else "nvidia-233"
+    card = unit.machine.facts.cards[-1]
+    text = f"{{T4-4Q: ['84:00.0'], T4-8Q: ['d8:00.0'], A40-8Q: ['{A40}']}}"
+    unit.configure(text)
+    unit.start_guest(str(card.parents[0]), type_id, UUIDS[0])
+    before = unit.databag
+    if obstacle == "driver":
+        unit.machine.reboot(starts=False)
+        unit.machine.driver.bind(str(card.address), None)
+        unit.machine.fail("systemctl restart nvidia-vgpud")  # the simulated one binds all cards
+    elif obstacle == "whole card":
+        unit.machine.define_guest(str(card.address), name="another")
+    else:
+        (unit.machine.root / "sys/kernel/iommu_groups/0").rmdir()
+    unit.hook("start")
+    assert unit.databag == before
+    unit.configure(text.replace("T4-4Q", "T4-2Q"))
+    assert unit.databag == before
+    assert "cannot be recreated" not in unit.status.message
+
+
+def test_type_of_a_guest_that_cannot_be_read_is_neither_lost_nor_forgotten(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    unit.configure(f"{{L40S-8Q: ['{L40S}']}}")
+    unit.machine.define_guest("0000:3d:00.5")
+    before = unit.databag
+    path = unit.machine.root / "sys/bus/pci/devices/0000:3d:00.5/nvidia/current_vgpu_type"
+    path.rename(path.with_name("kept"))
+    path.mkdir()
+    unit.hook("start")
+    assert unit.databag == before
+    assert unit.status == testing.BlockedStatus(
+        "Cannot read 0000:3d:00.5; see dmesg, then reboot the host"
+    )
+    unit.machine.prepare_cards(f"{{L40S-8Q: ['{L40S}']}}")
+    path.rmdir()
+    path.with_name("kept").rename(path)
+    unit.machine.define_guest()
+    unit.hook("update_status")
+    assert unit.machine.facts.in_use == ()
+    assert unit.status.name == "active"
+
+
+def test_service_is_not_restarted_if_a_guest_has_started_meanwhile(deploy, monkeypatch):
+    functions = pair("a40-mdev", sriov={"total": 32, "enabled": 0, "offset": 4, "framework": None})
+    unit = deploy("a40-mdev", functions=functions)
+    started = []
+
+    def start_guest(_):
+        if not started:
+            started.append(unit.machine.create_mdev("0000:41:00.4", "nvidia-562", UUIDS[0]))
+
+    monkeypatch.setattr("time.sleep", start_guest)
+    unit.configure(f"{{A40-8Q: ['{A40}']}}")
+    assert started
+    assert not unit.machine.did("systemctl restart nvidia-vgpud")

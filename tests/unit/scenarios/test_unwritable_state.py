@@ -63,7 +63,7 @@ def test_state_that_cannot_be_saved_is_shown(deploy, monkeypatch):
     unit.configure(T4_MAPPING)
     path = unit.machine.root / KEPT / "state.json"
     assert unit.status.name == "blocked"
-    assert unit.status.message.endswith("Read-only file system; check the disk")
+    assert unit.status.message.endswith("Read-only file system; fix this, then run reboot-install")
     assert str(path)[:20] in unit.status.message
 
 

@@ -33,6 +33,7 @@ FULL = CharmState(
     resource_inspection=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
     installation=Backoff("ef56", 2, 1790000000, 480, ("dpkg-locked", "", {})),
     preparation=Backoff("ab78", 1, 1790000000, 240, ("reboot-refused", "", {})),
+    undone=Backoff("9f12", 1, 1790000000, 240, ("paused", "", {})),
 )
 
 
@@ -47,7 +48,7 @@ def write(root, text):
 
 def test_everything_that_is_saved_is_loaded(tmp_path):
     assert all(value != empty for value, empty in zip(FULL, CharmState()))
-    for group in (FULL.mapping, FULL.installation, FULL.preparation):
+    for group in (FULL.mapping, FULL.installation, FULL.preparation, FULL.undone):
         assert all(value != empty for value, empty in zip(group, type(group)()))
     charm_state.save(tmp_path, FULL)
     assert charm_state.load(tmp_path) == FULL
