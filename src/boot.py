@@ -58,15 +58,18 @@ def main(root: Path, run: Runner) -> int:
 def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tuple[Problem, ...]:
     """Apply the requested mapping, or the one applied before if that fails."""
     mapping, start = state.mapping, time.monotonic()
+    # At a boot, what was offered must return, also where no mapping was ever applied completely.
+    is_new = mapping.is_new and (bool(mapping.applied) or not is_boot)
     in_placement = mapping.requested_report_in_placement or state.reported_in_placement
     problems = prepare_cards(
         root,
         run,
         mapping.requested,
         report_in_placement=in_placement,
-        is_new_mapping=mapping.is_new,
+        is_new_mapping=is_new,
+        replaces_published=is_new and bool(mapping.applied),
         is_boot=is_boot,
-        budget=_NEW_BUDGET if mapping.is_new else _BUDGET,
+        budget=_NEW_BUDGET if is_new else _BUDGET,
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
     if mapping.applied and mapping.is_new and is_failed:

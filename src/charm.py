@@ -96,7 +96,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             framework.observe(event, handler)
 
     def _other_owner(self) -> str | None:
-        """Return the other unit of the charm that manages this host; if there is none, do so."""
+        """Return the other unit that manages this host; if there is none, record this one."""
         this = Owner(self.unit.name, str(self.charm_dir))
         other = host_owner.other_owner(self.root, this)
         if other is not None:
@@ -403,6 +403,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if not state.is_related:
                 state = state._replace(published_digest="")
             elif digest != state.published_digest:
+                if self._has_nothing_to_keep(assessment):
+                    assessment = self._saved(assessment.with_nothing_to_keep())
+                    state, keeps_sections = assessment.state, assessment.plan.keeps_published
+                    data = self._provider_data(assessment)
                 # Only data that was read back counts as published: if a hook is killed, Juju
                 # drops what it wrote.
                 is_changed = self.nova_vgpu.publish(data, keep_sections=keeps_sections)
@@ -413,6 +417,13 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 )
         self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment
+
+    def _has_nothing_to_keep(self, assessment: Assessment) -> bool:
+        """Whether what is published stays for guests, or for Nova, but nothing is published."""
+        plan = assessment.plan
+        is_wrong = bool(plan.problems) and not assessment.state.reported_in_placement
+        is_kept = plan.keeps_published and not is_wrong
+        return is_kept and not self.nova_vgpu.published().sections
 
     def _saved(self, assessment: Assessment) -> Assessment:
         """Save the state; if that is impossible, say so and publish nothing that needs it."""

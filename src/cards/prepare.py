@@ -22,6 +22,7 @@ from gpu.pci import PciAddress
 from gpu.problems import (
     DRIVER_PENDING,
     GUEST_PENDING,
+    OBSTACLES,
     PREPARATION_PENDING,
     HostError,
     Problem,
@@ -85,6 +86,7 @@ def prepare_cards(
     *,
     report_in_placement: bool = False,
     is_new_mapping: bool = False,
+    replaces_published: bool = False,
     is_boot: bool = False,
     budget: float = math.inf,
 ) -> tuple[Problem, ...]:
@@ -100,6 +102,8 @@ def prepare_cards(
         report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
+        replaces_published: whether Nova is offered something else now. Then a card whose guests
+            have vGPUs, and that cannot be prepared, keeps all cards from being changed.
         is_boot: whether a card that fails is tried again at once, for half a minute: Nova has
             not started yet. Otherwise a hook waits, and the charm tries again later.
         budget: seconds, after which the preparation of no further card starts.
@@ -111,7 +115,7 @@ def prepare_cards(
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
     delays = _BOOT_DELAYS if is_boot else ()
     this = _Run(HostReader(root), run, make_plan, time.monotonic() + budget, delays)
-    problems = _run_passes(this, is_new_mapping)
+    problems = _run_passes(this, is_new_mapping, replaces_published)
     this.host.read()  # guests may have started meanwhile
     facts = this.host.facts
     problems += _types_not_restored(facts)
@@ -133,17 +137,15 @@ def _make_plan(
     return plan_for_nova(requests, facts.cards, facts.nova, options)
 
 
-def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
+def _run_passes(this: _Run, is_new_mapping: bool, replaces_published: bool) -> list[Problem]:
     """Prepare the cards until nothing changes any more."""
     problems: list[Problem] = []
     done: set[tuple[PciAddress, Partitioning | None]] = set()
     given_up: set[PciAddress] = set()
+    if is_new_mapping and not _pending_steps(this.make_plan(this.host.facts).preparation):
+        _wait_for_types(this, given_up)  # before a card that offers vGPUs is changed
     for _ in range(_MAX_PASSES):
         plan = this.make_plan(this.host.facts)
-        if is_new_mapping and not _pending_steps(plan.preparation):
-            # Before a card that offers vGPUs is changed, the others must have reported.
-            _wait_for_types(this, given_up)
-            plan = this.make_plan(this.host.facts)
         steps = {
             address: step
             for address, step in _pending_steps(plan.preparation).items()
@@ -152,19 +154,17 @@ def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
         without_functions = {
             address: step for address, step in steps.items() if address in plan.preparation.enable
         }
+        in_the_way = _cards_in_the_way(plan, this.host.facts, given_up)
         if is_new_mapping and without_functions:
             steps = without_functions
-        elif is_new_mapping and _must_not_be_applied(plan, this.host.facts, given_up):
+        elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
+        elif replaces_published and in_the_way:
+            return [*problems, Problem(ProblemKind.MAPPING_WITHHELD, in_the_way[0])]
         else:  # types first: the preparation of the other cards may take minutes
             problems += type_assignment.assign_types(this.host, this.make_plan, steps)
         done.update(steps.items())
-        for address in sorted(steps):
-            if time.monotonic() > this.deadline:
-                reason = "no time left in this run"
-                problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
-            else:
-                problems += _prepare_card(this, address)
+        problems += _prepare_each(this, steps)
         given_up.update(problem.address for problem in problems if problem.address is not None)
         has_news = _wait_for_types(this, given_up)
         if not steps and not has_news:
@@ -172,25 +172,39 @@ def _run_passes(this: _Run, is_new_mapping: bool) -> list[Problem]:
     return problems
 
 
-def _must_not_be_applied(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -> bool:
-    """Whether a new mapping is wrong, or cannot be published after the cards were changed.
+def _prepare_each(this: _Run, steps: _Steps) -> list[Problem]:
+    """Prepare cards, one after the other, until no time is left."""
+    problems = []
+    for address in sorted(steps):
+        if time.monotonic() > this.deadline:
+            reason = "no time left in this run"
+            problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
+        else:
+            problems += _prepare_card(this, address)
+    return problems
 
-    That is the case if a card whose guests have vGPUs cannot be prepared: what is published then
-    stays as it is, for all cards.
+
+def _cards_in_the_way(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -> list[PciAddress]:
+    """Return the mapped cards whose guests have vGPUs, and that cannot be prepared.
+
+    What is published stays for their guests, so no other card may be changed either.
     """
-    with_guests = [card for card in facts.cards if card.guest_vgpus or card.unreadable_functions]
-    if facts.vgpus_on_unreadable_cards or any(
-        card.obstacle or card.unreadable_functions for card in with_guests
-    ):
-        return True
-    stuck = {card.address for card in with_guests} & given_up
-    return any(
-        problem.kind not in _PENDING or problem.address in stuck for problem in plan.problems
-    )
+    waiting = {problem.address for problem in plan.problems} & given_up
+    left_out = {note.address for note in plan.notes if note.kind in OBSTACLES}
+    unreadable = facts.unreadable if facts.vgpus_on_unreadable_cards else ()
+    return [
+        *unreadable,
+        *(
+            card.address
+            for card in facts.cards
+            if card.unreadable_functions
+            or (card.guest_vgpus and card.address in waiting | left_out)
+        ),
+    ]
 
 
 def _types_not_restored(facts: HostFacts) -> list[Problem]:
-    reason = "its guest lost it at boot"
+    reason = "not restored after the boot"
     return [
         Problem(ProblemKind.TYPE_REFUSED, function, vgpu_type=type_id, reason=reason)
         for function, type_id in facts.types_to_restore

@@ -126,7 +126,7 @@ def _root_cause(root: Path, run: Runner, gpu: Gpu, reason: str) -> str:
     if "unbindLock" in reason:
         return nvml_clients.name_client(root, reason)
     if not _has_driver(root, gpu):
-        return "NVIDIA's driver does not take it, see dmesg"
+        return "no driver is bound to it, see dmesg"
     if not _has_pci_pf_stub(root, run):
         return "no module pci-pf-stub; install linux-modules-extra"
     return reason

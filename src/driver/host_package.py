@@ -17,6 +17,9 @@ from system.text import ascii_line
 
 __all__ = ["HostPackage", "inspect", "stamp", "verify", "with_deb_suffix"]
 
+# What tarfile raises for a damaged archive, besides its own errors.
+_DAMAGED = (ArithmeticError, EOFError, LookupError, RecursionError, ValueError)
+_MAX_MEMBERS = 1000  # files of the control data; a package has a dozen
 _MAX_CONTROL = 64 * 1024  # bytes; more than any package has
 _MAGIC = b"!<arch>\ndebian-binary"
 _FIELD = re.compile(r"^([A-Za-z-]+): *(.*)$", re.MULTILINE)
@@ -78,8 +81,9 @@ def inspect(path: Path, run: Runner) -> HostPackage:
 def _control_file(archive: str) -> str:
     """Return the control file in an archive, without writing to the disk.
 
-    `dpkg-deb --field` unpacks the complete archive into /tmp first, however large it is. Of one
-    that is larger than the output that is kept of a program, the start is missing.
+    `dpkg-deb --field` unpacks the complete archive into /tmp first, however large it is. Only the
+    end of a long output is kept, so an archive that exceeds that limit lacks its start and is
+    rejected.
 
     Raises:
         HostError: RESOURCE_INVALID.
@@ -88,13 +92,15 @@ def _control_file(archive: str) -> str:
 
     try:
         with tarfile.open(fileobj=io.BytesIO(archive.encode("latin-1"))) as members:
-            for member in members:
+            for number, member in enumerate(members):
+                if member.size < 0 or number > _MAX_MEMBERS:  # tarfile would never end
+                    break
                 is_plain = member.isreg() and not member.issparse()
                 if is_plain and member.name in ("./control", "control"):
                     file = members.extractfile(member)
                     text = file.read(_MAX_CONTROL) if file is not None else b""
                     return text.decode("utf-8", errors="replace")
-    except (tarfile.TarError, EOFError, KeyError, RecursionError, ValueError) as error:
+    except (tarfile.TarError, *_DAMAGED) as error:
         raise _invalid("its control data is too large or damaged") from error
     raise _invalid("its control data is too large or damaged")
 

@@ -85,13 +85,12 @@ def _install_tool(root: Path, run: Runner, package: str) -> None:
 
 
 def attached(facts: HostFacts, state: CharmState) -> Resource:
-    """Return the resource, without its package if an upgrade to that was undone on this kernel.
+    """Return the resource; without its package if that failed to install on this kernel.
 
-    Each attempt removes the driver that works.
+    Another attempt would remove the working driver again.
     """
     resource = inspected(state)
-    is_undone = state.undone.conditions == _undo_conditions(facts, state)
-    return resource._replace(package=None) if is_undone else resource
+    return resource._replace(package=None) if _is_undone(facts, state) else resource
 
 
 def will_install(facts: HostFacts, state: CharmState, *, force: bool) -> bool:
@@ -143,6 +142,13 @@ def _with_failure(root: Path, state: CharmState, problem: Problem) -> CharmState
         return state._replace(undone=undone, installation=Backoff())
     conditions = _conditions(root, facts, state)
     return state._replace(installation=state.installation.fail(conditions, time.time(), problem))
+
+
+def _is_undone(facts: HostFacts, state: CharmState) -> bool:
+    """Whether the upgrade to the attached package was undone, and it is still not installed."""
+    wanted = inspected(state).package
+    is_installed = wanted is not None and facts.driver.has(wanted.name, wanted.version)
+    return state.undone.conditions == _undo_conditions(facts, state) and not is_installed
 
 
 def _undo_conditions(facts: HostFacts, state: CharmState) -> str:
@@ -227,7 +233,7 @@ def find_problems(facts: HostFacts, state: CharmState) -> Iterator[Problem]:
     """Return what is wrong with the host software of a host that needs it."""
     driver, resource = facts.driver, inspected(state)
     failure = state.installation.failure
-    if state.undone.conditions == _undo_conditions(facts, state):
+    if _is_undone(facts, state):
         failure = failure or state.undone.failure
     is_from_elsewhere = driver.loaded is not None and not driver.packages
     is_present = driver.installed is not None or (is_from_elsewhere and facts.has_vgpu_daemon)

@@ -15,7 +15,7 @@ import re
 from typing import NamedTuple
 
 from gpu.pci import Gpu, PciAddress, PciId
-from gpu.problems import IN_OTHER_HANDS, Problem
+from gpu.problems import ASSIGNED_ELSEWHERE, Problem
 
 __all__ = [
     "COUNT_LIMIT",
@@ -165,9 +165,9 @@ class Card(NamedTuple):
         return self.gpu.address
 
     @property
-    def is_in_other_hands(self) -> bool:
+    def is_assigned_elsewhere(self) -> bool:
         """Whether an operator or a guest has the card as a whole."""
-        return self.obstacle is not None and self.obstacle.kind in IN_OTHER_HANDS
+        return self.obstacle is not None and self.obstacle.kind in ASSIGNED_ELSEWHERE
 
     @property
     def unreadable_functions(self) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from gpu.pci import PciAddress
 
 __all__ = [
+    "ASSIGNED_ELSEWHERE",
     "DRIVER_PENDING",
     "GUEST_PENDING",
-    "IN_OTHER_HANDS",
     "NEEDS_REBOOT",
     "NOTES",
     "OBSTACLES",
@@ -118,6 +118,7 @@ class ProblemKind(enum.Enum):
     # guests
     GUESTS_USE_OTHER_TYPE = "guests-use-other-type"
     MIXED_SIZE_NEEDED = "mixed-size-needed"
+    MAPPING_WITHHELD = "mapping-withheld"
     # the relation
     NOT_RELATED = "not-related"
     OTHER_UNIT = "other-unit"
@@ -183,8 +184,8 @@ OBSTACLES = frozenset(
         ProblemKind.OPEN_MODULE,
     }
 )
-# An operator or a guest has the card as a whole; nothing is wrong with it.
-IN_OTHER_HANDS = frozenset({ProblemKind.OTHER_DRIVER, ProblemKind.WHOLE_CARD_OF_GUEST})
+# The whole card is bound to another driver or assigned to a guest; it is not faulty.
+ASSIGNED_ELSEWHERE = frozenset({ProblemKind.OTHER_DRIVER, ProblemKind.WHOLE_CARD_OF_GUEST})
 
 
 class _Problem(NamedTuple):

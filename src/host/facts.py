@@ -79,8 +79,8 @@ class HostFacts(NamedTuple):
 
     @property
     def own_cards(self) -> tuple[Card, ...]:
-        """The cards that NVIDIA's host software is for: those that are not in other hands."""
-        return tuple(card for card in self.cards if not card.is_in_other_hands)
+        """The cards for NVIDIA's host software: not those of other drivers or of guests."""
+        return tuple(card for card in self.cards if not card.is_assigned_elsewhere)
 
     @property
     def mdevs_to_restore(self) -> tuple[Mdev, ...]:

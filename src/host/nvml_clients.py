@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs that keep NVIDIA's cards open and so prevent changes to them.
 
-Usual ones are nvidia-persistenced and nv-hostengine, the daemon of DCGM.
+Examples are nvidia-persistenced and nv-hostengine, the daemon of DCGM.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _DEVICE = re.compile(r"/dev/nvidia(?:[0-9]+|ctl)", re.ASCII)
 # What sriov-manage and nvidia-smi print if another program uses the card.
 _IN_USE = re.compile(r"unbindLock|in use by another client", re.IGNORECASE)
 _UNIT = re.compile(r"/([^/]+\.service)(?:/|$)", re.MULTILINE)
-_EXPECTED = (f"{DAEMON}.service", f"{VGPUD}.service")  # NVIDIA's own, which let go of the cards
+_EXPECTED = (f"{DAEMON}.service", f"{VGPUD}.service")  # NVIDIA's own, which release the cards
 
 
 def name_client(root: Path, reason: str) -> str:
-    """Return a reason for a failure, which names the program if one uses the card."""
+    """Return the reason for a failure: the program that uses the card, if there is one."""
     clients = _find(root) if _IN_USE.search(reason) else ()
     return f"{clients[0]} uses the card" if clients else reason
 

@@ -75,7 +75,7 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
 
     On a host without a card every plain request is published as it is written. On a host whose
     cards no request selects, nothing is published, since some releases of Nova would use those
-    cards. A card that cannot be offered does not keep the others from it.
+    cards. A card that cannot be offered does not prevent the others from being offered.
     """
     if not cards:
         plain = tuple(_verbatim(request) for request in requests if request.is_plain)
@@ -89,11 +89,9 @@ def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Pla
         for request in requests
     }
     for_other_hosts = tuple(request for request in requests if not selected[request])
-    left_out = tuple(
-        reason
-        for card, reason in excluded.items()
-        if any(match.card is card for request in requests for match in selected[request])
-    )
+    mapped = {match.card.address for matches in selected.values() for match in matches}
+    excluded = {card: excluded[card] for card in excluded if card.address in mapped}
+    left_out = tuple(excluded.values())
     # Nova keeps what guests have: it may not start once a type of theirs is gone.
     keeps_published = any(card.guest_vgpus for card in excluded)
     if not any(matches.values()):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When something that failed is tried again: after minutes at first, then after hours.
 
-What fails is often slow, and Juju runs no other hook of the host meanwhile.
+A failing step is often slow, and Juju runs no other hook on the host meanwhile.
 """
 
 from __future__ import annotations

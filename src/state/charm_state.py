@@ -21,7 +21,7 @@ from system.files import ensure_contents, read_json
 __all__ = ["CharmState", "load", "save"]
 
 _PATH = KEPT / "state.json"
-_IN_PLACEMENT_TEXT = "This compute node reports PCI devices to placement, for ever.\n"
+_IN_PLACEMENT_TEXT = "This compute node reports PCI devices to placement permanently.\n"
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ class Owner(NamedTuple):
 
 
 def other_owner(root: Path, this: Owner) -> str | None:
-    """Return the name of the unit that manages this host, if that is another one that exists.
+    """Return the other unit that manages this host; None if there is none, or it is gone.
 
     A unit that was removed with `--force` has left its files, but not its charm.
     """
@@ -42,9 +42,9 @@ def other_owner(root: Path, this: Owner) -> str | None:
 
 
 def take_over(root: Path, this: Owner) -> None:
-    """Record that a unit manages this host, without the state of a unit that did so before.
+    """Record that a unit manages this host; discard the state of the previous one.
 
-    What describes the cards is kept.
+    Records of the cards are kept.
 
     Raises:
         HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.

@@ -138,6 +138,17 @@ class Assessment(NamedTuple):
         keeps = self.plan.keeps_published or self.state.reported_in_placement
         return self._replace(problems=problems, plan=self.plan._replace(keeps_published=keeps))
 
+    def with_nothing_to_keep(self) -> Assessment:
+        """Return the assessment if what is published was to stay, but nothing is published.
+
+        Then the other cards are offered, unless the mapping is wrong, and what Nova must not be
+        without is published in any case.
+        """
+        plan = self.plan
+        offered = () if plan.problems else plan.assignments
+        plan = plan._replace(keeps_published=False, assignments=offered)
+        return _record_placement(self._replace(plan=plan))
+
     def retry_at(self, problem: Problem, now: float) -> int | None:
         """Return when a step that failed is tried again, in seconds since 1970; None: now."""
         is_software = self.is_software_broken(problem)
@@ -161,8 +172,9 @@ class Assessment(NamedTuple):
             if card.address in pending or card.lost_types
         ]
         to_restore = (facts.mdevs_to_restore, facts.types_to_restore)
-        requested = self.state.mapping.requested
-        return _digest(repr((requested, pending, rows, to_restore, facts.driver.loaded)))
+        requested, keeps = self.state.mapping.requested, self.plan.keeps_published
+        loaded = facts.driver.loaded
+        return _digest(repr((requested, keeps, pending, rows, to_restore, loaded)))
 
     @property
     def is_paused(self) -> bool:
@@ -222,17 +234,20 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         problems.append(Problem(ProblemKind.NOVA_MISSING))
         return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
     plan = plan_for_nova(requests, facts.cards, facts.nova, inputs.options)
+    failed_cards: tuple[Problem, ...] = ()
     is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
     if plan.preparation.is_pending or is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
         problems += [failure for failure in failures if not _is_explained(failure, plan)]
-        plan = _without_failed_cards(plan, facts, failures)
+        plan, failed_cards = _without_failed_cards(plan, facts, failures)
     if facts.unreadable_devices and requests:
         problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable_devices[0]))
         is_offered = any(assignment.cards for assignment in plan.assignments)
         if facts.has_unreadable_vgpus or not is_offered:
             plan = plan._replace(keeps_published=True)
-    state = _record_mapping(state, inputs, plan)
+    state = _record_mapping(state, inputs, plan, failed_cards)
+    if plan.keeps_published and not plan.problems and state.mapping.is_new:
+        problems += _why_withheld(plan, facts)
     options, notes = _supported_options(inputs.options, plan, facts)
     problems += notes
     problems += [*plan.problems, *plan.notes]
@@ -266,12 +281,24 @@ def _is_explained(failure: Problem, plan: Plan) -> bool:
     return address is not None and any(address.is_on_bus_of(card) for card in cards)
 
 
-def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
+def _why_withheld(plan: Plan, facts: HostFacts) -> list[Problem]:
+    """Return which card keeps a new mapping from being applied, because of its guests."""
+    left_out = {note.address for note in plan.notes if note.kind in OBSTACLES}
+    cards = [card for card in facts.cards if card.address in left_out and card.guest_vgpus]
+    return [Problem(ProblemKind.MAPPING_WITHHELD, card.address) for card in cards[:1]]
+
+
+def _without_failed_cards(
+    plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]
+) -> tuple[Plan, tuple[Problem, ...]]:
     """Offer what the other cards have if the preparation of one has failed.
 
     What the others have may have changed, and Nova must not be left with what they had before.
     Not if guests have vGPUs of the failed card: what is published stays for them, and the boot
     service does not change the other cards either.
+
+    Returns:
+        The plan, and the problems of the cards that it leaves out.
     """
     failed = {problem.address for problem in failures}
     failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
@@ -281,15 +308,21 @@ def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem,
         if problem.kind in PREPARATION_PENDING and problem.address in failed
     ]
     if not excluded or not any(assignment.cards for assignment in plan.assignments):
-        return plan
+        return plan, ()
     problems = tuple(problem for problem in plan.problems if problem not in excluded)
-    return plan._replace(
+    without = plan._replace(
         problems=problems, notes=(*plan.notes, *excluded), keeps_published=bool(problems)
     )
+    return without, tuple(excluded)
 
 
-def _record_mapping(state: CharmState, inputs: Inputs, plan: Plan) -> CharmState:
-    """Request a mapping from the boot service unless it is wrong, and note if it is applied."""
+def _record_mapping(
+    state: CharmState, inputs: Inputs, plan: Plan, failed_cards: tuple[Problem, ...]
+) -> CharmState:
+    """Request a mapping from the boot service unless it is wrong, and note if it is applied.
+
+    A card that cannot be prepared does not keep the mapping of the others from being applied.
+    """
     mapping = state.mapping
     if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
         # It may have looked right before the cards reported more.
@@ -297,7 +330,8 @@ def _record_mapping(state: CharmState, inputs: Inputs, plan: Plan) -> CharmState
     mapping = mapping.request(
         inputs.mapping, report_in_placement=inputs.options.report_in_placement
     )
-    kinds = {problem.kind for problem in (*plan.problems, *plan.notes)}
+    pending = {*plan.problems, *plan.notes}.difference(failed_cards)
+    kinds = {problem.kind for problem in pending}
     if not plan.keeps_published and not kinds & PREPARATION_PENDING:
         mapping = mapping.apply()
     return state._replace(mapping=mapping)

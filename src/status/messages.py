@@ -132,8 +132,8 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     ProblemKind.BOOT_SERVICE_OFF: _blocked(
         "The boot service is {state}; run systemctl {verb} nova-compute-nvidia-vgpu",
-        "An administrator has disabled or masked the service. The charm respects that, and "
-        "prepares no card, now or at boot.",
+        "An administrator has disabled or masked the service. While it is off, no card is "
+        "prepared, now or at boot.",
     ),
     ProblemKind.VARIANT_DRIVER_UNSUPPORTED: _blocked(
         "{address} needs Nova 31, but {nova} is installed; "
@@ -260,16 +260,17 @@ MESSAGES: dict[ProblemKind, Message] = {
     ProblemKind.INSTALL_FAILED: _blocked(
         f"Host software not installed: {{reason}}; {RUN_AGAIN}",
         "apt-get or dpkg failed; `juju debug-log` has its output. The charm tries again after "
-        "minutes, then after hours; at once with `reboot-install` or another package.",
+        "four minutes, then less often. It tries at once if `reboot-install` is run or another "
+        "package is attached.",
     ),
     ProblemKind.INSTALL_UNDONE: _blocked(
-        f"{{previous}} was put back, {{wanted}} failed: {{reason}}; {RUN_AGAIN}",
+        f"Driver {{wanted}} failed, using {{previous}}: {{reason}}; {RUN_AGAIN}",
         "The attached package could not be installed, so the one that worked is installed again. "
-        "`juju debug-log` has the output. The charm tries again with another package or kernel, "
-        "or with `reboot-install`.",
+        "`juju debug-log` has the output. The charm tries again only if "
+        "another package is attached, another kernel is running, or `reboot-install` is run.",
     ),
     ProblemKind.IN_CONTAINER: _blocked(
-        "The host driver is never installed in a container; deploy nova-compute on a machine",
+        "Cannot install the driver in a container; deploy nova-compute on its host",
         "The cards belong to the host of the container.",
     ),
     ProblemKind.DPKG_LOCKED: _waiting(
@@ -295,13 +296,14 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The key with which DKMS signs modules must be enrolled at the host's console.",
     ),
     ProblemKind.MODULES_LOCKED: _blocked(
-        f"The kernel accepts no modules (lockdown, or modules_disabled); {RUN_AGAIN}",
-        "Kernel lockdown is on, which Secure Boot turns on, or the sysctl kernel.modules_disabled "
-        "is set.",
+        f"The kernel rejects the driver (lockdown or modules_disabled); {RUN_AGAIN}",
+        "Kernel lockdown is on (Secure Boot enables it), or the sysctl kernel.modules_disabled is "
+        "set.",
     ),
     ProblemKind.MODULE_DISABLED: _blocked(
-        f"An install line in /etc/modprobe.d keeps nvidia out; {RUN_AGAIN}",
-        "An `install` line replaces the loading of the module. `modprobe --showconfig` shows it.",
+        f"An install line in /etc/modprobe.d blocks nvidia; {RUN_AGAIN}",
+        "modprobe runs the command in the `install` line instead of loading the module. To find "
+        "the line, run `modprobe --showconfig`.",
     ),
     ProblemKind.MODULE_NOT_BUILT: _blocked(
         f"No nvidia module for kernel {{kernel}}; see dkms status; {RUN_AGAIN}",
@@ -309,11 +311,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "kernel, and a driver that supports the kernel.",
     ),
     ProblemKind.NO_CARD_TAKEN: _blocked(
-        f"NVIDIA's driver supports no card of this host; see dmesg; {RUN_AGAIN}",
-        "The driver is too old or too new for the cards, or they are dead.",
+        f"NVIDIA's driver found no usable card; see dmesg; {RUN_AGAIN}",
+        "The driver is too old or too new for the cards, or the cards are faulty.",
     ),
     ProblemKind.NOT_VGPU_DRIVER: _blocked(
-        "Driver {version} has no vGPUs; remove its packages, then run juju attach-resource",
+        "Driver {version} lacks vGPU support; remove it, then run juju attach-resource",
         "Another driver is loaded, such as Ubuntu's nvidia-driver-570-server.",
     ),
     ProblemKind.OPEN_MODULE: _blocked(
@@ -368,7 +370,7 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # the host itself
     ProblemKind.OTHER_DRIVER: _note(
-        "{address} is held by {driver}; bind it to nvidia to offer vGPUs",
+        "{address} uses {driver}; bind it to nvidia to offer vGPUs",
         "An operator has given the card to another driver, such as vfio-pci for whole-card "
         "passthrough. The charm leaves it alone.",
     ),
@@ -378,16 +380,16 @@ MESSAGES: dict[ProblemKind, Message] = {
         "alone.",
     ),
     ProblemKind.CARD_REFUSED: _blocked(
-        "NVIDIA's driver does not take {address}; see dmesg, and check the card",
-        "The driver is loaded, but has not bound to the card, which may be dead or unsupported.",
+        "No driver is bound to {address}; see dmesg, and check the card",
+        "The driver is loaded, but has not bound to the card, which may be faulty or unsupported.",
     ),
     ProblemKind.SRIOV_OFF: _blocked(
-        "{address} has no SR-IOV; enable it in the BIOS, or switch off the card's display mode",
+        "SR-IOV is off on {address}; enable it in the BIOS, or leave the card's display mode",
         "The card offers vGPUs on virtual functions only. On boards with display outputs, "
         "NVIDIA's displaymodeselector changes the mode.",
     ),
     ProblemKind.IOMMU_OFF: _blocked(
-        "{address} needs an IOMMU; enable VT-d or AMD-Vi in the BIOS, or intel_iommu=on",
+        "{address} needs an IOMMU; enable VT-d/AMD-Vi in the BIOS, or set intel_iommu=on",
         "/sys/kernel/iommu_groups is empty, so no guest can use a virtual function.",
     ),
     ProblemKind.DISK_WRITE_FAILED: _blocked(
@@ -396,7 +398,8 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     ProblemKind.CARD_UNREADABLE: _blocked(
         "Cannot read {address}; see dmesg, then reboot the host",
-        "The card has probably fallen off the bus. The published configuration stays as it is.",
+        "The card has probably fallen off the bus. The published configuration stays as it is if "
+        "guests may have vGPUs on the card, or if no other card is offered.",
     ),
     ProblemKind.PCI_DOMAIN_UNSUPPORTED: _note(
         "{address} cannot be offered: its PCI domain is above ffff; disable VMD for its slot",
@@ -416,6 +419,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Guests on {address} use {vgpu_type}; delete or migrate them, or map this type again",
         "The type of a vGPU in use stays on its card, even while the guest is stopped.",
     ),
+    ProblemKind.MAPPING_WITHHELD: _waiting(
+        "The new mapping waits: guests have vGPUs on {address}; delete or migrate them",
+        "The card cannot offer vGPUs now. What is published stays for its guests, so the other "
+        "cards are not changed either.",
+    ),
     ProblemKind.MIXED_SIZE_NEEDED: _note(
         "{address} is not in mixed-size mode, which {vgpu_types} need; map types of one size",
         "The mapping is published as written, but the card accepts vGPUs of one size only.",
@@ -426,7 +434,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Without the relation, nothing can be published to Nova.",
     ),
     ProblemKind.OTHER_UNIT: _blocked(
-        "Unit {unit} manages this host already; remove one of the two applications",
+        "Unit {unit} already manages this host; remove one application or relation",
         "Two applications of this charm, or one with two relations, have a unit on this host. The "
         "other unit does all the work.",
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import Dict, NamedTuple
 
-from gpu.problems import IN_OTHER_HANDS, Problem, ProblemKind
+from gpu.problems import ASSIGNED_ELSEWHERE, Problem, ProblemKind
 from host.facts import HostFacts
 from planning.plan import Plan
 from status.assessment import Assessment
@@ -112,7 +112,7 @@ def _summary(facts: HostFacts, plan: Plan) -> str:
         offered = offered[:1]
     if offered:
         return f"{cards}, {_counted(len(offered), 'vGPU type')}"
-    if any(note.kind in IN_OTHER_HANDS for note in plan.notes):
+    if any(note.kind in ASSIGNED_ELSEWHERE for note in plan.notes):
         return f"{cards}, none free for vGPUs"
     if plan.for_other_hosts:
         return f"{cards}, none selected by vgpu-device-mappings"

@@ -390,7 +390,7 @@ def test_a_failed_upgrade_is_undone(ready_host, nvidia_deb, tmp_path, fault):
     unit.attach(broken)
     assert installed(host)["nvidia-vgpu-ubuntu-570"] == "ii 570.172.07"
     assert "ii" not in installed(host).get("nvidia-vgpu-ubuntu-580", "")
-    assert unit.status[1].startswith("570.172.07 was put back, 580.159.01 failed: ")
+    assert unit.status[1].startswith("Driver 580.159.01 failed, using 570.172.07: ")
     assert host.run("systemctl", "is-active", "nvidia-vgpu-mgr").stdout == "active\n"
     row.record(unit)
     unit.attach(packages.build_nvidia(tmp_path, branch="580", version="580.159.01"))

@@ -15,7 +15,7 @@ from unit import Unit, ready
 
 MAPPING, OTHER_MAPPING = "{L40S-8Q: ['10de:26b9']}", "{L40S-24Q: ['10de:26b9']}"
 NOT_OWNER = testing.BlockedStatus(
-    "Unit nova-compute-nvidia-vgpu/0 manages this host already; remove one of the two applications"
+    "Unit nova-compute-nvidia-vgpu/0 already manages this host; remove one application or relation"
 )
 
 
@@ -58,7 +58,7 @@ def test_second_unit_changes_nothing(units):
 @pytest.mark.parametrize("action", ["pause", "resume", "reboot-install", "show-plan"])
 def test_actions_of_the_second_unit_name_the_first(units, action):
     _, second = units
-    with pytest.raises(testing.ActionFailed, match="manages this host already"):
+    with pytest.raises(testing.ActionFailed, match="already manages this host"):
         second.action(action)
 
 
@@ -100,7 +100,7 @@ def test_unit_with_the_relation_manages_the_host(units):
     assert len(second.device_specs()) == 2
     first.hook("update_status")
     assert first.status == testing.BlockedStatus(
-        "Unit other/0 manages this host already; remove one of the two applications"
+        "Unit other/0 already manages this host; remove one application or relation"
     )
 
 
@@ -136,4 +136,4 @@ def test_unit_that_has_lost_the_host_withdraws_what_it_published(units):
     assert len(second.device_specs()) == 2
     first.hook("update_status")
     assert first.sections == {}
-    assert first.status.message.startswith("Unit other/0 manages this host already")
+    assert first.status.message.startswith("Unit other/0 already manages this host")

@@ -112,6 +112,20 @@ def test_links_in_the_control_data_are_not_followed(simulated, tmp_path):
     assert problem_of(simulated, deb) == invalid("its control data is too large or damaged")
 
 
+@pytest.mark.parametrize(
+    "size", [b"\x80" + b"\xff" * 11, b"\xff" * 10 + b"\xfe\x00"], ids=["vast", "negative"]
+)
+def test_impossible_size_in_the_control_data_is_rejected(simulated, tmp_path, size):
+    first, second = tarfile.TarInfo("./md5sums"), tarfile.TarInfo("./postinst")
+    archive = bytearray(archive_of(first, second).encode("latin-1"))
+    archive[512 + 124 : 512 + 136] = size
+    archive[512 + 148 : 512 + 156] = b" " * 8
+    archive[512 + 148 : 512 + 156] = b"%06o\0 " % sum(archive[512:1024])
+    deb = simulated.make_deb(tmp_path / "a.deb")
+    simulated.fail("dpkg-deb", stdout=archive.decode("latin-1"), returncode=0)
+    assert problem_of(simulated, deb) == invalid("its control data is too large or damaged")
+
+
 def test_failure_to_run_dpkg_deb_is_not_remembered(simulated, tmp_path):
     deb = simulated.make_deb(tmp_path / "a.deb")
     simulated.fail("dpkg-deb", returncode=None, times=1)  # as if it ran out of memory or time

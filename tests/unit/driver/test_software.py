@@ -312,6 +312,17 @@ def test_undone_upgrade_is_repeated_when_its_cause_may_be_gone(start, change):
     assert host.machine.did("apt-get")
 
 
+def test_upgrade_that_somebody_has_completed_by_hand_is_not_reported_as_undone(start):
+    host = start("t4-pair")
+    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
+    host.event()
+    host.attach(postinst_fails=True)
+    host.event()
+    recorded.write_dpkg_status(host.machine.root, [(NEW, "570.172.07", "installed")])
+    host.machine.reboot()
+    assert host.event() == []
+
+
 def test_failed_upgrade_is_reported_although_the_old_driver_is_still_loaded(start):
     host = start("t4-pair")
     host.attach()

@@ -38,7 +38,7 @@ def test_host_whose_only_card_is_on_vfio_pci_gets_no_driver(deploy, tmp_path):
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     unit.configure(f"{{L40S-8Q: ['{L40S}']}}")
     assert unit.status == ready(
-        "1 NVIDIA GPU, none free for vGPUs; 0000:3d:00.0 is held by vfio-pci; "
+        "1 NVIDIA GPU, none free for vGPUs; 0000:3d:00.0 uses vfio-pci; "
         "bind it to nvidia to offer vGPUs"
     )
     assert [command[0] for command in unit.machine.commands] == ["lspci"]
@@ -51,8 +51,7 @@ def test_card_on_vfio_pci_does_not_hold_up_a_like_card(deploy):
     assert len(unit.device_specs()) == 6
     assert published_buses(unit) == {"0000:3d"}
     assert unit.status == ready(
-        "2 NVIDIA GPUs, 1 vGPU type; 0000:c1:00.0 is held by vfio-pci; bind it to nvidia to "
-        "offer vGPUs"
+        "2 NVIDIA GPUs, 1 vGPU type; 0000:c1:00.0 uses vfio-pci; bind it to nvidia to offer vGPUs"
     )
 
 
@@ -95,7 +94,7 @@ def test_dead_gpu_of_a_board_does_not_hold_up_the_others(deploy):
     unit.configure("{M10-1Q: ['10de:13bd']}")
     assert unit.device_addresses("nvidia-39") == ["0000:84:00.0", "0000:85:00.0", "0000:87:00.0"]
     assert unit.status == testing.BlockedStatus(
-        "NVIDIA's driver does not take 0000:86:00.0; see dmesg, and check the card"
+        "No driver is bound to 0000:86:00.0; see dmesg, and check the card"
     )
 
 
@@ -106,13 +105,13 @@ def test_card_with_sriov_that_the_driver_does_not_take_does_not_hold_up_the_othe
     unit.configure(f"{{A40-8Q: ['{A40}']}}")
     assert len(unit.device_addresses("nvidia-562")) == 6
     assert unit.status == testing.BlockedStatus(
-        "No virtual functions on 0000:c1:00.0: NVIDIA's driver does n...; fix this, then run "
+        "No virtual functions on 0000:c1:00.0: no driver is bound to ...; fix this, then run "
         "reboot-install (next try 12:04 UTC)"
     )
 
 
 SRIOV_OFF = testing.BlockedStatus(
-    "0000:c1:00.0 has no SR-IOV; enable it in the BIOS, or switch off the card's display mode"
+    "SR-IOV is off on 0000:c1:00.0; enable it in the BIOS, or leave the card's display mode"
 )
 
 
@@ -141,7 +140,7 @@ def test_cards_on_virtual_functions_need_an_iommu(deploy):
     assert unit.device_addresses("nvidia-233") == ["0000:3b:00.0"]
     assert "mdev_nvidia-562" not in unit.sections
     assert unit.status == testing.BlockedStatus(
-        "0000:41:00.0 needs an IOMMU; enable VT-d or AMD-Vi in the BIOS, or intel_iommu=on"
+        "0000:41:00.0 needs an IOMMU; enable VT-d/AMD-Vi in the BIOS, or set intel_iommu=on"
     )
 
 
@@ -184,7 +183,7 @@ def test_driver_without_vgpus_is_named(deploy):
     unit = deploy("t4-pair", driver={"loaded": "570.172.08"})
     unit.hook("config_changed")
     assert unit.status == testing.BlockedStatus(
-        "Driver 570.172.08 has no vGPUs; remove its packages, then run juju attach-resource"
+        "Driver 570.172.08 lacks vGPU support; remove it, then run juju attach-resource"
     )
 
 
@@ -197,17 +196,17 @@ INSERT = "modprobe: ERROR: could not insert 'nvidia': "
     [
         (
             f"{INSERT}Operation not permitted\n",
-            "The kernel accepts no modules (lockdown, or modules_disabled)",
+            "The kernel rejects the driver (lockdown or modules_disabled)",
         ),
         (
             "modprobe: ERROR: ../libkmod/libkmod-module.c:1084 command_do() Error running install "
             "command '/bin/false' for module nvidia: retcode 1\n"
             f"{INSERT}Operation not permitted\n",
-            "An install line in /etc/modprobe.d keeps nvidia out",
+            "An install line in /etc/modprobe.d blocks nvidia",
         ),
         (
             f"{INSERT}No such device\n",
-            "NVIDIA's driver supports no card of this host; see dmesg",
+            "NVIDIA's driver found no usable card; see dmesg",
         ),
         (
             f"{INSERT}Exec format error\n",
@@ -234,7 +233,7 @@ def test_install_line_that_loads_nothing_is_reported(deploy, tmp_path):
     unit.machine.fail("modprobe nvidia", returncode=0)  # as with `install nvidia /bin/true`
     unit.attach(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
     assert unit.status == testing.BlockedStatus(
-        f"An install line in /etc/modprobe.d keeps nvidia out{RUN_AGAIN}"
+        f"An install line in /etc/modprobe.d blocks nvidia{RUN_AGAIN}"
     )
 
 
@@ -284,6 +283,111 @@ def test_no_card_is_changed_while_a_card_of_guests_is_silent(deploy):
     unit.configure(f"{{L40S-12Q: ['{L40S}'], T4-8Q: ['{T4}']}}")
     assert (unit.databag, unit.assigned_types()) == (before, assigned)
     unit.assert_converged()
+
+
+L40S_AND_T4S = f"{{L40S-8Q: ['{L40S}'], T4-8Q: ['{T4}']}}"
+
+
+@pytest.mark.parametrize("is_complete", [True, False], ids=["applied", "never applied completely"])
+def test_guests_of_good_cards_get_their_types_back_at_boot(deploy, is_complete):
+    """A card without types keeps the mapping from ever having been applied completely."""
+    silent = {**t4(), "address": "0000:85:00.0", **({} if is_complete else {"types": None})}
+    dead = {**t4(), "address": "0000:d8:00.0"}
+    functions = [*recorded.host("l40s-vendor-vfio")["functions"], silent, dead]
+    unit = deploy("l40s-vendor-vfio", functions=functions)
+    unit.machine.fail("systemctl restart nvidia-vgpud")  # the simulated one resets all cards
+    unit.configure(L40S_AND_T4S)
+    assigned = unit.assigned_types()
+    assert len(assigned) == 6
+    unit.start_guest("0000:d8:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.define_guest("0000:3d:00.5", name="instance-00000002")
+    unit.hook("update_status")
+    unit.machine.reboot(starts=False)
+    unit.machine.driver.bind("0000:d8:00.0", None)
+    unit.machine("systemctl", "restart", "nova-compute-nvidia-vgpu", check=False)
+    assert unit.assigned_types() == assigned
+
+
+@pytest.mark.parametrize("fault", ["dead", "silent"])
+def test_mapping_that_is_withheld_returns_to_the_applied_one_at_boot(deploy, fault):
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+    unit.configure(L40S_AND_T4S)
+    before, assigned = unit.databag, unit.assigned_types()
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    if fault == "dead":
+        unit.machine.driver.bind("0000:84:00.0", None)
+    else:
+        silence(unit)
+    changed = L40S_AND_T4S.replace("L40S-8Q", "L40S-12Q")
+    unit.configure(changed)
+    assert (unit.databag, unit.assigned_types()) == (before, assigned)
+    unit.machine.reboot(starts=False)
+    if fault == "dead":
+        unit.machine.driver.bind("0000:84:00.0", None)
+    else:
+        silence(unit)
+    unit.machine("systemctl", "restart", "nova-compute-nvidia-vgpu", check=False)
+    assert unit.assigned_types() == assigned
+    unit.hook("start")
+    assert (unit.databag, unit.assigned_types()) == (before, assigned)
+
+
+def test_withheld_mapping_is_shown_and_not_tried_at_every_event(deploy):
+    unit = deploy("t4-pair", functions=[t4(), {**t4(), "address": "0000:d8:00.0"}], nova=NOVA_29)
+    unit.configure("{T4-4Q: ['84:00.0'], T4-8Q: ['d8:00.0']}")
+    unit.start_guest("0000:d8:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.driver.bind("0000:d8:00.0", "vfio-pci")
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    unit.configure("{T4-2Q: ['84:00.0'], T4-8Q: ['d8:00.0']}")
+    assert unit.status == testing.WaitingStatus(
+        "The new mapping waits: guests have vGPUs on 0000:d8:00.0; delete or migrate them"
+    )
+    unit.assert_converged()
+    unit.configure("")
+    assert unit.sections == {}
+
+
+def test_unreadable_function_does_not_let_the_boot_service_run_for_ever(deploy):
+    functions = recorded.card_pair("l40s-vendor-vfio")
+    unit = deploy("l40s-vendor-vfio", functions=functions)
+    unit.configure(f"{{L40S-8Q: ['{L40S}']}}")
+    path = unit.machine.root / "sys/bus/pci/devices/0000:c1:00.6/nvidia/current_vgpu_type"
+    path.unlink()
+    path.mkdir()
+    unit.configure(f"{{L40S-12Q: ['{L40S}']}}")
+    unit.machine.commands.clear()
+    for _ in range(12):  # an hour
+        unit.update_status_after(minutes=5)
+    assert len(unit.machine.did("systemctl restart nova-compute-nvidia-vgpu")) <= 1
+
+
+def test_card_is_offered_although_a_function_of_another_one_cannot_be_read(deploy):
+    unit = deploy("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
+    path = unit.machine.root / "sys/bus/pci/devices/0000:c1:00.6/nvidia/current_vgpu_type"
+    path.unlink()
+    path.mkdir()
+    unit.configure(f"{{L40S-8Q: ['{L40S}']}}")
+    assert len([address for address in unit.device_specs() if address[:7] == "0000:3d"]) == 6
+
+
+@pytest.mark.parametrize("in_placement", [False, True])
+def test_new_relation_gets_what_can_be_offered_if_nothing_is_published(deploy, in_placement):
+    functions = [*recorded.host("l40s-vendor-vfio")["functions"], t4()]
+    unit = deploy("l40s-vendor-vfio", functions=functions)
+    unit.change(config={"report-in-placement": in_placement})
+    unit.configure(L40S_AND_T4S) if not in_placement else None
+    unit.change(config={"report-in-placement": in_placement, "vgpu-device-mappings": L40S_AND_T4S})
+    unit.hook("config_changed")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.driver.bind("0000:84:00.0", "vfio-pci")
+    unit.relation_hook("broken")
+    relation = testing.SubordinateRelation("nova-vgpu")
+    unit.relation = relation
+    unit.change(relations={relation})
+    unit.relation_hook("joined")
+    assert len(unit.device_specs()) == 6
+    assert (["report_in_placement", "true"] in unit.sections["pci"]) is in_placement
 
 
 def test_changed_card_is_published_although_gpu_instances_of_another_one_are_missing(deploy):

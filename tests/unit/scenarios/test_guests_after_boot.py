@@ -64,7 +64,7 @@ def test_function_whose_type_cannot_be_restored_is_shown(deploy):
     unit.machine.reboot()
     unit.hook("start")
     assert unit.status == testing.BlockedStatus(
-        "No nvidia-1152 on 0000:3d:00.5: its guest lost it at boot; "
+        "No nvidia-1152 on 0000:3d:00.5: not restored after the boot; "
         "fix this, then run reboot-install (next try 12:04 UTC)"
     )
     unit.machine.driver.refused.clear()

@@ -133,7 +133,7 @@ def test_plan_shows_a_card_passed_through_to_a_guest(deploy):
     data = recorded.host("mixed")
     cards = [{**card, "driver": "vfio-pci"} for card in data["functions"][:1]]
     unit = deploy("mixed", functions=[*cards, *data["functions"][1:]])
-    assert notes(unit) == ["0000:3b:00.0 is held by vfio-pci; bind it to nvidia to offer vGPUs"]
+    assert notes(unit) == ["0000:3b:00.0 uses vfio-pci; bind it to nvidia to offer vGPUs"]
 
 
 def test_plan_names_the_open_module_or_no_cause(t4_without_types):
