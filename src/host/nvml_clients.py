@@ -20,8 +20,8 @@ __all__ = ["name_client"]
 _DEVICE = re.compile(r"/dev/nvidia(?:[0-9]+|ctl)", re.ASCII)
 # What sriov-manage and nvidia-smi print if another program uses the card.
 _IN_USE = re.compile(r"unbindLock|in use by another client", re.IGNORECASE)
-_UNIT = re.compile(r"/([^/]+\.service)(?:/|$)", re.MULTILINE)
-_EXPECTED = (f"{DAEMON}.service", f"{VGPUD}.service")  # NVIDIA's own, which release the cards
+_UNIT = re.compile(r"/([^/]+)\.service(?:/|$)", re.MULTILINE)
+_EXPECTED = (DAEMON, VGPUD)  # NVIDIA's own, which release the cards
 
 
 def name_client(root: Path, reason: str) -> str:
@@ -31,7 +31,7 @@ def name_client(root: Path, reason: str) -> str:
 
 
 def _find(root: Path) -> tuple[str, ...]:
-    """Return the units of these programs, or the names of those without a unit, sorted."""
+    """Return the services of these programs, or the names of those without one, sorted."""
     clients = {
         _client(root / "proc" / process)
         for process in filter(str.isdigit, sysfs.names(root / "proc"))

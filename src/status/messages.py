@@ -375,7 +375,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "passthrough. The charm leaves it alone.",
     ),
     ProblemKind.WHOLE_CARD_OF_GUEST: _note(
-        "{address} belongs to guest {guest}; delete the guest to offer vGPUs",
+        "{address} belongs to guest {guest}; delete it to offer vGPUs",
         "A guest is defined with the whole card, even if it is stopped. The charm leaves the card "
         "alone.",
     ),

@@ -18,6 +18,7 @@ TABLE = machine.REPOSITORY / "docs/faults.md"
 # The modules whose tests produce rows, in the order of the document.
 SECTIONS = {
     "test_package": "Host software",
+    "test_cards": "Cards",
     "test_boot": "Boot",
     "test_guests": "Running guests",
     "test_crash": "Crashes and power failures",

@@ -277,7 +277,7 @@ def test_program_that_prevents_a_mode_is_named(machine):
     (process / "cgroup").write_text("0::/system.slice/nvidia-persistenced.service\n")
     host.fail("nvidia-smi vgpu -shm", stdout="In use by another client\n", returncode=19)
     (problem,) = host.prepare_cards(SIZES)
-    assert problem.argument("reason") == "nvidia-persistenced.service uses the card"
+    assert problem.argument("reason") == "nvidia-persistenced uses the card"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": []}', '{"0000:41:00.0": [1]}'])

@@ -79,10 +79,10 @@ def test_permanent_client_of_the_card_is_reported(a40):
 @pytest.mark.parametrize(
     ("cgroup", "client"),
     [
-        ("0::/system.slice/nvidia-persistenced.service\n", "nvidia-persistenced.service"),
+        ("0::/system.slice/nvidia-persistenced.service\n", "nvidia-persistenced"),
         (
             "4:devices:/system.slice/snap.dcgm.nv-hostengine.service\n0::/\n",
-            "snap.dcgm.nv-hostengine.service",
+            "snap.dcgm.nv-hostengine",
         ),
         ("0::/user.slice/user-0.slice/session-1.scope\n", "nvidia-smi"),
     ],

@@ -78,7 +78,7 @@ def test_whole_card_of_a_guest_is_left_alone_while_the_guest_is_stopped(deploy, 
     assert address not in unit.databag["subordinate_configuration"]
     assert unit.status.name == "active"
     assert (
-        f"{address} belongs to guest instance-00000001; delete the guest to offer vGPUs"
+        f"{address} belongs to guest instance-00000001; delete it to offer vGPUs"
         in unit.action("show-plan")["output"]
     )
     assert not unit.machine.did("/usr/lib/nvidia/sriov-manage")
