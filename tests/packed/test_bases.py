@@ -68,9 +68,7 @@ def run_lifecycle(host, unit, nvidia_deb):
         assert outcome.returncode == 0
         assert "Traceback" not in outcome.log
     assert json.loads(unit.databag["services"]) == []
-    assert not (
-        host.root / "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
-    ).exists()
+    assert not (host.root / UNIT_FILE).exists()
 
 
 def byte_code(host):
@@ -146,7 +144,7 @@ def test_the_boot_service_uses_python38_on_bionic(bionic, nvidia_deb):
     host.reboot()
     unit.hook("start")
     service = host.text(UNIT_FILE)
-    assert "\nExecStart=/usr/bin/python3.8 -W ignore " in service
+    assert "\nExecStart=/usr/bin/python3.8 -S -W ignore " in service
     host.run("systemctl", "start", "nova-compute-nvidia-vgpu")
 
 

@@ -236,7 +236,10 @@ class Machine:
         # /bed is the hardware, which the sandbox of the boot service does not hide.
         drop_in = self.root / f"usr/lib/systemd/system/{BOOT_SERVICE}.d/bed.conf"
         drop_in.parent.mkdir(parents=True, exist_ok=True)
-        drop_in.write_text("[Service]\nReadWritePaths=/bed\n", encoding="utf-8")
+        settings = "[Service]\nReadWritePaths=/bed\n"
+        if self._python is not None:  # which may be in a home or a temporary folder
+            settings += "ProtectHome=no\nPrivateTmp=no\n"
+        drop_in.write_text(settings, encoding="utf-8")
         packages.build_archive(self.bed / "archive")
         (self.root / CHARM).mkdir(parents=True, exist_ok=True)
 
