@@ -92,14 +92,14 @@ CASES = (
 )
 # The host, the mapping, and the bound on the files that are opened below /sys.
 BOOT_CASES = (
-    ("no card is mapped", with_cards("l40s-vendor-vfio", 1), "", 1000),
+    ("no card is mapped", with_cards("l40s-vendor-vfio", 1), "", 100),
     *(
         (f"{number} L40S", with_cards("l40s-vendor-vfio", number), "{L40S-8Q: ['10de:26b9']}",
-         1250 * number)
+         600 * number)
         for number in (1, 2, 4, 8)
     ),
     ("16 L40S with 48 functions", largest("l40s-vendor-vfio"), "{L40S-8Q: ['10de:26b9']}",
-     16 * 1875),
+     16 * 900),
 )  # fmt: skip
 BOOTS = 5
 _FLOOR = """\
@@ -111,7 +111,7 @@ WantedBy=multi-user.target
 """
 # Counts what the program of the boot service opens.
 COUNTER = """\
-import atexit, runpy, sys
+import atexit, os, runpy, sys
 count = 0
 def note(event, arguments):
     global count
@@ -120,6 +120,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 atexit.register(lambda: open("/bed/count", "w").write(str(count)))
 sys.argv = [sys.argv[1]]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 NO_OP = """\
@@ -213,6 +214,8 @@ def measure(host: machine.Machine, unit: juju.Juju, no_op: str, case: Case) -> b
     rows: list[tuple[str, ...]] = [heading]
     is_exceeded = False
     for event, has_new_value, usual in EVENTS:
+        if case.fault and has_new_value:
+            continue  # a new value is tried at once, which takes as long as it takes
         bound = case.at_most or usual
         outcome = unit.hook(event)
         programs = count_programs(host, unit, event)
