@@ -190,6 +190,7 @@ def _cards_in_the_way(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -
     What is published stays for their guests, so no other card may be changed either.
     """
     waiting = {problem.address for problem in plan.problems} & given_up
+    waiting |= {problem.address for problem in plan.problems if problem.kind in GUEST_PENDING}
     left_out = {note.address for note in plan.notes if note.kind in OBSTACLES}
     unreadable = facts.unreadable if facts.vgpus_on_unreadable_cards else ()
     return [

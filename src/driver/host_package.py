@@ -91,7 +91,7 @@ def _control_file(archive: str) -> str:
     import tarfile  # most hooks inspect no package
 
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive.encode("latin-1"))) as members:
+        with tarfile.open(fileobj=io.BytesIO(archive.encode("latin-1")), mode="r:") as members:
             for number, member in enumerate(members):
                 if member.size < 0 or number > _MAX_MEMBERS:  # tarfile would never end
                     break

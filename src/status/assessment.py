@@ -144,10 +144,12 @@ class Assessment(NamedTuple):
         Then the other cards are offered, unless the mapping is wrong, and what Nova must not be
         without is published in any case.
         """
-        plan = self.plan
+        plan, state = self.plan, self.state
         offered = () if plan.problems else plan.assignments
         plan = plan._replace(keeps_published=False, assignments=offered)
-        return _record_placement(self._replace(plan=plan))
+        if offered:  # from now on the cards must stay as this mapping has them
+            state = state._replace(mapping=state.mapping.apply())
+        return _record_placement(self._replace(plan=plan, state=state))
 
     def retry_at(self, problem: Problem, now: float) -> int | None:
         """Return when a step that failed is tried again, in seconds since 1970; None: now."""

@@ -333,6 +333,39 @@ def test_mapping_that_is_withheld_returns_to_the_applied_one_at_boot(deploy, fau
     assert (unit.databag, unit.assigned_types()) == (before, assigned)
 
 
+@pytest.mark.parametrize("boots", [False, True], ids=["at once", "after a boot"])
+def test_first_mapping_that_was_published_beside_a_card_of_guests_is_withheld_against(
+    deploy, boots
+):
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.driver.bind("0000:84:00.0", None)
+    unit.configure(L40S_AND_T4S)
+    unit.hook("update_status")
+    assert len(unit.device_specs()) == 6
+    before, assigned = unit.databag, unit.assigned_types()
+    unit.configure(L40S_AND_T4S.replace("L40S-8Q", "L40S-12Q"))
+    if boots:
+        unit.machine.reboot(starts=False)
+        unit.machine.driver.bind("0000:84:00.0", None)
+        unit.machine("systemctl", "restart", "nova-compute-nvidia-vgpu", check=False)
+        unit.hook("start")
+    assert (unit.databag, unit.assigned_types()) == (before, assigned)
+
+
+def test_card_is_not_partitioned_while_guests_of_another_one_prevent_its_mode(deploy):
+    unit = deploy("a100-80-pair")
+    unit.configure("{A100D-20C: ['10de:20b5']}")
+    unit.start_guest("0000:31:00.4", "nvidia-696", UUIDS[0])
+    before = unit.databag
+    unit.machine.commands.clear()
+    unit.configure("{A100D-20C: ['31:00.4'], A100D-40C: ['31:00.5'], A100D-1-10C: ['b1:00.0']}")
+    assert unit.databag == before
+    assert not unit.machine.did("nvidia-smi -i 0000:b1:00.0 -mig 1")
+    assert unit.status.name == "waiting"
+
+
 def test_withheld_mapping_is_shown_and_not_tried_at_every_event(deploy):
     unit = deploy("t4-pair", functions=[t4(), {**t4(), "address": "0000:d8:00.0"}], nova=NOVA_29)
     unit.configure("{T4-4Q: ['84:00.0'], T4-8Q: ['d8:00.0']}")
