@@ -302,6 +302,8 @@ def _without_failed_cards(
     Returns:
         The plan, and the problems of the cards that it leaves out.
     """
+    if any(failure.kind is ProblemKind.MAPPING_WITHHELD for failure in failures):
+        return plan, ()  # the last run has tried nothing of this mapping
     failed = {problem.address for problem in failures}
     failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
     excluded = [

@@ -365,6 +365,13 @@ def test_card_is_not_partitioned_while_guests_of_another_one_prevent_its_mode(de
     assert not unit.machine.did("nvidia-smi -i 0000:b1:00.0 -mig 1")
     assert unit.status.name == "waiting"
 
+    # The card does not support the mode, which shows when the guest has left.
+    unit.machine.remove_mdev(UUIDS[0])
+    unit.machine.define_guest(name=f"instance-{UUIDS[0][-8:]}")
+    unit.hook("update_status")
+    assert unit.machine.driver.card("0000:b1:00.0")["mig"]["instances"] == []
+    assert unit.databag == before
+
 
 def test_withheld_mapping_is_shown_and_not_tried_at_every_event(deploy):
     unit = deploy("t4-pair", functions=[t4(), {**t4(), "address": "0000:d8:00.0"}], nova=NOVA_29)
