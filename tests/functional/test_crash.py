@@ -46,7 +46,7 @@ for place in ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/etc/modp
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 state[path] = os.readlink(path)
-            elif "nvidia" in path:
+            elif "nvidia" in path and not path.endswith(".deb"):  # kept one event later
                 state[path] = open(path, errors="replace").read()
 for unit in ("nvidia-vgpu-mgr", "nova-compute-nvidia-vgpu"):
     command = ["systemctl", "show", "-p", "ActiveState,UnitFileState,NeedDaemonReload", unit]
