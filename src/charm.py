@@ -9,7 +9,6 @@ cards, publish, set the status.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -43,6 +42,7 @@ from status.unit_status import (
     why_no_types_listed,
 )
 from system import commands, systemd
+from system.text import digest
 
 RESOURCE = "nvidia-vgpu-software"
 
@@ -399,10 +399,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             data = self._provider_data(assessment)
             keeps_sections = assessment.plan.keeps_published
             text = f"{keeps_sections}{data.to_databag()}"
-            digest = hashlib.sha256(text.encode()).hexdigest()
+            data_digest = digest(text)
             if not state.is_related:
                 state = state._replace(published_digest="")
-            elif digest != state.published_digest:
+            elif data_digest != state.published_digest:
                 if self._has_nothing_to_keep(assessment):
                     assessment = self._saved(assessment.with_nothing_to_keep())
                     state, keeps_sections = assessment.state, assessment.plan.keeps_published
@@ -413,7 +413,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 is_related = self.nova_vgpu.is_related
                 is_published = is_related and not is_changed
                 state = state._replace(
-                    is_related=is_related, published_digest=digest if is_published else ""
+                    is_related=is_related, published_digest=data_digest if is_published else ""
                 )
         self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment

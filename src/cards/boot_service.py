@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import shutil
 import sys
@@ -16,11 +15,9 @@ from state import boot_result
 from state.folders import KEPT, UNTIL_BOOT
 from system import systemd
 from system.commands import CommandError, Runner
-from system.files import ensure_contents, has_contents
+from system.files import delete, ensure_contents, has_contents
 
 __all__ = ["SERVICE", "ensure_installed", "remove", "run_now", "why_off"]
-
-logger = logging.getLogger(__name__)
 
 SERVICE = "nova-compute-nvidia-vgpu"
 # Not in /etc, where `systemctl mask` puts its own link.
@@ -55,6 +52,7 @@ RuntimeDirectoryPreserve=yes
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_MKNOD CAP_SYS_ADMIN CAP_SYS_MODULE CAP_SYS_PTRACE
 NoNewPrivileges=yes
 ProtectSystem=strict
+ReadOnlyPaths=/run
 ProtectHome=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
@@ -112,7 +110,7 @@ def ensure_installed(root: Path, run: Runner, charm: Path) -> bool:
     ensure_contents(root / _UNIT_PATH, text)
     _systemctl(run, "daemon-reload")
     _systemctl(run, "enable", SERVICE)
-    _delete(root / _RELOAD_PENDING)
+    delete(root / _RELOAD_PENDING)
     return True
 
 
@@ -126,16 +124,9 @@ def remove(root: Path, run: Runner) -> bool:
     for arguments in (("disable", "--now", SERVICE), ("daemon-reload",)):
         with contextlib.suppress(CommandError):
             run("systemctl", *arguments, check=False)
-        _delete(root / _UNIT_PATH)
+        delete(root / _UNIT_PATH)
     shutil.rmtree(root / UNTIL_BOOT, ignore_errors=True)
     return True
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:  # such as a read-only file system
-        logger.warning("%s stays: %s", path, error)
 
 
 def run_now(root: Path, run: Runner) -> None:

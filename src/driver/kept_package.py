@@ -7,7 +7,6 @@ Juju replaces the file of a resource when another one is attached, and no archiv
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from driver.host_package import HostPackage
 from state.folders import KEPT
+from system.files import delete
 
 __all__ = ["ensure_kept", "find"]
 
@@ -44,8 +44,7 @@ def ensure_kept(root: Path, package: HostPackage) -> None:
                 other.unlink()
     except OSError as error:
         logger.warning("%s cannot be kept: %s", package.path, error)
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        delete(partial)
 
 
 def find(root: Path, name: str, version: str) -> Path | None:

@@ -17,6 +17,7 @@ from driver import nouveau
 from gpu.problems import HostError
 from system import systemd
 from system.commands import CommandError, Runner
+from system.files import delete
 
 __all__ = ["take_over"]
 
@@ -49,14 +50,7 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        _unlink(path)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:  # such as a read-only file system
-        logger.warning("%s stays: %s", path, error)
+        delete(path)
 
 
 def _replace_nouveau_file(root: Path) -> None:
@@ -72,7 +66,7 @@ def _replace_nouveau_file(root: Path) -> None:
         except HostError as error:
             logger.warning("%s stays: %s", path, error)
             return
-        _unlink(path)
+        delete(path)
 
 
 def _systemctl(run: Runner, verb: str, *arguments: str) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from pathlib import Path
@@ -22,9 +21,9 @@ from state.backoff import Backoff
 from state.charm_state import CharmState
 from system import systemd
 from system.commands import Runner
+from system.text import digest
 
 __all__ = [
-    "attached",
     "ensure",
     "find_problems",
     "handle_restart_trigger",
@@ -84,7 +83,7 @@ def _install_tool(root: Path, run: Runner, package: str) -> None:
         logger.warning("%s cannot be installed: %s", package, error)
 
 
-def attached(facts: HostFacts, state: CharmState) -> Resource:
+def _attached(facts: HostFacts, state: CharmState) -> Resource:
     """Return the resource; without its package if that failed to install on this kernel.
 
     Another attempt would remove the working driver again.
@@ -95,7 +94,7 @@ def attached(facts: HostFacts, state: CharmState) -> Resource:
 
 def will_install(facts: HostFacts, state: CharmState, *, force: bool) -> bool:
     """Whether `ensure` would install a package, which takes minutes."""
-    wanted = attached(facts, state).package
+    wanted = _attached(facts, state).package
     is_installed = wanted is not None and facts.driver.has(wanted.name, wanted.version)
     return wanted is not None and not is_installed and (force or not facts.in_use)
 
@@ -124,7 +123,7 @@ def ensure(
         The state with the failure, if any, and whether anything was done.
     """
     try:
-        is_changed = _ensure(root, run, facts, attached(facts, state), force)
+        is_changed = _ensure(root, run, facts, _attached(facts, state), force)
     except HostError as error:
         if error.problem != state.installation.failure:
             is_waiting = error.problem.kind is ProblemKind.UPGRADE_PENDING
@@ -153,7 +152,7 @@ def _is_undone(facts: HostFacts, state: CharmState) -> bool:
 
 def _undo_conditions(facts: HostFacts, state: CharmState) -> str:
     """Return a digest of what decides whether an upgrade that was undone can succeed."""
-    return hashlib.sha256(repr((facts.driver.kernel, state.resource_stamp)).encode()).hexdigest()
+    return digest(repr((facts.driver.kernel, state.resource_stamp)))
 
 
 def _conditions(root: Path, facts: HostFacts, state: CharmState) -> str:
@@ -161,8 +160,7 @@ def _conditions(root: Path, facts: HostFacts, state: CharmState) -> str:
     cards = [(card.address, card.gpu.driver) for card in facts.cards]
     is_running = systemd.has_processes(root, DAEMON)
     resource_file = (state.resource_stamp, state.resource_inspection)
-    text = repr((facts.driver, bool(facts.in_use), is_running, cards, resource_file))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(repr((facts.driver, bool(facts.in_use), is_running, cards, resource_file)))
 
 
 def _ensure(root: Path, run: Runner, facts: HostFacts, resource: Resource, force: bool) -> bool:

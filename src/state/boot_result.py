@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Iterable
 
 from gpu.problems import RETRIABLE, Problem, ProblemKind
 from state.folders import UNTIL_BOOT
-from system.files import ensure_contents, read_json
+from system.files import delete, ensure_contents, read_json
 
 __all__ = ["clear", "failures", "has_run", "is_permanent", "save"]
 
@@ -43,8 +42,7 @@ def is_permanent(root: Path, *, risks_published: bool) -> bool:
 
 def clear(root: Path) -> None:
     """Delete the result, so that it is never taken for that of a later run."""
-    with contextlib.suppress(OSError):  # missing, or on a file system that is read-only
-        (root / _PATH).unlink()
+    delete(root / _PATH)
 
 
 def save(root: Path, problems: Iterable[Problem]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Iterable
 from gpu.card import COUNT_LIMIT, NAME_LIMIT, CardMode, VgpuType, is_type_id
 from gpu.pci import Gpu, PciAddress
 from state.folders import KEPT, UNTIL_BOOT
-from system.files import ensure_contents, read_json
+from system.files import delete, ensure_contents, read_json
 from system.text import one_line
 
 __all__ = [
@@ -185,8 +185,7 @@ def clear_queries(root: Path) -> None:
 
 def clear_modes(root: Path) -> None:
     """Forget all modes, as another driver may report others."""
-    with contextlib.suppress(OSError):
-        (root / _MODES).unlink()
+    delete(root / _MODES)
 
 
 def _write_modes(root: Path, modes: dict[PciAddress, CardMode]) -> None:

@@ -9,6 +9,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from system import files
+
 __all__ = ["IN_PLACEMENT", "KEPT", "UNTIL_BOOT", "adopt_card_records", "delete"]
 
 KEPT = Path("var/lib/nova-compute-nvidia-vgpu")
@@ -31,8 +33,7 @@ def delete(root: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
             continue
-        with contextlib.suppress(OSError):  # such as a read-only file system
-            path.unlink()
+        files.delete(path)
     with contextlib.suppress(OSError):
         (root / KEPT).rmdir()
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Mapping, NamedTuple
 
@@ -29,6 +28,7 @@ from state import boot_result
 from state.backoff import Backoff
 from state.charm_state import CharmState
 from status import diagnosis
+from system.text import digest
 
 __all__ = [
     "Assessment",
@@ -176,7 +176,7 @@ class Assessment(NamedTuple):
         to_restore = (facts.mdevs_to_restore, facts.types_to_restore)
         requested, keeps = self.state.mapping.requested, self.plan.keeps_published
         loaded = facts.driver.loaded
-        return _digest(repr((requested, keeps, pending, rows, to_restore, loaded)))
+        return digest(repr((requested, keeps, pending, rows, to_restore, loaded)))
 
     @property
     def is_paused(self) -> bool:
@@ -269,10 +269,10 @@ def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[Vgpu
     """Parse the option; a value that has passed the schema is not validated again."""
     data = mappings.parse(text)
     if data is not None:
-        digest = _digest(mappings.SCHEMA.read_text(encoding="utf-8") + text)
-        if digest != state.validated_mapping_digest:
+        schema_digest = digest(mappings.SCHEMA.read_text(encoding="utf-8") + text)
+        if schema_digest != state.validated_mapping_digest:
             mappings.check(data)
-            state = state._replace(validated_mapping_digest=digest)
+            state = state._replace(validated_mapping_digest=schema_digest)
     return state, mappings.requests(data)
 
 
@@ -374,7 +374,3 @@ def _record_placement(assessment: Assessment) -> Assessment:
     if not is_reported:
         return assessment
     return assessment._replace(state=assessment.state._replace(reported_in_placement=True))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

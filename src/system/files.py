@@ -14,7 +14,7 @@ from typing import Any
 
 from gpu.problems import HostError, Problem, ProblemKind
 
-__all__ = ["ensure_contents", "has_contents", "read_json"]
+__all__ = ["delete", "ensure_contents", "has_contents", "read_json"]
 
 _MAX_DEPTH = 20  # levels; the charm's own files have at most four
 
@@ -36,6 +36,14 @@ def ensure_contents(path: Path, text: str, mode: int = 0o644) -> bool:
         reason = error.strerror or "failed"
         problem = Problem(ProblemKind.DISK_WRITE_FAILED, path=str(path), reason=reason)
         raise HostError(problem) from error
+
+
+def delete(path: Path) -> None:
+    """Delete a file if there is one; it stays where that is impossible, which is logged."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # such as a read-only file system
+        logger.warning("%s stays: %s", path, error)
 
 
 def has_contents(path: Path, text: str) -> bool:

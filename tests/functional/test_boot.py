@@ -13,6 +13,11 @@ import recorded
 
 MAPPING = "{A40-8Q: ['10de:2235']}"
 READY = ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
+# Of these, the boot service can write to the last three.
+FOLDERS = [
+    *("/", "/etc", "/usr/local", "/var/lib", "/var/lib/juju", "/run", "/run/systemd/system"),
+    *("/dev", "/run/nova-compute-nvidia-vgpu", "/var/lib/nova-compute-nvidia-vgpu"),
+]
 COUNT_PARENTS = (
     "ls -d /sys/bus/pci/devices/0000:41:00.0/virtfn*/mdev_supported_types 2>/dev/null | wc -l"
 )
@@ -105,12 +110,12 @@ def test_a_failure_at_boot_does_not_delay_nova_and_is_reported(a40, fault):
 def test_sriov_manage_is_run_again_if_it_succeeds_without_effect(a40, fault):
     host, unit = a40
     unit.configure(vgpu_device_mappings=MAPPING)
-    counter = "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries; "
+    counter = "n=$(cat /bed/tries 2>/dev/null || echo 0); echo $((n + 1)) >/bed/tries; "
     again = "[ $n -lt 1 ] && exit 0; rm /bed/sriov-fault; /usr/lib/nvidia/sriov-manage -e $1\n"
     (host.bed / "sriov-fault").write_text(counter + again)
     host.reboot()
     unit.hook("start")
-    assert host.run("cat", "/run/tries").stdout == "2\n"
+    assert host.run("cat", "/bed/tries").stdout == "2\n"
     assert unit.status == READY
     fault("sriov-manage succeeds without effect, once").record(unit)
 
@@ -120,15 +125,15 @@ def test_a_hook_waits_for_the_boot_service(a40, fault):
     host, unit = a40
     unit.configure(vgpu_device_mappings=MAPPING)
     slow = (
-        "echo >>/run/tries; sleep 2; rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1"
+        "echo >>/bed/tries; sleep 2; rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1"
     )
     host.driver.sriov_manage("-d", "0000:41:00.0")
     (host.bed / "sriov-fault").write_text(slow)
     host.run("systemctl", "restart", "--no-block", "nova-compute-nvidia-vgpu")
-    while host.run("test", "-e", "/run/tries", check=False).returncode:
+    while host.run("test", "-e", "/bed/tries", check=False).returncode:
         pass
     unit.hook("start")
-    assert host.run("cat", "/run/tries").stdout == "\n"
+    assert host.run("cat", "/bed/tries").stdout == "\n"
     assert unit.status == READY
     fault("A hook runs while the boot service prepares the cards").record(unit)
 
@@ -136,7 +141,15 @@ def test_a_hook_waits_for_the_boot_service(a40, fault):
 def test_the_boot_service_is_sandboxed(a40):
     """Its work is the other tests' subject: they all run it with this sandbox."""
     host, unit = a40
+    (host.bed / "sriov-fault").write_text(
+        f"for folder in {' '.join(FOLDERS)}; do\n"
+        "  { touch $folder/probe && echo $folder; } 2>/dev/null\n"
+        "done >/bed/writable\n"
+        "rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1\n"
+    )
     unit.configure(vgpu_device_mappings=MAPPING)
+    assert unit.status == READY
+    assert (host.bed / "writable").read_text().split() == FOLDERS[-3:]
     report = host.run("systemd-analyze", "security", "nova-compute-nvidia-vgpu", "--no-pager")
     exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report.stdout)
     assert exposure is not None

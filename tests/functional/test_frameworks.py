@@ -261,14 +261,14 @@ def test_sriov_manage_is_retried_on_a_busy_card_and_on_one_without_a_driver(star
     assert "Input/output error" in host.run("sh", "-c", by_hand, check=False).stderr
     unit.configure(vgpu_device_mappings="{A40-8Q: ['10de:2235']}")
     (host.bed / "sriov-fault").write_text(
-        "n=$(cat /run/tries 2>/dev/null || echo 0); echo $((n + 1)) >/run/tries\n"
+        "n=$(cat /bed/tries 2>/dev/null || echo 0); echo $((n + 1)) >/bed/tries\n"
         "[ $n -eq 2 ] && { rm /bed/sriov-fault; exec /usr/lib/nvidia/sriov-manage -e $1; }\n"
         "[ $n -eq 1 ] && echo $1 >/sys/bus/pci/drivers/nvidia/unbind\n"
         "echo 'Cannot obtain unbindLock'; exit 1\n"
     )
     host.reboot()
     unit.hook("start")
-    assert host.run("cat", "/run/tries").stdout == "3\n"
+    assert host.run("cat", "/bed/tries").stdout == "3\n"
     assert unit.status == ("active", "Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
     assert host.driver.card("0000:41:00.0")["sriov"]["enabled"] == 32
 

@@ -25,6 +25,7 @@ RuntimeDirectoryPreserve=yes
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_MKNOD CAP_SYS_ADMIN CAP_SYS_MODULE CAP_SYS_PTRACE
 NoNewPrivileges=yes
 ProtectSystem=strict
+ReadOnlyPaths=/run
 ProtectHome=yes
 ProtectControlGroups=yes
 ProtectHostname=yes

@@ -264,63 +264,55 @@ def test_recorded_failure_of_another_revision_is_ignored(start, row):
     assert list(software.find_problems(gather(host.machine.root), host.state)) == []
 
 
-def test_undone_upgrade_is_not_repeated(start, clock):
-    """Each attempt removes the driver that works, also while guests come and go."""
+@pytest.fixture
+def undone(start):
+    """A host on which an upgrade has failed, and was undone."""
     host = start("t4-pair")
     host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
     host.event()  # which keeps the file
     host.attach(postinst_fails=True)
-    (problem,) = host.event()
+    host.event()
+    return host
+
+
+def test_undone_upgrade_is_not_repeated(undone, clock):
+    """Each attempt removes the driver that works, also while guests come and go."""
+    (problem,) = undone.event()
     assert problem.kind is ProblemKind.INSTALL_UNDONE
-    host.machine.commands.clear()
+    undone.machine.commands.clear()
     for number in range(4):
         clock.now += 24 * 3600
         if number % 2:
-            host.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
-        assert host.event() == [problem]
+            undone.machine.create_mdev("0000:84:00.0", "nvidia-233", UUID)
+        assert undone.event() == [problem]
         if number % 2:
-            host.machine.remove_mdev(UUID)
-    assert host.machine.did("apt-get") == []
+            undone.machine.remove_mdev(UUID)
+    assert undone.machine.did("apt-get") == []
 
 
-def test_daemon_is_started_although_an_upgrade_was_undone(start):
-    host = start("t4-pair")
-    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
-    host.event()
-    host.attach(postinst_fails=True)
-    host.event()
-    host.machine.crash("nvidia-vgpu-mgr")
-    host.event()
-    assert daemon.is_active(host.machine.root, host.machine)
+def test_daemon_is_started_although_an_upgrade_was_undone(undone):
+    undone.machine.crash("nvidia-vgpu-mgr")
+    undone.event()
+    assert daemon.is_active(undone.machine.root, undone.machine)
 
 
 @pytest.mark.parametrize("change", ["package", "kernel"])
-def test_undone_upgrade_is_repeated_when_its_cause_may_be_gone(start, change):
-    host = start("t4-pair")
-    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
-    host.event()
-    host.attach(postinst_fails=True)
-    host.event()
+def test_undone_upgrade_is_repeated_when_its_cause_may_be_gone(undone, change):
     if change == "package":
-        host.attach()
-        assert host.event()[0].kind is ProblemKind.OTHER_VERSION_LOADED
+        undone.attach()
+        assert undone.event()[0].kind is ProblemKind.OTHER_VERSION_LOADED
         return
-    kernel = host.machine.root / "proc/sys/kernel/osrelease"
+    kernel = undone.machine.root / "proc/sys/kernel/osrelease"
     kernel.write_text("5.15.0-174-generic\n")
-    host.machine.commands.clear()
-    host.event()
-    assert host.machine.did("apt-get")
+    undone.machine.commands.clear()
+    undone.event()
+    assert undone.machine.did("apt-get")
 
 
-def test_upgrade_that_somebody_has_completed_by_hand_is_not_reported_as_undone(start):
-    host = start("t4-pair")
-    host.attach(name="nvidia-vgpu-ubuntu-535", version="535.161.05")
-    host.event()
-    host.attach(postinst_fails=True)
-    host.event()
-    recorded.write_dpkg_status(host.machine.root, [(NEW, "570.172.07", "installed")])
-    host.machine.reboot()
-    assert host.event() == []
+def test_upgrade_that_somebody_has_completed_by_hand_is_not_reported_as_undone(undone):
+    recorded.write_dpkg_status(undone.machine.root, [(NEW, "570.172.07", "installed")])
+    undone.machine.reboot()
+    assert undone.event() == []
 
 
 def test_failed_upgrade_is_reported_although_the_old_driver_is_still_loaded(start):
