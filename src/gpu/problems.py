@@ -88,7 +88,7 @@ class ProblemKind(enum.Enum):
     MODULES_LOCKED = "modules-locked"
     MODULE_DISABLED = "module-disabled"
     MODULE_NOT_BUILT = "module-not-built"
-    NO_CARD_TAKEN = "no-card-taken"
+    NO_USABLE_CARD = "no-usable-card"
     NOT_VGPU_DRIVER = "not-vgpu-driver"
     OPEN_MODULE = "open-module"
     NOUVEAU = "nouveau-bound"
@@ -106,7 +106,7 @@ class ProblemKind(enum.Enum):
     # the host itself
     OTHER_DRIVER = "other-driver"
     WHOLE_CARD_OF_GUEST = "whole-card-of-guest"
-    CARD_REFUSED = "card-refused"
+    DRIVER_NOT_BOUND = "driver-not-bound"
     SRIOV_OFF = "sriov-off"
     IOMMU_OFF = "iommu-off"
     DISK_WRITE_FAILED = "disk-write-failed"
@@ -168,7 +168,7 @@ SOFTWARE_BROKEN = frozenset(
         ProblemKind.MODULES_LOCKED,
         ProblemKind.MODULE_DISABLED,
         ProblemKind.MODULE_NOT_BUILT,
-        ProblemKind.NO_CARD_TAKEN,
+        ProblemKind.NO_USABLE_CARD,
         ProblemKind.NOT_VGPU_DRIVER,
         ProblemKind.SERVICE_DOWN,
     }
@@ -178,7 +178,7 @@ OBSTACLES = frozenset(
     {
         ProblemKind.OTHER_DRIVER,
         ProblemKind.WHOLE_CARD_OF_GUEST,
-        ProblemKind.CARD_REFUSED,
+        ProblemKind.DRIVER_NOT_BOUND,
         ProblemKind.SRIOV_OFF,
         ProblemKind.IOMMU_OFF,
         ProblemKind.OPEN_MODULE,

@@ -42,7 +42,7 @@ def find(
     if card.framework is not None or driver.loaded is None:
         return _iommu_off(card) if iommu_is_off else None
     if gpu.driver is None and not card.is_sriov:  # one with SR-IOV is bound again first
-        return Problem(ProblemKind.CARD_REFUSED, address)
+        return Problem(ProblemKind.DRIVER_NOT_BOUND, address)
     if gpu.driver == "nvidia" and not card.is_sriov:
         if gpu.is_ampere_or_newer:
             return Problem(ProblemKind.SRIOV_OFF, address)

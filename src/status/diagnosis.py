@@ -19,7 +19,7 @@ _REFUSALS = (
     # The message of an `install` line comes with one that would match the next pattern.
     (ProblemKind.MODULE_DISABLED, "install command|nothing was loaded"),
     (ProblemKind.MODULES_LOCKED, "Operation not permitted"),
-    (ProblemKind.NO_CARD_TAKEN, "No such device"),
+    (ProblemKind.NO_USABLE_CARD, "No such device"),
     (
         ProblemKind.MODULE_NOT_BUILT,
         "not found in directory|Exec format error|Invalid module format",

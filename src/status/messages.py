@@ -310,7 +310,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "DKMS has not built the module for the running kernel. It needs linux-headers of that "
         "kernel, and a driver that supports the kernel.",
     ),
-    ProblemKind.NO_CARD_TAKEN: _blocked(
+    ProblemKind.NO_USABLE_CARD: _blocked(
         f"NVIDIA's driver found no usable card; see dmesg; {RUN_AGAIN}",
         "The driver is too old or too new for the cards, or the cards are faulty.",
     ),
@@ -379,7 +379,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "A guest is defined with the whole card, even if it is stopped. The charm leaves the card "
         "alone.",
     ),
-    ProblemKind.CARD_REFUSED: _blocked(
+    ProblemKind.DRIVER_NOT_BOUND: _blocked(
         "No driver is bound to {address}; see dmesg, and check the card",
         "The driver is loaded, but has not bound to the card, which may be faulty or unsupported.",
     ),

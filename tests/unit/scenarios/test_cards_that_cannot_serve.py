@@ -334,9 +334,7 @@ def test_mapping_that_is_withheld_returns_to_the_applied_one_at_boot(deploy, fau
 
 
 @pytest.mark.parametrize("boots", [False, True], ids=["at once", "after a boot"])
-def test_first_mapping_that_was_published_beside_a_card_of_guests_is_withheld_against(
-    deploy, boots
-):
+def test_change_of_a_first_mapping_is_withheld_for_guests_on_a_dead_card(deploy, boots):
     unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
     unit.machine.fail("systemctl restart nvidia-vgpud")
     unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
