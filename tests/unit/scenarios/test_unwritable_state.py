@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ L40S_MAPPING = "{L40S-8Q: ['10de:26b9']}"
 def make_read_only(monkeypatch, *folders):
     """Let all changes below some folders fail, as on a read-only file system; root may do all."""
     real_open, real_unlink, real_replace = os.open, os.unlink, os.replace
+    real_path_unlink = Path.unlink  # before Python 3.11 it does not look up os.unlink
 
     def refuse(path):
         if any(str(path).startswith(str(folder)) for folder in folders):
@@ -35,6 +37,9 @@ def make_read_only(monkeypatch, *folders):
     monkeypatch.setattr(os, "open", open_file)
     monkeypatch.setattr(
         os, "unlink", lambda path, **rest: refuse(path) or real_unlink(path, **rest)
+    )
+    monkeypatch.setattr(
+        Path, "unlink", lambda path, **rest: refuse(path) or real_path_unlink(path, **rest)
     )
     monkeypatch.setattr(os, "replace", lambda old, new: refuse(new) or real_replace(old, new))
 
