@@ -125,9 +125,9 @@ def prepare_cards(
 
 
 def _parse(mapping: str) -> tuple[VgpuRequest, ...]:
-    data = mappings.parse(mapping)
+    data = mappings.OPTION.parse(mapping)
     if data is not None:  # the charm has validated it, but its file may be damaged
-        mappings.check(data)
+        mappings.OPTION.check(data)
     return mappings.requests(data)
 
 

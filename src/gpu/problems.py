@@ -32,9 +32,9 @@ __all__ = [
 class ProblemKind(enum.Enum):
     """Each cause that an operator can meet; the value is its stable name in JSON output."""
 
-    # the option vgpu-device-mappings
-    MAPPING_SYNTAX = "mapping-syntax"
-    MAPPING_INVALID = "mapping-invalid"
+    # the options
+    OPTION_SYNTAX = "option-syntax"
+    OPTION_INVALID = "option-invalid"
     DEVICE_MAPPED_TWICE = "device-mapped-twice"
     TYPE_MAPPED_TWICE = "type-mapped-twice"
     # the mapping against this host

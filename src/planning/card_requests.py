@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Iterator, NamedTuple
 
 from gpu.card import Card, Framework, VgpuType
 from gpu.pci import PciAddress, PciId
-from planning.mappings import Device, VgpuRequest
+from planning.devices import Device
+from planning.mappings import VgpuRequest
 
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard

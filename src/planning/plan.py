@@ -9,7 +9,7 @@ from typing import Iterator, NamedTuple
 from gpu.card import Card, Framework
 from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciId
 from gpu.problems import Problem, ProblemKind
-from planning import conflicts
+from planning import conflicts, mappings
 from planning.card_requests import CardMatch, CardRequest, match_cards, split_across_cards
 from planning.mappings import VgpuRequest
 from planning.preparation import Preparation, plan_preparation
@@ -300,6 +300,7 @@ def _duplicates(assignments: list[Assignment]) -> Iterator[Problem]:
             if owner != assignment.type_id:
                 yield Problem(
                     ProblemKind.DEVICE_MAPPED_TWICE,
+                    option=mappings.OPTION.name,
                     device=str(address),
                     first=owner,
                     second=assignment.type_id,

@@ -267,11 +267,11 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
 
 def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[VgpuRequest, ...]]:
     """Parse the option; a value that has passed the schema is not validated again."""
-    data = mappings.parse(text)
+    data = mappings.OPTION.parse(text)
     if data is not None:
-        schema_digest = digest(mappings.SCHEMA.read_text(encoding="utf-8") + text)
+        schema_digest = digest(mappings.OPTION.schema.read_text(encoding="utf-8") + text)
         if schema_digest != state.validated_mapping_digest:
-            mappings.check(data)
+            mappings.OPTION.check(data)
             state = state._replace(validated_mapping_digest=schema_digest)
     return state, mappings.requests(data)
 

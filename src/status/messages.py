@@ -83,18 +83,19 @@ def _maintenance(template: str, cause: str) -> Message:
 
 
 MESSAGES: dict[ProblemKind, Message] = {
-    # the option vgpu-device-mappings
-    ProblemKind.MAPPING_SYNTAX: _blocked(
-        "vgpu-device-mappings: {place}: {reason}; example: {{nvidia-35: ['0000:84:00.0']}}",
+    # the options
+    ProblemKind.OPTION_SYNTAX: _blocked(
+        "{option}: {place}: {reason}; example: {example}",
         "The value is not YAML or JSON at that line and column.",
     ),
-    ProblemKind.MAPPING_INVALID: _blocked(
-        "vgpu-device-mappings: {place}: {reason}",
+    ProblemKind.OPTION_INVALID: _blocked(
+        "{option}: {place}: {reason}",
         "The value is not valid at that entry; the message states what is expected.",
     ),
     ProblemKind.DEVICE_MAPPED_TWICE: _blocked(
-        "vgpu-device-mappings: {device} is mapped to both {first} and {second}; remove one",
-        "A device can have one type only. A PCI ID and an address may select the same device.",
+        "{option}: {device} is mapped to both {first} and {second}; remove one",
+        "A device can be offered in one way only. A PCI ID and an address may select the same "
+        "device.",
     ),
     ProblemKind.TYPE_MAPPED_TWICE: _blocked(
         "vgpu-device-mappings: {vgpu_type} is mapped by ID and by name; merge the two entries",

@@ -31,7 +31,7 @@ def render(assignments, nova: NovaVersion) -> str:
 
 
 def assignments_for(text: str):
-    return plan.make_plan(mappings.requests(mappings.parse(text)), ()).assignments
+    return plan.make_plan(mappings.requests(mappings.OPTION.parse(text)), ()).assignments
 
 
 @pytest.mark.parametrize("major", principal.RELEASES)
@@ -56,7 +56,7 @@ def test_wallaby_ignores_the_option_names_of_xena_and_xena_reads_both(major):
 
 @pytest.mark.parametrize("major", [29, 34])
 def test_the_long_form_sets_max_instances_and_the_resource_class(major):
-    request = mappings.requests(mappings.parse(LONG_FORM))[0]
+    request = mappings.requests(mappings.OPTION.parse(LONG_FORM))[0]
     assignment = plan.Assignment(
         type_id=request.vgpu_type,
         addresses=request.devices,

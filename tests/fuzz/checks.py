@@ -99,7 +99,7 @@ def problem(reported: Problem) -> None:
     """A problem is one line of `juju status`, which ends with the remedy."""
     level, text = unit_status.problem_status(reported, APP)
     status(level.value, text)
-    if reported.kind is not ProblemKind.MAPPING_INVALID:  # its remedy depends on the mistake
+    if reported.kind is not ProblemKind.OPTION_INVALID:  # its remedy depends on the mistake
         template = MESSAGES[reported.kind].template
         fields = [(text, field) for text, field, _, _ in Formatter().parse(template)]
         remedy = fields[-1][0] if fields[-1][1] is None else ""

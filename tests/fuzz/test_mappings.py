@@ -16,8 +16,8 @@ from gpu.problems import HostError, ProblemKind
 from planning import mappings
 
 REFUSALS = {
-    ProblemKind.MAPPING_SYNTAX,
-    ProblemKind.MAPPING_INVALID,
+    ProblemKind.OPTION_SYNTAX,
+    ProblemKind.OPTION_INVALID,
     ProblemKind.DEVICE_MAPPED_TWICE,
 }
 TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}", re.ASCII)
@@ -27,9 +27,9 @@ CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 def check(text: str) -> None:
     """Parse a value as an event does, and check the requests or the problem."""
     try:
-        parsed = mappings.parse(text)
+        parsed = mappings.OPTION.parse(text)
         if parsed is not None:
-            mappings.check(parsed)
+            mappings.OPTION.check(parsed)
         requests = mappings.requests(parsed)
     except HostError as error:
         assert error.problem.kind in REFUSALS
@@ -67,7 +67,7 @@ def test_no_text_after_a_valid_value_is_ignored(text, place):
     vgpu_type, device, limit, name = values
     value = {"devices": [device], "max-instances": limit, "resource-class": name}
     try:
-        mappings.check({vgpu_type: value})
+        mappings.OPTION.check({vgpu_type: value})
         (request,) = mappings.requests({vgpu_type: value})
     except HostError:
         return

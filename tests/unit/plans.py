@@ -29,8 +29,8 @@ MIG_TYPES = (
 
 def requests(text: str) -> tuple[VgpuRequest, ...]:
     """Return the requests of a valid mapping."""
-    data = mappings.parse(text)
-    mappings.check(data)
+    data = mappings.OPTION.parse(text)
+    mappings.OPTION.check(data)
     return mappings.requests(data)
 
 

@@ -88,7 +88,7 @@ def test_card_bound_to_another_driver_is_left_unchanged(machine):
 def test_invalid_mapping_of_another_revision_is_reported(a40):
     assert run_at_boot(a40, "[") == 1
     assert [problem.kind for problem in boot_result.failures(a40.root)] == [
-        ProblemKind.MAPPING_SYNTAX
+        ProblemKind.OPTION_SYNTAX
     ]
 
 

@@ -13,7 +13,7 @@ from actions import show_plan
 from gpu.problems import Problem, ProblemKind
 from host.facts import gather
 from nova_compute.compatibility import apply_release
-from planning.mappings import parse, requests
+from planning import mappings
 from planning.plan import Plan, make_plan
 from state.charm_state import CharmState
 from status.assessment import Assessment
@@ -31,7 +31,9 @@ def assess(host):
         change(root)
         facts = gather(root, count=True)
         plan = apply_release(
-            make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova
+            make_plan(mappings.requests(mappings.OPTION.parse(text)), facts.cards),
+            facts.cards,
+            facts.nova,
         )
         all_problems = (*problems, *plan.problems, *plan.notes)
         return Assessment(

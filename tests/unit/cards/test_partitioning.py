@@ -22,7 +22,7 @@ SIZES = "{A40-2Q: ['0000:41:00.4'], A40-4Q: ['0000:41:00.5']}"
 
 
 def requests(text):
-    return mappings.requests(mappings.parse(text))
+    return mappings.requests(mappings.OPTION.parse(text))
 
 
 def offered(host, text):

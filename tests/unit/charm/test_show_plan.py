@@ -54,7 +54,7 @@ def test_mapping_problems_are_reported(deploy):
     unit = deploy("t4-pair")
     plan = json.loads(unit.action("show-plan", mappings="[", format="json")["output"])
     assert plan["keeps_published"] is True
-    assert [problem["kind"] for problem in plan["problems"]] == ["mapping-syntax"]
+    assert [problem["kind"] for problem in plan["problems"]] == ["option-syntax"]
 
 
 def test_controller_settings_are_shown(l40s):

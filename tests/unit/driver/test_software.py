@@ -453,7 +453,7 @@ def test_host_software_is_not_changed_during_a_pause_or_under_guests(
         (ProblemKind.NOUVEAU, False),
         (ProblemKind.OTHER_VERSION_LOADED, False),
         (ProblemKind.UPGRADE_PENDING, False),
-        (ProblemKind.MAPPING_INVALID, False),
+        (ProblemKind.OPTION_INVALID, False),
     ],
     ids=lambda value: getattr(value, "value", str(value)),
 )

@@ -23,13 +23,13 @@ NO_CHARACTER = "a character that YAML does not allow"
 
 
 def read(text):
-    data = mappings.parse(text)
+    data = mappings.OPTION.parse(text)
     if data is not None:
-        mappings.check(data)
+        mappings.OPTION.check(data)
     return mappings.requests(data)
 
 
-def rejection(text, kind=ProblemKind.MAPPING_INVALID):
+def rejection(text, kind=ProblemKind.OPTION_INVALID):
     with pytest.raises(HostError) as error:
         read(text)
     problem = error.value.problem
@@ -38,7 +38,7 @@ def rejection(text, kind=ProblemKind.MAPPING_INVALID):
 
 
 def syntax_error(text):
-    return rejection(text, ProblemKind.MAPPING_SYNTAX)
+    return rejection(text, ProblemKind.OPTION_SYNTAX)
 
 
 def addresses(*texts):
@@ -77,12 +77,12 @@ def test_all_notations_are_equivalent(text):
 
 @pytest.mark.parametrize("address", ["0000:41:00.0", "41:00.0", "0000:12:00.0"])
 def test_unquoted_address_is_not_a_sexagesimal_number(address):
-    assert mappings.parse(f"{{nvidia-35: [{address}]}}") == {"nvidia-35": [address]}
+    assert mappings.OPTION.parse(f"{{nvidia-35: [{address}]}}") == {"nvidia-35": [address]}
 
 
 @pytest.mark.parametrize("text", ["35", "1e3", "0x10", "yes", "null", "~", "2026-01-01", "1_0"])
 def test_every_scalar_is_text(text):
-    assert mappings.parse(text) == text
+    assert mappings.OPTION.parse(text) == text
 
 
 def test_address_is_normalised_to_lower_case():
@@ -96,7 +96,7 @@ def test_repeated_device_of_one_list_is_merged():
 
 def test_yaml_alias_is_expanded():
     text = "nvidia-35: {devices: &here ['10de:1eb8', '10de:1db4']}\nnvidia-36: *here"
-    assert mappings.parse(text)["nvidia-36"] == ["10de:1eb8", "10de:1db4"]
+    assert mappings.OPTION.parse(text)["nvidia-36"] == ["10de:1eb8", "10de:1db4"]
 
 
 @pytest.mark.parametrize(
@@ -417,12 +417,16 @@ def test_empty_key_is_described():
 
 
 def test_error_text_contains_kind_and_arguments():
-    with pytest.raises(
-        HostError, match=r"^mapping-invalid: place='the value' reason='more than 64 KiB'$"
-    ) as error:
-        mappings.parse("#" * 100_000)
+    with pytest.raises(HostError) as error:
+        mappings.OPTION.parse("#" * 100_000)
+    assert str(error.value) == (
+        "option-invalid: option='vgpu-device-mappings' place='the value' reason='more than 64 KiB'"
+    )
     assert error.value.problem == Problem(
-        ProblemKind.MAPPING_INVALID, place="the value", reason="more than 64 KiB"
+        ProblemKind.OPTION_INVALID,
+        option="vgpu-device-mappings",
+        place="the value",
+        reason="more than 64 KiB",
     )
 
 
@@ -430,9 +434,10 @@ def test_error_text_contains_kind_and_arguments():
 @pytest.mark.parametrize("form", ["['{}']", "{{devices: ['{}']}}"], ids=["plain", "long form"])
 def test_pci_domain_with_which_nova_would_not_start_is_rejected(device, form):
     with pytest.raises(HostError) as error:
-        mappings.requests(mappings.parse(f"{{nvidia-233: {form.format(device)}}}"))
+        mappings.requests(mappings.OPTION.parse(f"{{nvidia-233: {form.format(device)}}}"))
     assert error.value.problem == Problem(
-        ProblemKind.MAPPING_INVALID,
+        ProblemKind.OPTION_INVALID,
+        option="vgpu-device-mappings",
         place="nvidia-233, 10000:84:00.0",
         reason="Nova supports domains up to ffff",
     )

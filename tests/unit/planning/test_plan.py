@@ -251,6 +251,7 @@ def test_card_in_two_types_is_rejected(cards):
     assert problems_of(text, cards("t4-pair")) == (
         Problem(
             ProblemKind.DEVICE_MAPPED_TWICE,
+            option="vgpu-device-mappings",
             device="0000:d8:00.0",
             first="nvidia-233",
             second="nvidia-228",
@@ -263,6 +264,7 @@ def test_virtual_function_in_two_types_is_rejected(cards):
     assert problems_of(text, cards("a40-mdev")) == (
         Problem(
             ProblemKind.DEVICE_MAPPED_TWICE,
+            option="vgpu-device-mappings",
             device="0000:41:00.5",
             first="nvidia-558",
             second="nvidia-568",

@@ -184,7 +184,7 @@ def test_functions_without_a_pci_id_get_no_alias(host):
     (function / "device").unlink()
     assigned_types.record(root, [PciAddress.parse("0000:3d:00.4")], "nvidia-1152")
     facts = gather(root)
-    requests = mappings.requests(mappings.parse("{L40S-8Q: ['3d:00.0']}"))
+    requests = mappings.requests(mappings.OPTION.parse("{L40S-8Q: ['3d:00.0']}"))
     planned = plan.make_plan(requests, facts.cards)
     for options in (VariantDriverOptions(), VariantDriverOptions(report_in_placement=True)):
         applied = compatibility.apply_release(planned, facts.cards, NovaVersion(31), options)
@@ -222,7 +222,7 @@ def test_damaged_mapping_is_reported_by_the_boot_service(machine, text):
     charm_state.save(simulated.root, charm_state.CharmState(mapping=MappingHistory(text)))
     assert boot.main(simulated.root, simulated) == 1
     assert [problem.kind for problem in boot_result.failures(simulated.root)] == [
-        ProblemKind.MAPPING_INVALID
+        ProblemKind.OPTION_INVALID
     ]
 
 
@@ -287,13 +287,15 @@ def test_virtfn_link_to_the_card_itself_is_ignored(host):
     """Nova refuses to start with an address that appears twice."""
     root = host("t4-pair")
     (root / "sys/bus/pci/devices/0000:84:00.0/virtfn0").symlink_to("../0000:84:00.0")
-    requests = mappings.requests(mappings.parse("{T4-8Q: ['10de:1eb8']}"))
+    requests = mappings.requests(mappings.OPTION.parse("{T4-8Q: ['10de:1eb8']}"))
     (assignment,) = plan.make_plan(requests, gather(root).cards).assignments
     assert list(map(str, assignment.addresses)) == ["0000:84:00.0", "0000:d8:00.0"]
 
 
 def test_two_long_arguments_leave_room_for_the_instruction():
-    problem = Problem(ProblemKind.MAPPING_SYNTAX, place="9" * 150, reason="x" * 130)
+    arguments = {"place": "9" * 150, "reason": "x" * 130}
+    option, example = mappings.OPTION.name, mappings.OPTION.example
+    problem = Problem(ProblemKind.OPTION_SYNTAX, option=option, example=example, **arguments)
     text = unit_status.format_problem(problem, "nova-compute-nvidia-vgpu")
     assert text.endswith("; example: {nvidia-35: ['0000:84:00.0']}")
 

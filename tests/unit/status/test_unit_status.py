@@ -12,7 +12,7 @@ from gpu.problems import Problem, ProblemKind
 from host.facts import HostFacts, gather
 from nova_compute.compatibility import apply_release
 from nova_compute.release import NovaVersion
-from planning.mappings import parse, requests
+from planning import mappings
 from planning.plan import Plan, make_plan
 from state.charm_state import CharmState
 from status.assessment import Assessment
@@ -27,7 +27,11 @@ PLAIN = "{nvidia-233: ['0000:84:00.0', '0000:d8:00.0']}"
 
 def assessment(root, text="", *, problems=(), state=None):
     facts = gather(root)
-    plan = apply_release(make_plan(requests(parse(text)), facts.cards), facts.cards, facts.nova)
+    plan = apply_release(
+        make_plan(mappings.requests(mappings.OPTION.parse(text)), facts.cards),
+        facts.cards,
+        facts.nova,
+    )
     return Assessment(facts, plan, (*problems, *plan.problems, *plan.notes), state or CharmState())
 
 
@@ -79,18 +83,30 @@ MESSAGES = [
         ),
     ),
     (
-        Problem(ProblemKind.MAPPING_SYNTAX, place="line 1, column 2", reason="a tag"),
+        Problem(
+            ProblemKind.OPTION_SYNTAX,
+            option=mappings.OPTION.name,
+            example=mappings.OPTION.example,
+            place="line 1, column 2",
+            reason="a tag",
+        ),
         "blocked",
         ("vgpu-device-mappings: line 1, column 2: a tag; example: {nvidia-35: ['0000:84:00.0']}"),
     ),
     (
-        Problem(ProblemKind.MAPPING_INVALID, place="nvidia-35, device 2", reason="no device"),
+        Problem(
+            ProblemKind.OPTION_INVALID,
+            option=mappings.OPTION.name,
+            place="nvidia-35, device 2",
+            reason="no device",
+        ),
         "blocked",
         "vgpu-device-mappings: nvidia-35, device 2: no device",
     ),
     (
         Problem(
             ProblemKind.DEVICE_MAPPED_TWICE,
+            option=mappings.OPTION.name,
             device="0000:84:00.0",
             first="nvidia-35",
             second="nvidia-36",
@@ -318,7 +334,9 @@ def test_long_argument_is_truncated_before_the_instruction(kind, argument, end):
 
 
 def test_braces_in_an_argument_are_not_expanded():
-    problem = Problem(ProblemKind.MAPPING_INVALID, place="{app}", reason="{more} {0}")
+    problem = Problem(
+        ProblemKind.OPTION_INVALID, option=mappings.OPTION.name, place="{app}", reason="{more} {0}"
+    )
     assert format_problem(problem, APP) == "vgpu-device-mappings: {app}: {more} {0}"
 
 
