@@ -56,10 +56,10 @@ def main(root: Path, run: Runner) -> int:
 
 
 def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tuple[Problem, ...]:
-    """Apply the requested mapping, or the one applied before if that fails."""
+    """Apply the requested mapping, or the published one if that fails."""
     mapping, start = state.mapping, time.monotonic()
-    # At a boot, what was offered must return, also where no mapping was ever applied completely.
-    is_new = mapping.is_new and (bool(mapping.applied) or not is_boot)
+    # At a boot, what was offered must return; with nothing offered, nothing can be lost.
+    is_new = mapping.is_new and (state.has_published or not is_boot)
     in_placement = mapping.requested_report_in_placement or state.reported_in_placement
     problems = prepare_cards(
         root,
@@ -67,18 +67,18 @@ def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tu
         mapping.requested,
         report_in_placement=in_placement,
         is_new_mapping=is_new,
-        replaces_published=is_new and bool(mapping.applied),
+        replaces_published=is_new and state.has_published,
         is_boot=is_boot,
         budget=_NEW_BUDGET if is_new else _BUDGET,
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
-    if mapping.applied and mapping.is_new and is_failed:
+    if mapping.published and mapping.is_new and is_failed:
         logger.info("the new mapping cannot be applied; returning to the previous one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)
         problems += prepare_cards(
-            root, run, mapping.applied, report_in_placement=in_placement, budget=remaining
+            root, run, mapping.published, report_in_placement=in_placement, budget=remaining
         )
-    return problems
+    return tuple(dict.fromkeys(problems))
 
 
 def record(root: Path) -> int:

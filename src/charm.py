@@ -163,7 +163,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_relation_broken(self, _: ops.RelationBrokenEvent) -> None:
         state = charm_state.load(self.root)
-        self._save(state._replace(is_related=False, published_digest=""))
+        state = state._replace(is_related=False, published_digest="", has_published=False)
+        self._save(state)
 
     def _on_departing(self, _: ops.EventBase) -> None:
         """Withdraw what nova.conf would otherwise keep: the principal gets no event for this."""
@@ -364,7 +365,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         """Let the boot service do now what it will do at each boot."""
         from cards import boot_service, guest_mdevs  # hosts without a card do without
 
-        problem = None
+        problem, assessment = None, self._with_published(assessment)
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
@@ -385,10 +386,18 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if problem is None and not boot_result.failures(self.root):
             return prepared.with_preparation()
         delay = backoff.AT_ONCE if problem else backoff.AFTER_MINUTES  # it may have been killed
-        risks_published = bool(prepared.state.mapping.applied)
+        risks_published = prepared.state.has_published
         if boot_result.is_permanent(self.root, risks_published=risks_published):
             delay = backoff.AFTER_AN_HOUR
         return prepared.with_failed_preparation(time.time(), problem, delay)
+
+    def _with_published(self, assessment: Assessment) -> Assessment:
+        """Note whether anything is published, if that is not known from the last event."""
+        state = assessment.state
+        if state.published_digest:
+            return assessment
+        has_published = bool(self.nova_vgpu.published().sections)
+        return assessment._replace(state=state._replace(has_published=has_published))
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
@@ -415,6 +424,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 state = state._replace(
                     is_related=is_related, published_digest=data_digest if is_published else ""
                 )
+            if state.is_related and not keeps_sections:
+                state = state._replace(has_published=bool(data.sections))
+                if not assessment.plan.problems:
+                    state = state._replace(mapping=state.mapping.publish())
         self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment
 

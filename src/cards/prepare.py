@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import AbstractSet, Dict, NamedTuple, Optional
+from typing import AbstractSet, Callable, Dict, NamedTuple, Optional
 
 from cards import guest_mdevs, partitioning, type_assignment, virtual_functions
 from cards.type_assignment import PlanMaker
@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 # Cards that are not ready for types yet, each with its partitioning if that changes.
 _Steps = Dict[PciAddress, Optional[Partitioning]]
+_CardFinder = Callable[[HostFacts, PlanMaker], AbstractSet[PciAddress]]
 
 
 class _Run(NamedTuple):
@@ -119,7 +120,8 @@ def prepare_cards(
     this.host.read()  # guests may have started meanwhile
     facts = this.host.facts
     problems += _types_not_restored(facts)
-    problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
+    if not any(problem.kind is ProblemKind.MAPPING_WITHHELD for problem in problems):
+        problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
     problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
     return tuple(dict.fromkeys(problems))
 
@@ -142,8 +144,8 @@ def _run_passes(this: _Run, is_new_mapping: bool, replaces_published: bool) -> l
     problems: list[Problem] = []
     done: set[tuple[PciAddress, Partitioning | None]] = set()
     given_up: set[PciAddress] = set()
-    if is_new_mapping and not _pending_steps(this.make_plan(this.host.facts).preparation):
-        _wait_for_types(this, given_up)  # before a card that offers vGPUs is changed
+    if is_new_mapping:
+        _wait_before_changes(this, given_up)
     for _ in range(_MAX_PASSES):
         plan = this.make_plan(this.host.facts)
         steps = {
@@ -152,19 +154,24 @@ def _run_passes(this: _Run, is_new_mapping: bool, replaces_published: bool) -> l
             if (address, step) not in done
         }
         without_functions = {
-            address: step for address, step in steps.items() if address in plan.preparation.enable
+            address: step
+            for address, step in steps.items()
+            if address in plan.preparation.enable and address not in given_up
         }
         in_the_way = _cards_in_the_way(plan, this.host.facts, given_up)
+        if replaces_published and in_the_way:
+            return [*problems, Problem(ProblemKind.MAPPING_WITHHELD, in_the_way[0])]
         if is_new_mapping and without_functions:
             steps = without_functions
+            if replaces_published:  # functions may show vGPUs of guests, which prevent the rest
+                steps = dict.fromkeys(steps)
         elif is_new_mapping and any(problem.kind not in _PENDING for problem in plan.problems):
             break
-        elif replaces_published and in_the_way:
-            return [*problems, Problem(ProblemKind.MAPPING_WITHHELD, in_the_way[0])]
         else:  # types first: the preparation of the other cards may take minutes
             problems += type_assignment.assign_types(this.host, this.make_plan, steps)
         done.update(steps.items())
-        problems += _prepare_each(this, steps)
+        functions_only = replaces_published and bool(without_functions)
+        problems += _prepare_each(this, steps, functions_only)
         given_up.update(problem.address for problem in problems if problem.address is not None)
         has_news = _wait_for_types(this, given_up)
         if not steps and not has_news:
@@ -172,15 +179,23 @@ def _run_passes(this: _Run, is_new_mapping: bool, replaces_published: bool) -> l
     return problems
 
 
-def _prepare_each(this: _Run, steps: _Steps) -> list[Problem]:
-    """Prepare cards, one after the other, until no time is left."""
+def _wait_before_changes(this: _Run, given_up: set[PciAddress]) -> None:
+    """Wait for types before a card that offers vGPUs is changed for a new mapping."""
+    if _pending_steps(this.make_plan(this.host.facts).preparation):
+        _wait_for_types(this, given_up, _silent_cards_of_guests)
+    else:
+        _wait_for_types(this, given_up)
+
+
+def _prepare_each(this: _Run, steps: _Steps, functions_only: bool) -> list[Problem]:
+    """Prepare cards, one after the other, until no time is left; or only enable functions."""
     problems = []
     for address in sorted(steps):
         if time.monotonic() > this.deadline:
             reason = "no time left in this run"
             problems.append(Problem(ProblemKind.VFS_FAILED, address, reason=reason))
         else:
-            problems += _prepare_card(this, address)
+            problems += _prepare_card(this, address, functions_only)
     return problems
 
 
@@ -190,7 +205,16 @@ def _cards_in_the_way(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -
     What is published stays for their guests, so no other card may be changed either.
     """
     waiting = {problem.address for problem in plan.problems} & given_up
-    waiting |= {problem.address for problem in plan.problems if problem.kind in GUEST_PENDING}
+    waiting |= {
+        problem.address
+        for problem in plan.problems
+        if problem.kind is ProblemKind.GUESTS_USE_OTHER_TYPE
+    }
+    mixing = {
+        problem.address
+        for problem in plan.problems
+        if problem.kind is ProblemKind.MIXED_SIZE_GUESTS
+    }
     left_out = {note.address for note in plan.notes if note.kind in OBSTACLES}
     unreadable = facts.unreadable if facts.vgpus_on_unreadable_cards else ()
     return [
@@ -200,6 +224,7 @@ def _cards_in_the_way(plan: Plan, facts: HostFacts, given_up: set[PciAddress]) -
             for card in facts.cards
             if card.unreadable_functions
             or (card.guest_vgpus and card.address in waiting | left_out)
+            or (card.in_use and card.address in mixing)  # after a boot the mode can be changed
         ),
     ]
 
@@ -231,7 +256,7 @@ def _pending_steps(preparation: Preparation) -> _Steps:
     return steps
 
 
-def _prepare_card(this: _Run, address: PciAddress) -> list[Problem]:
+def _prepare_card(this: _Run, address: PciAddress, functions_only: bool) -> list[Problem]:
     """Partition a card and enable its virtual functions.
 
     The card is read again first: earlier cards may have satisfied the request, or a guest may
@@ -242,7 +267,8 @@ def _prepare_card(this: _Run, address: PciAddress) -> list[Problem]:
     steps = _pending_steps(preparation)
     if card is None or address not in steps:
         return []
-    problems = _apply(this, card, steps[address], address in preparation.keep_mode)
+    step = None if functions_only else steps[address]
+    problems = _apply(this, card, step, functions_only or address in preparation.keep_mode)
     this.host.read_card(address)
     return problems
 
@@ -310,7 +336,9 @@ def _set_mode_and_enable_functions(
             driver_cache.save_mode(root, card.address, None)
 
 
-def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
+def _wait_for_types(
+    this: _Run, given_up: set[PciAddress], find: _CardFinder | None = None
+) -> bool:
     """Wait until the driver reports the types of cards, of new functions and of GPU instances.
 
     nvidia-vgpud registers the types of what exists when it runs, so it may have run too early.
@@ -318,12 +346,13 @@ def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
     Args:
         this: the run, which reads the cards again that are waited for.
         given_up: the cards that are not waited for; those that report nothing are added.
+        find: returns the cards to wait for; without it, all that report no types.
 
     Returns:
         Whether a card reports more than before.
     """
-    host = this.host
-    first = waiting = _cards_without_types(host.facts, this.make_plan) - given_up
+    host, find = this.host, find or _cards_without_types
+    first = waiting = find(host.facts, this.make_plan) - given_up
     for second in range(_TYPES_TIMEOUT):
         if not waiting:
             break
@@ -339,7 +368,7 @@ def _wait_for_types(this: _Run, given_up: set[PciAddress]) -> bool:
         time.sleep(1)
         for address in waiting:
             host.read_card(address)
-        waiting = _cards_without_types(host.facts, this.make_plan) - given_up
+        waiting = find(host.facts, this.make_plan) - given_up
     given_up.update(waiting)
     return waiting != first
 
@@ -356,4 +385,18 @@ def _cards_without_types(facts: HostFacts, make_plan: PlanMaker) -> AbstractSet[
         for card in facts.cards
         if not card.in_use
         and (card.address in pending or (card.lost_types and not card.visible_types))
+    }
+
+
+def _silent_cards_of_guests(facts: HostFacts, make_plan: PlanMaker) -> AbstractSet[PciAddress]:
+    """Return the cards of guests whose types are unknown, so that they may be in the way."""
+    silent = {
+        problem.address
+        for problem in make_plan(facts).problems
+        if problem.kind is ProblemKind.TYPES_UNKNOWN
+    }
+    return {
+        card.address
+        for card in facts.cards
+        if card.address in silent and card.guest_vgpus and not card.in_use
     }

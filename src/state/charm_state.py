@@ -40,6 +40,7 @@ class CharmState(NamedTuple):
         is_related: whether the relation to nova-compute existed at the last event.
         workload_version: the driver's version that was reported to Juju.
         published_digest: digest of the data that was last read back from the relation.
+        has_published: whether any section of nova.conf was published then.
         resource_path: path of the resource's file when Juju was last asked for it.
         resource_stamp: its size and time of change when it was inspected.
         resource_inspection: the result of that; see `driver.resource`.
@@ -57,6 +58,7 @@ class CharmState(NamedTuple):
     is_related: bool = False
     workload_version: str = ""
     published_digest: str = ""
+    has_published: bool = False
     resource_path: str = ""
     resource_stamp: str = ""
     resource_inspection: tuple[Any, ...] = ()

@@ -147,8 +147,6 @@ class Assessment(NamedTuple):
         plan, state = self.plan, self.state
         offered = () if plan.problems else plan.assignments
         plan = plan._replace(keeps_published=False, assignments=offered)
-        if offered:  # from now on the cards must stay as this mapping has them
-            state = state._replace(mapping=state.mapping.apply())
         return _record_placement(self._replace(plan=plan, state=state))
 
     def retry_at(self, problem: Problem, now: float) -> int | None:
@@ -236,18 +234,17 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         problems.append(Problem(ProblemKind.NOVA_MISSING))
         return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
     plan = plan_for_nova(requests, facts.cards, facts.nova, inputs.options)
-    failed_cards: tuple[Problem, ...] = ()
     is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
     if plan.preparation.is_pending or is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
         problems += [failure for failure in failures if not _is_explained(failure, plan)]
-        plan, failed_cards = _without_failed_cards(plan, facts, failures)
+        plan = _without_failed_cards(plan, facts, failures)
     if facts.unreadable_devices and requests:
         problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable_devices[0]))
         is_offered = any(assignment.cards for assignment in plan.assignments)
         if facts.has_unreadable_vgpus or not is_offered:
             plan = plan._replace(keeps_published=True)
-    state = _record_mapping(state, inputs, plan, failed_cards)
+    state = _record_mapping(state, inputs, plan)
     if plan.keeps_published and not plan.problems and state.mapping.is_new:
         problems += _why_withheld(plan, facts)
     options, notes = _supported_options(inputs.options, plan, facts)
@@ -290,20 +287,15 @@ def _why_withheld(plan: Plan, facts: HostFacts) -> list[Problem]:
     return [Problem(ProblemKind.MAPPING_WITHHELD, card.address) for card in cards[:1]]
 
 
-def _without_failed_cards(
-    plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]
-) -> tuple[Plan, tuple[Problem, ...]]:
+def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
     """Offer what the other cards have if the preparation of one has failed.
 
     What the others have may have changed, and Nova must not be left with what they had before.
     Not if guests have vGPUs of the failed card: what is published stays for them, and the boot
     service does not change the other cards either.
-
-    Returns:
-        The plan, and the problems of the cards that it leaves out.
     """
     if any(failure.kind is ProblemKind.MAPPING_WITHHELD for failure in failures):
-        return plan, ()  # the last run has tried nothing of this mapping
+        return plan  # the last run has tried nothing of this mapping
     failed = {problem.address for problem in failures}
     failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
     excluded = [
@@ -312,21 +304,15 @@ def _without_failed_cards(
         if problem.kind in PREPARATION_PENDING and problem.address in failed
     ]
     if not excluded or not any(assignment.cards for assignment in plan.assignments):
-        return plan, ()
+        return plan
     problems = tuple(problem for problem in plan.problems if problem not in excluded)
-    without = plan._replace(
+    return plan._replace(
         problems=problems, notes=(*plan.notes, *excluded), keeps_published=bool(problems)
     )
-    return without, tuple(excluded)
 
 
-def _record_mapping(
-    state: CharmState, inputs: Inputs, plan: Plan, failed_cards: tuple[Problem, ...]
-) -> CharmState:
-    """Request a mapping from the boot service unless it is wrong, and note if it is applied.
-
-    A card that cannot be prepared does not keep the mapping of the others from being applied.
-    """
+def _record_mapping(state: CharmState, inputs: Inputs, plan: Plan) -> CharmState:
+    """Request a mapping from the boot service unless it is wrong."""
     mapping = state.mapping
     if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
         # It may have looked right before the cards reported more.
@@ -334,10 +320,6 @@ def _record_mapping(
     mapping = mapping.request(
         inputs.mapping, report_in_placement=inputs.options.report_in_placement
     )
-    pending = {*plan.problems, *plan.notes}.difference(failed_cards)
-    kinds = {problem.kind for problem in pending}
-    if not plan.keeps_published and not kinds & PREPARATION_PENDING:
-        mapping = mapping.apply()
     return state._replace(mapping=mapping)
 
 

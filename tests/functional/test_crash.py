@@ -61,7 +61,7 @@ print(json.dumps(state))
 
 # The other entries of state.json only avoid repeated effort, and may be lost.
 _COMPARED = ("paused", "handled_restart_trigger", "restart_pending", "reported_in_placement")
-_COMPARED_MAPPING = ("requested", "applied", "requested_report_in_placement")
+_COMPARED_MAPPING = ("requested", "published", "requested_report_in_placement")
 
 # Steps whose outcome a power failure undoes: changes of the cards and of files in memory.
 _VOLATILE = re.compile(r" /(?:run|sys)/|sriov-manage|nvidia-smi mig")

@@ -31,7 +31,7 @@ MAPPING = st.fixed_dictionaries(
     {},
     optional={
         "requested": hostile.nearly(hostile.mappings()),
-        "applied": hostile.nearly(hostile.mappings()),
+        "published": hostile.nearly(hostile.mappings()),
         "requested_report_in_placement": hostile.nearly(st.booleans()),
     },
 )

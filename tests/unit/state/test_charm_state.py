@@ -19,7 +19,7 @@ FULL = CharmState(
     mapping=MappingHistory(
         requested="{T4-8Q: ['10de:1eb8']}",
         requested_report_in_placement=True,
-        applied="{T4-4Q: ['10de:1eb8']}",
+        published="{T4-4Q: ['10de:1eb8']}",
     ),
     handled_restart_trigger="1d0b1a52-6ac5-4dd5-8d1e-4c9f1b3d5f0a",
     restart_pending=True,
@@ -28,6 +28,7 @@ FULL = CharmState(
     is_related=True,
     workload_version="570.172.07",
     published_digest="cd34",
+    has_published=True,
     resource_path="/var/lib/juju/agents/a/resources/nvidia-vgpu-software/nvidia-vgpu.deb",
     resource_stamp="12 34",
     resource_inspection=("package", "nvidia-vgpu-ubuntu-570", "570.172.07", ""),
@@ -92,7 +93,7 @@ def test_file_of_another_shape_is_an_empty_state(tmp_path, data):
 def test_fields_of_another_type_are_ignored(tmp_path):
     data = {
         "paused": 1,
-        "mapping": {"requested": "{}", "applied": 1, "later": 1},
+        "mapping": {"requested": "{}", "published": 1, "later": 1},
         "preparation": ["x"],
         "published_digest": None,
         "installation": {"problem": [1, "x"], "failed_at": "x"},
