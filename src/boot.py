@@ -16,6 +16,8 @@ from pathlib import Path
 
 from cards.guest_mdevs import record_guest_mdevs
 from cards.prepare import prepare_cards
+from cards.whole_cards import parse_passthrough, prepare_whole_cards, requested_devices
+from gpu.pci import Device
 from gpu.problems import NEEDS_REBOOT, RETRIABLE, HostError, Problem
 from host.facts import gather
 from state import boot_result, charm_state
@@ -37,17 +39,27 @@ def main(root: Path, run: Runner) -> int:
     if state.paused:
         logger.info("nothing to do: paused")
         return 0
+    devices: tuple[Device, ...] = ()
+    problems: tuple[Problem, ...] = ()
     try:
-        problems = _prepare(root, run, state, is_boot=is_boot)
+        requests = parse_passthrough(state.requested_passthrough)
+        devices = requested_devices(requests)
+        problems = prepare_whole_cards(root, run, requests, state.mapping.requested)
     except HostError as error:
         problems = (error.problem,)
+    try:
+        problems += _prepare(root, run, state, devices, is_boot=is_boot)
+    except HostError as error:
+        problems = (*problems, error.problem)
     try:
         boot_result.save(root, problems)
     except HostError as error:
         problems = (*problems, error.problem)
     for problem in problems:
         logger.error("%s", problem)
-    obstacles = [card.obstacle for card in gather(root).cards if card.obstacle is not None]
+    facts = gather(root, devices)
+    obstacles = [card.obstacle for card in facts.cards if card.obstacle is not None]
+    obstacles += [card.obstacle for card in facts.whole_cards if card.obstacle is not None]
     for obstacle in obstacles:
         logger.warning("left alone: %s", obstacle)
     if not (problems or obstacles):
@@ -55,7 +67,9 @@ def main(root: Path, run: Runner) -> int:
     return 1 if problems else 0
 
 
-def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tuple[Problem, ...]:
+def _prepare(
+    root: Path, run: Runner, state: CharmState, devices: tuple[Device, ...], *, is_boot: bool
+) -> tuple[Problem, ...]:
     """Apply the requested mapping, or the published one if that fails."""
     mapping, start = state.mapping, time.monotonic()
     # At a boot, what was offered must return; with nothing offered, nothing can be lost.
@@ -65,6 +79,7 @@ def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tu
         root,
         run,
         mapping.requested,
+        passthrough=devices,
         report_in_placement=in_placement,
         is_new_mapping=is_new,
         replaces_published=is_new and state.has_published,
@@ -76,7 +91,12 @@ def _prepare(root: Path, run: Runner, state: CharmState, *, is_boot: bool) -> tu
         logger.info("the new mapping cannot be applied; returning to the previous one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)
         problems += prepare_cards(
-            root, run, mapping.published, report_in_placement=in_placement, budget=remaining
+            root,
+            run,
+            mapping.published,
+            passthrough=devices,
+            report_in_placement=in_placement,
+            budget=remaining,
         )
     return tuple(dict.fromkeys(problems))
 

@@ -9,16 +9,17 @@ cards, publish, set the status.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
 from pathlib import Path
+from typing import Mapping, Sequence
 
 import ops
 
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from driver import resource, software
-from gpu.card import Card
 from gpu.problems import NEEDS_REBOOT, HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
@@ -27,14 +28,8 @@ from state.backoff import Backoff
 from state.charm_state import CharmState
 from state.host_owner import Owner
 from status import messages
-from status.assessment import (
-    Assessment,
-    Inputs,
-    assess,
-    needs_software,
-    withdrawn,
-    withdrawn_sections,
-)
+from status.assessment import Assessment, assess, withdrawn, withdrawn_sections
+from status.inputs import Inputs, needs_software
 from status.unit_status import (
     format_problem,
     problem_status,
@@ -45,6 +40,9 @@ from system import commands, systemd
 from system.text import digest
 
 RESOURCE = "nvidia-vgpu-software"
+# The parameters of show-plan that replace options.
+_VALUES_TO_TRY = {"mappings": "vgpu-device-mappings", "passthrough": "passthrough-devices"}
+_NO_VALUES: Mapping[str, object] = {}
 
 logger = logging.getLogger(__name__)
 # At DEBUG, ops logs each added status: one more process on every host every 5 minutes.
@@ -150,7 +148,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self._refresh(charm_state.load(self.root)._replace(restart_pending=False))
 
     def _on_config_or_update(self, _: ops.EventBase) -> None:
-        self._reconcile(charm_state.load(self.root), gather(self.root))
+        state = charm_state.load(self.root)
+        self._reconcile(state, self._gather(state))
 
     def _on_relation_joined(self, _: ops.RelationEvent) -> None:
         state = charm_state.load(self.root)
@@ -171,7 +170,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = charm_state.load(self.root)
         self.nova_vgpu.publish(ProviderData(sections=withdrawn_sections(state)))
         state = self._save(state._replace(published_digest=""))
-        self._assessment = withdrawn(gather(self.root), state)
+        self._assessment = withdrawn(self._gather(state), state)
 
     def _on_remove(self, _: ops.RemoveEvent) -> None:
         """Remove the charm's own files, but not the driver, which guests may need."""
@@ -183,14 +182,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         assessment = self._assessment
         if assessment is None:
-            assessment = self._assess(gather(self.root), charm_state.load(self.root))
+            state = charm_state.load(self.root)
+            assessment = self._assess(self._gather(state), state)
         status = unit_statuses(assessment, self.app.name, time.time())[0]
         event.add_status(ops.StatusBase.from_name(status.level.value, status.message))
 
     # Actions
 
     def _on_pause(self, event: ops.ActionEvent) -> None:
-        state, facts = charm_state.load(self.root), gather(self.root)
+        state = charm_state.load(self.root)
+        facts = self._gather(state)
         try:
             software.refuse_in_use(facts)
             # Saved first: this unit's mask must never be mistaken for the principal's.
@@ -203,14 +204,15 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self._report(state._replace(paused=True, published_digest=""))
 
     def _on_resume(self, event: ops.ActionEvent) -> None:
-        state, facts = charm_state.load(self.root), gather(self.root)
+        state = charm_state.load(self.root)
+        facts = self._gather(state)
         try:
             software.resume(self.run, facts, state)
         except HostError as error:
             self._fail(event, error.problem)
             return
         state = state._replace(paused=False, published_digest="")
-        assessment = self._reconcile(state, gather(self.root))
+        assessment = self._reconcile(state, self._gather(state))
         for problem in assessment.problems:
             if problem.kind is ProblemKind.SERVICE_DOWN:
                 self._fail(event, problem)
@@ -245,7 +247,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _fail_if_refused(self, event: ops.ActionEvent, force: bool) -> bool:
         """Fail an action if the host must not be changed now; return whether it was failed."""
         state = charm_state.load(self.root)
-        problem = software.why_refused(gather(self.root), state, force=force)
+        problem = software.why_refused(self._gather(state), state, force=force)
         if problem is not None:
             self._fail(event, problem)
         return problem is not None
@@ -254,7 +256,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         from actions import list_vgpu_types  # no hook needs the actions
         from actions.detailed_facts import gather_detailed
 
-        facts = gather_detailed(self.root, self.run)
+        devices = self._inputs(charm_state.load(self.root)).whole_devices
+        facts = gather_detailed(self.root, self.run, devices)
         if event.params.get("format") == "json":
             result = list_vgpu_types.types_json(facts.cards)
         else:
@@ -265,14 +268,20 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         from actions import dry_run, show_plan
         from actions.detailed_facts import gather_detailed
 
-        facts, state = gather_detailed(self.root, self.run), charm_state.load(self.root)
-        mapping = event.params.get("mappings")
+        state = charm_state.load(self.root)
+        values = {
+            option: event.params[name]
+            for name, option in _VALUES_TO_TRY.items()
+            if name in event.params
+        }
+        devices = self._inputs(state, values).whole_devices
+        facts = gather_detailed(self.root, self.run, devices)
 
-        def assess_cards(cards: tuple[Card, ...]) -> Assessment:
-            return self._assess(facts._replace(cards=cards), state, mapping)
+        def assess_facts(facts: HostFacts) -> Assessment:
+            return self._assess(facts, state, values)
 
-        assessment = assess_cards(facts.cards)
-        predicted = dry_run.predict(assessment, assess_cards)
+        assessment = assess_facts(facts)
+        predicted = dry_run.predict(assessment, assess_facts)
         is_json = event.params.get("format") == "json"
         show = show_plan.plan_json if is_json else show_plan.plan_text
         published = self.nova_vgpu.published().sections
@@ -294,7 +303,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _refresh(self, state: CharmState, *, force: bool = False) -> Assessment:
         """Reconcile from scratch, without cached answers and earlier failures."""
-        facts = software.refresh_detection(self.root, self.run)
+        facts = software.refresh_detection(self.root, self.run, self._inputs(state).whole_devices)
         return self._reconcile(state.without_cached_answers(), facts, force=force)
 
     def _reconcile(
@@ -307,7 +316,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             facts: the host as it is.
             force: whether to change the host software even if vGPUs are in use.
         """
-        if needs_software(self.config, facts):
+        if needs_software(self._inputs(state), facts):
             facts, state = self._ensure_software(facts, state, force)
         assessment = self._assess_host(facts, state)
         if assessment.may_change_cards:
@@ -316,7 +325,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _report(self, state: CharmState) -> Assessment:
         """Report the state of the host without changing it."""
-        return self._publish(self._assess_host(gather(self.root), state))
+        return self._publish(self._assess_host(self._gather(state), state))
 
     def _ensure_software(
         self, facts: HostFacts, state: CharmState, force: bool
@@ -331,7 +340,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if software.will_install(facts, state, force=force):
             self.unit.status = ops.MaintenanceStatus(messages.INSTALLING)
         state, is_changed = software.ensure(self.root, self.run, facts, state, force=force)
-        return (gather(self.root) if is_changed else facts), state
+        return (self._gather(state) if is_changed else facts), state
 
     def _fetch_resource(self) -> str:
         """Return the path of the resource's file; empty if none is attached."""
@@ -350,11 +359,18 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = software.handle_restart_trigger(self.root, self.run, facts, state)
         return self._assess(facts, state)
 
-    def _assess(self, facts: HostFacts, state: CharmState, mapping: object = None) -> Assessment:
-        """Assess the host with the options, or with another mapping."""
-        inputs = Inputs.from_config(self.config, facts, state)
-        if mapping is not None:
-            inputs = inputs._replace(mapping=str(mapping))
+    def _inputs(self, state: CharmState, values: Mapping[str, object] = _NO_VALUES) -> Inputs:
+        """Return the options, some with other values."""
+        return Inputs.read({**self.config, **values}, state)[0]
+
+    def _gather(self, state: CharmState) -> HostFacts:
+        return gather(self.root, self._inputs(state).whole_devices)
+
+    def _assess(
+        self, facts: HostFacts, state: CharmState, values: Mapping[str, object] = _NO_VALUES
+    ) -> Assessment:
+        """Assess the host with the options, or with other values of some."""
+        inputs, state = Inputs.read({**self.config, **values}, state)
         if state.is_related or self.nova_vgpu.is_related:
             return assess(self.root, facts, state._replace(is_related=True), inputs)
         assessment = assess(self.root, facts, state, inputs)
@@ -374,6 +390,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 return assessment._replace(problems=(off, *assessment.problems))
             if not assessment.may_prepare(time.time()):
                 return assessment
+            software.keep_nouveau_away(self.root, self.run, assessment.facts)
             boot_service.ensure_installed(self.root, self.run, self.charm_dir)
             if boot_result.has_run(self.root) and not assessment.needs_preparation:
                 return assessment.with_preparation()
@@ -382,7 +399,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         except HostError as error:
             if not boot_result.failures(self.root):
                 problem = error.problem
-        prepared = self._assess(gather(self.root), assessment.state)
+        prepared = self._assess(self._gather(assessment.state), assessment.state)
         if problem is None and not boot_result.failures(self.root):
             return prepared.with_preparation()
         delay = backoff.AT_ONCE if problem else backoff.AFTER_MINUTES  # it may have been killed
@@ -405,38 +422,41 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             assessment = self._saved(assessment)
         state = assessment.state
         if assessment.facts.nova is not None:  # otherwise its option names are not known yet
-            data = self._provider_data(assessment)
-            keeps_sections = assessment.plan.keeps_published
-            text = f"{keeps_sections}{data.to_databag()}"
-            data_digest = digest(text)
             if not state.is_related:
                 state = state._replace(published_digest="")
-            elif data_digest != state.published_digest:
-                if self._has_nothing_to_keep(assessment):
+            elif self._digest(assessment) != state.published_digest:
+                published = self.nova_vgpu.published().sections
+                if assessment.would_keep_nothing(published):
                     assessment = self._saved(assessment.with_nothing_to_keep())
-                    state, keeps_sections = assessment.state, assessment.plan.keeps_published
-                    data = self._provider_data(assessment)
-                # Only data that was read back counts as published: if a hook is killed, Juju
-                # drops what it wrote.
-                is_changed = self.nova_vgpu.publish(data, keep_sections=keeps_sections)
-                is_related = self.nova_vgpu.is_related
-                is_published = is_related and not is_changed
-                state = state._replace(
-                    is_related=is_related, published_digest=data_digest if is_published else ""
-                )
-            if state.is_related and not keeps_sections:
-                state = state._replace(has_published=bool(data.sections))
-                if not assessment.plan.problems:
-                    state = state._replace(mapping=state.mapping.publish())
+                state = self._publish_changes(assessment, published)
+            if state.is_related and not assessment.plan.problems and not assessment.keeps_vgpus:
+                state = state._replace(mapping=state.mapping.publish())
         self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment
 
-    def _has_nothing_to_keep(self, assessment: Assessment) -> bool:
-        """Whether what is published stays for guests, or for Nova, but nothing is published."""
-        plan = assessment.plan
-        is_wrong = bool(plan.problems) and not assessment.state.reported_in_placement
-        is_kept = plan.keeps_published and not is_wrong
-        return is_kept and not self.nova_vgpu.published().sections
+    def _digest(self, assessment: Assessment) -> str:
+        """Return a digest of what is published, and of what stays as it is published."""
+        keeps = (assessment.keeps_vgpus, assessment.keeps_whole_cards)
+        return digest(f"{keeps}{self._provider_data(assessment).to_databag()}")
+
+    def _publish_changes(
+        self, assessment: Assessment, published: Mapping[str, Sequence[tuple[str, str]]]
+    ) -> CharmState:
+        """Publish what differs from what is published; return the state after that."""
+        sections = assessment.sections_beside(published)
+        data = dataclasses.replace(self._provider_data(assessment), sections=sections)
+        is_kept = assessment.keeps_vgpus or assessment.keeps_whole_cards
+        is_same = {name: list(pairs) for name, pairs in published.items()} == sections
+        # Only data that was read back counts as published: if a hook is killed, Juju drops what
+        # it wrote.
+        is_changed = self.nova_vgpu.publish(data, keep_sections=is_kept and is_same)
+        is_related = self.nova_vgpu.is_related
+        is_published = is_related and not is_changed
+        return assessment.state._replace(
+            is_related=is_related,
+            published_digest=self._digest(assessment) if is_published else "",
+            has_published=bool(sections),
+        )
 
     def _saved(self, assessment: Assessment) -> Assessment:
         """Save the state; if that is impossible, say so and publish nothing that needs it."""

@@ -10,6 +10,9 @@ It behaves as observed on real hosts:
 * The driver refuses a number of virtual functions that is written to sysfs by hand.
 * A boot resets everything except the MIG mode of some cards.
 
+The kernel binds drivers as it does on a real host: a bound device is not probed again, a
+driver_override chooses the driver, and writes without effect succeed.
+
 This module uses no code of the charm.
 """
 
@@ -40,6 +43,9 @@ class Driver:
         keeps_instances: whether GPU instances remain when the virtual functions are removed.
         registers_late: whether the types of new GPU instances are listed only after nvidia-vgpud
             has run again.
+        overrides: the driver_override of devices that have one.
+        unbindable: the devices that vfio-pci refuses.
+        has_vfio: whether vfio-pci is loaded or built in.
     """
 
     def __init__(self, root: Path, host: dict[str, Any]) -> None:
@@ -50,7 +56,11 @@ class Driver:
         self.refused: set[int] = set()
         self.keeps_instances = False
         self.registers_late = False
+        self.overrides: dict[str, str] = {}
+        self.unbindable: set[str] = set()
+        self.has_vfio = True
         self._computing: set[str] = set()  # cards with compute instances
+        self._own_drivers = {item["address"]: item.get("driver") for item in host["functions"]}
 
     def card(self, address: str) -> dict[str, Any]:
         """Return the current state of a card."""
@@ -59,6 +69,7 @@ class Driver:
     def boot(self) -> None:
         """Reset everything that does not survive a boot."""
         self._computing.clear()
+        self.overrides.clear()
         for card in [card for card in self.host["functions"] if card.get("types")]:
             mig = self._mig(card)
             persists = mig.get("persists", True)
@@ -84,8 +95,7 @@ class Driver:
         """Apply a value that is written to an attribute, or refuse it with an OSError."""
         path, text = Path(path), text.strip()
         path = path.parent.resolve() / path.name
-        if path.parent == self.root.resolve() / "sys/bus/pci/drivers/nvidia":
-            self._bind_by_hand(path.name, text)
+        if self._write_to_bus(path, text):
             return
         function = self._function_of(path)
         if not function.is_dir():
@@ -105,6 +115,22 @@ class Driver:
             raise OSError(errno.EACCES, "Permission denied")
         self.refresh(card)
 
+    def _write_to_bus(self, path: Path, text: str) -> bool:
+        """Apply a value that chooses the driver of a device; return whether it does."""
+        bus = self.root.resolve() / "sys/bus/pci"
+        if path.parent.parent == bus / "drivers":
+            self._bind_by_hand(path.parent.name, path.name, text)
+        elif path == bus / "drivers_probe":
+            self._probe(text)
+        elif path.name == "driver_override":
+            self.overrides.pop(path.parent.name, None)
+            if text:
+                self.overrides[path.parent.name] = text
+            path.write_text(f"{text or '(null)'}\n")
+        else:
+            return False
+        return True
+
     def _function_of(self, path: Path) -> Path:
         """Return the folder of the PCI function that an attribute belongs to."""
         devices = self.root.resolve() / "sys/devices"
@@ -113,12 +139,25 @@ class Driver:
         bus, function = path.relative_to(devices).parts[:2]
         return devices / bus / function
 
-    def _bind_by_hand(self, verb: str, address: str) -> None:
+    def _bind_by_hand(self, driver: str, verb: str, address: str) -> None:
         cards = [card for card in self.host["functions"] if card["address"] == address]
-        driver = None if verb == "bind" else "nvidia"
-        if verb not in ("bind", "unbind") or not cards or cards[0].get("driver") != driver:
+        present = None if verb == "bind" else driver
+        if verb not in ("bind", "unbind") or not cards or cards[0].get("driver") != present:
             raise OSError(errno.ENODEV, "No such device")
-        self._bind(cards[0], "nvidia" if verb == "bind" else None)
+        self._bind(cards[0], driver if verb == "bind" else None)
+
+    def _probe(self, address: str) -> None:
+        """Bind the driver that a device is to have, if it has none; it may refuse."""
+        card = self.card(address)
+        override = self.overrides.get(address)
+        driver = override or self._own_drivers.get(address)
+        if not override and card.get("types"):
+            driver = "nvidia" if (self.host.get("driver") or {}).get("loaded") else None
+        is_refused = driver == "vfio-pci" and (
+            address in self.unbindable or not self.host.get("iommu", True) or not self.has_vfio
+        )
+        if card.get("driver") is None and driver is not None and not is_refused:
+            self._bind(card, driver)
 
     def _bind(self, card: dict[str, Any], driver: str | None) -> None:
         """Bind a card to a driver, or to none; what the old driver created on it is gone."""
@@ -381,7 +420,9 @@ class Driver:
     def _rebuild(self, card: dict[str, Any]) -> None:
         recorded.remove_function(self.root, card)
         is_loaded = bool((self.host.get("driver") or {}).get("loaded"))
-        recorded.add_function(self.root / "sys", card, is_loaded=is_loaded)
+        folder = recorded.add_function(self.root / "sys", card, is_loaded=is_loaded)
+        override = self.overrides.get(card["address"], "(null)")
+        (folder / "driver_override").write_text(f"{override}\n")
 
 
 def _is_sriov(card: dict[str, Any]) -> bool:

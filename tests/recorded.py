@@ -81,6 +81,8 @@ def build(root: Path, recorded: dict[str, Any]) -> Path:
     driver = recorded.get("driver") or {}
     build_sys(root, recorded)
     _write(root / "proc/sys/kernel/osrelease", recorded["kernel"] + "\n")
+    if "cpu" in recorded:
+        _write(root / "proc/cpuinfo", f"vendor_id\t: {recorded['cpu']}\n")
     packages = []
     if recorded.get("nova"):
         packages.append(("nova-common", recorded["nova"], "installed"))
@@ -166,6 +168,8 @@ def remove_function(root: Path, function: dict[str, Any]) -> None:
     """Remove a card and its virtual functions from a tree."""
     devices = root / "sys/bus/pci/devices"
     card = (devices / function["address"]).resolve()
+    if (card / "iommu_group").is_symlink():
+        (card / "iommu_group/devices" / card.name).unlink()
     for path in [*(link.resolve() for link in card.glob("virtfn*")), card]:
         for folder in (devices, root / "sys/class/mdev_bus"):
             if (folder / path.name).is_symlink():
@@ -228,16 +232,18 @@ def remove_mdev(root: Path, uuid: str) -> None:
     link.unlink()
 
 
-def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> None:
-    """Add a card to a tree, and its virtual functions if they are enabled."""
+def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Path:
+    """Add a card to a tree, and its virtual functions if they are enabled; return its folder."""
     address = function["address"]
     folder = _device(sys, address, function)
+    _write(folder / "driver_override", "(null)\n")
+    _add_to_iommu_group(sys, folder, function)
     is_driven = function.get("types") and is_loaded and function.get("driver") == "nvidia"
     sriov = function.get("sriov")
     if sriov is None:
         if is_driven:
             _offer_mdevs(sys, folder, kinds(function))
-        return
+        return folder
     framework = _framework(address, sriov)
     enabled = sriov["enabled"] if is_loaded else 0
     for name, value in (
@@ -260,6 +266,22 @@ def add_function(sys: Path, function: dict[str, Any], *, is_loaded: bool) -> Non
         elif is_driven and framework == "vendor-vfio":
             write_creatable(virtual_folder, kinds(function))
             _write(virtual_folder / "nvidia/current_vgpu_type", "0\n")
+    return folder
+
+
+def _add_to_iommu_group(sys: Path, folder: Path, function: dict[str, Any]) -> None:
+    """Put a function into its IOMMU group, or one of its own, if the host has an IOMMU."""
+    groups = sys / "kernel/iommu_groups"
+    if not any(groups.iterdir()):
+        return
+    _, bus, rest = folder.name.split(":")
+    own = f"{int(bus, 16) * 256 + int(rest.replace('.', ''), 16)}"
+    members = groups / str(function.get("iommu-group", own)) / "devices"
+    members.mkdir(parents=True, exist_ok=True)
+    link = members / folder.name
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(folder, members))
+    (folder / "iommu_group").symlink_to(os.path.relpath(members.parent, folder))
 
 
 def _framework(address: str, sriov: dict[str, Any]) -> str | None:
@@ -282,6 +304,7 @@ def _device(sys: Path, address: str, function: dict[str, Any]) -> Path:
         ("subsystem_vendor", f"0x{sub_vendor}"),
         ("subsystem_device", f"0x{sub_device}"),
         ("numa_node", str(function.get("numa", -1))),
+        *([("boot_vga", "1")] if function.get("boot-vga") else []),
         ("revision", "0xa1"),
         ("config", ""),  # lspci complains if it is missing
     ):

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Sequence
 
 from cards import nvidia_smi
 from gpu.card import Card, Framework, VgpuType
+from gpu.pci import Device
 from host.facts import HostFacts, gather
 from system.commands import CommandError, Runner
 
@@ -17,12 +19,17 @@ __all__ = ["gather_detailed"]
 logger = logging.getLogger(__name__)
 
 
-def gather_detailed(root: Path, run: Runner) -> HostFacts:
+def gather_detailed(root: Path, run: Runner, passthrough: Sequence[Device] = ()) -> HostFacts:
     """Read a host as `gather` does, and add available instances and nvidia-smi's types.
 
     It reads hundreds of files and starts a program for each card.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        passthrough: the devices that guests are to get as a whole.
     """
-    facts = gather(root, count=True)
+    facts = gather(root, passthrough, count=True)
     if facts.driver.loaded is None:
         return facts
     return facts._replace(cards=tuple(_with_details(run, card) for card in facts.cards))

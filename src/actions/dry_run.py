@@ -10,29 +10,43 @@ from __future__ import annotations
 from typing import Callable
 
 from gpu.card import Card, CardMode, Framework, VgpuType
-from gpu.pci import PciAddress
+from gpu.pci import VFIO_PCI, PciAddress
+from gpu.whole_card import WholeCard
+from host.facts import HostFacts
 from planning.preparation import Partitioning, Preparation, TypeAssignment, gpu_instance_profiles
 from status.assessment import Assessment
 
 __all__ = ["cards_after", "predict"]
 
 
-def predict(
-    assessment: Assessment, assess_cards: Callable[[tuple[Card, ...]], Assessment]
-) -> Assessment:
+def predict(assessment: Assessment, assess_facts: Callable[[HostFacts], Assessment]) -> Assessment:
     """Return the assessment as it will be after the preparation of the cards.
 
     Args:
-        assessment: the assessment of the cards as they are.
-        assess_cards: returns the assessment of other cards.
+        assessment: the assessment of the host as it is.
+        assess_facts: returns the assessment of a host in another state.
     """
     if not assessment.needs_preparation:
         return assessment
+    facts = assessment.facts
 
     def plan_preparation(cards: tuple[Card, ...]) -> Preparation:
-        return assess_cards(cards).plan.preparation
+        return assess_facts(facts._replace(cards=cards)).plan.preparation
 
-    return assess_cards(cards_after(assessment.facts.cards, plan_preparation))
+    to_bind = assessment.whole_cards.to_bind
+    return assess_facts(
+        facts._replace(
+            cards=cards_after(facts.cards, plan_preparation),
+            whole_cards=tuple(
+                _bound(card) if card.address in to_bind else card for card in facts.whole_cards
+            ),
+        )
+    )
+
+
+def _bound(card: WholeCard) -> WholeCard:
+    function, *companions = (member._replace(driver=VFIO_PCI) for member in card.functions)
+    return card._replace(function=function, companions=tuple(companions))
 
 
 def cards_after(

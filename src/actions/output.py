@@ -1,13 +1,23 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much an action may return."""
+"""How the result of an action looks, and how much it may be."""
 
 from __future__ import annotations
 
-__all__ = ["fits_result", "truncate_to_result"]
+from typing import Sequence
+
+__all__ = ["aligned", "fits_result", "truncate_to_result"]
 
 # Bytes; the hook tool takes a result as one argument, which the kernel limits to 128 KiB.
 _LIMIT = 120 * 1024
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a table with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 def fits_result(text: str) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 import json
 from typing import Mapping, Sequence
 
+from actions import whole_cards
 from actions.inventory import CardInventory, card_inventories
-from actions.output import truncate_to_result
+from actions.output import aligned, truncate_to_result
 from gpu.card import Card, Framework
 from gpu.problems import PREPARATION_PENDING, Problem
+from host.facts import HostFacts
 from nova_compute.nova_conf import alias
-from planning.mappings import VgpuRequest
 from planning.plan import Assignment
 from planning.preparation import Partitioning, TypeAssignment
 from status.assessment import Assessment
@@ -39,10 +40,11 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
     statuses = [problem_status(problem, app) for problem in _problems(assessment, predicted)]
     severe = [status.message for status in statuses if status.level is not Level.ACTIVE]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
-    requests = [_request_text(request) for request in assessment.plan.for_other_hosts]
+    requests = _requests_for_other_hosts(assessment)
     blocks = [
         _host_text(assessment),
-        _card_table(assessment.facts.cards, inventories, "WILL OFFER" if changes else "OFFERS"),
+        _card_table(assessment.facts, inventories, "WILL OFFER" if changes else "OFFERS"),
+        whole_cards.table(assessment),
         _list("Pending changes", changes),
         _nova_conf_text(predicted, published, bool(changes)),
         _block("Required on nova-cloud-controller", _controller_lines(predicted)),
@@ -70,8 +72,9 @@ def plan_json(assessment: Assessment, predicted: Assessment, published: Sections
             "kernel": driver.kernel,
             "paused": assessment.is_paused,
             "cards": [_card_json(card, inventories) for card in facts.cards],
+            "whole_cards": whole_cards.rows(assessment),
             "pending_changes": _pending_changes(assessment),
-            "keeps_published": predicted.plan.keeps_published,
+            "keeps_published": predicted.keeps_vgpus or predicted.keeps_whole_cards,
             "sections": predicted.sections,
             "published": published,
             "aliases": [json.loads(text) for text in _aliases(predicted)],
@@ -79,9 +82,7 @@ def plan_json(assessment: Assessment, predicted: Assessment, published: Sections
                 {"kind": problem.kind.value, "text": problem_status(problem, app).message}
                 for problem in _problems(assessment, predicted)
             ],
-            "for_other_hosts": [
-                _request_text(request) for request in assessment.plan.for_other_hosts
-            ],
+            "for_other_hosts": _requests_for_other_hosts(assessment),
         }
     )
 
@@ -106,10 +107,12 @@ def _pending_changes(assessment: Assessment) -> list[str]:
     """Describe the preparation of the cards, in the order in which it is done."""
     if not assessment.needs_preparation:
         return []
-    preparation = assessment.plan.preparation
+    preparation, given_away = assessment.plan.preparation, assessment.whole_cards
     cards = {card.address: card for card in assessment.facts.cards}
     partitionings = [(step, cards[step.card]) for step in preparation.partitionings]
     return [
+        *(f"release {address} from vfio-pci" for address in given_away.to_return),
+        *(f"bind {address} to vfio-pci" for address in given_away.to_bind),
         *filter(None, (_mig_change(step, card) for step, card in partitionings)),
         *(f"enable the virtual functions of {card}" for card in preparation.enable),
         *filter(None, (_size_change(step, card) for step, card in partitionings)),
@@ -156,10 +159,11 @@ def _host_text(assessment: Assessment) -> str:
 
 
 def _card_table(
-    cards: Sequence[Card], inventories: Sequence[CardInventory], offers_heading: str
+    facts: HostFacts, inventories: Sequence[CardInventory], offers_heading: str
 ) -> str:
+    cards = facts.cards
     if not cards:
-        return "no supported NVIDIA GPU found"
+        return "" if facts.whole_cards else "no supported NVIDIA GPU found"
     heading = (
         "CARD", "PCI ID", "DRIVER", "FRAMEWORK", "FUNCTIONS", "IN USE", offers_heading, "VGPUS",
         "FREE",
@@ -175,10 +179,7 @@ def _card_table(
         for offer in offers or [("-", "-", "-")]:
             rows.append((*card_cells, *offer))
             card_cells = ("",) * len(card_cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 def _card_cells(card: Card) -> tuple[str, ...]:
@@ -220,10 +221,11 @@ def _count(count: int | None) -> str:
 
 
 def _nova_conf_text(predicted: Assessment, published: Sections, is_pending: bool) -> str:
+    keeps = predicted.keeps_vgpus or predicted.keeps_whole_cards
     if predicted.sections:
         when = " (after the pending changes)" if is_pending else ""
-        return f"nova.conf{when}:\n{_ini(predicted.sections)}"
-    if not predicted.plan.keeps_published:
+        return f"nova.conf{when}:\n{_ini(predicted.sections_beside(published))}"
+    if not keeps:
         return "nova.conf: nothing is published"
     when = "decided after the pending changes; until then " if is_pending else ""
     if published:
@@ -241,13 +243,7 @@ def _ini(sections: Sections) -> str:
 
 
 def _aliases(assessment: Assessment) -> list[str]:
-    if assessment.plan.keeps_published:
-        return []
-    return [
-        alias(assignment, assessment.options)
-        for assignment in assessment.plan.assignments
-        if assignment.framework is Framework.VENDOR_VFIO
-    ]
+    return [value for name, value in assessment.sections.get("pci", ()) if name == "alias"]
 
 
 def _controller_lines(predicted: Assessment) -> list[str]:
@@ -271,7 +267,7 @@ def _controller_lines(predicted: Assessment) -> list[str]:
 
 
 def _flavor_lines(inventories: Sequence[CardInventory], predicted: Assessment) -> list[str]:
-    """Return the property with which a flavor requests each type."""
+    """Return the property with which a flavor requests each type and each whole card."""
     properties = {}
     for assignment in dict.fromkeys(inventory.assignment for inventory in inventories):
         if assignment.framework is Framework.VENDOR_VFIO:
@@ -280,12 +276,17 @@ def _flavor_lines(inventories: Sequence[CardInventory], predicted: Assessment) -
         else:
             flavor_property = f"resources:{assignment.resource_class or 'VGPU'}=1"
         properties[assignment] = flavor_property
-    width = max(map(len, properties.values()), default=0)
-    return [f"{text:<{width}}  {_type_text(offer)}" for offer, text in properties.items()]
+    names = {_type_text(offer): text for offer, text in properties.items()}
+    for offer in () if predicted.keeps_whole_cards else predicted.whole_cards.offers:
+        names[f"{offer.name} (whole card)"] = f"pci_passthrough:alias={offer.name}:1"
+    return aligned([(text, name) for name, text in names.items()]).splitlines()
 
 
-def _request_text(request: VgpuRequest) -> str:
-    return f"{request.vgpu_type}: " + ", ".join(map(str, request.devices))
+def _requests_for_other_hosts(assessment: Assessment) -> list[str]:
+    vgpus, whole_cards = assessment.plan.for_other_hosts, assessment.whole_cards.for_other_hosts
+    requests = [(request.vgpu_type, request.devices) for request in vgpus]
+    requests += [(request.name, request.devices) for request in whole_cards]
+    return [f"{name}: " + ", ".join(map(str, devices)) for name, devices in requests]
 
 
 def _list(title: str, items: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import AbstractSet, Callable, Dict, NamedTuple, Optional
+from typing import AbstractSet, Callable, Dict, NamedTuple, Optional, Sequence
 
 from cards import guest_mdevs, partitioning, type_assignment, virtual_functions
 from cards.type_assignment import PlanMaker
 from gpu.card import Card
-from gpu.pci import PciAddress
+from gpu.pci import Device, PciAddress
 from gpu.problems import (
     DRIVER_PENDING,
     GUEST_PENDING,
@@ -31,7 +31,7 @@ from gpu.problems import (
 from host.driver_state import VGPUD
 from host.facts import HostFacts, HostReader
 from nova_compute.compatibility import plan_for_nova
-from nova_compute.nova_conf import VariantDriverOptions
+from nova_compute.nova_conf import PciOptions
 from planning import mappings
 from planning.mappings import VgpuRequest
 from planning.plan import Plan
@@ -85,6 +85,7 @@ def prepare_cards(
     run: Runner,
     mapping: str,
     *,
+    passthrough: Sequence[Device] = (),
     report_in_placement: bool = False,
     is_new_mapping: bool = False,
     replaces_published: bool = False,
@@ -100,6 +101,7 @@ def prepare_cards(
         root: the root of the host's file system.
         run: starts programs on the host.
         mapping: the value of the option vgpu-device-mappings.
+        passthrough: the devices that guests get as a whole, which are left alone.
         report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
@@ -112,10 +114,10 @@ def prepare_cards(
     Raises:
         HostError: the mapping is not valid.
     """
-    options = VariantDriverOptions(report_in_placement=report_in_placement)
+    options = PciOptions(report_in_placement=report_in_placement)
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
     delays = _BOOT_DELAYS if is_boot else ()
-    this = _Run(HostReader(root), run, make_plan, time.monotonic() + budget, delays)
+    this = _Run(HostReader(root, passthrough), run, make_plan, time.monotonic() + budget, delays)
     problems = _run_passes(this, is_new_mapping, replaces_published)
     this.host.read()  # guests may have started meanwhile
     facts = this.host.facts
@@ -133,9 +135,7 @@ def _parse(mapping: str) -> tuple[VgpuRequest, ...]:
     return mappings.requests(data)
 
 
-def _make_plan(
-    requests: tuple[VgpuRequest, ...], options: VariantDriverOptions, facts: HostFacts
-) -> Plan:
+def _make_plan(requests: tuple[VgpuRequest, ...], options: PciOptions, facts: HostFacts) -> Plan:
     return plan_for_nova(requests, facts.cards, facts.nova, options)
 
 

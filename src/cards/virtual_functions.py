@@ -26,7 +26,6 @@ __all__ = ["SRIOV_MANAGE", "disable_virtual_functions", "enable_virtual_function
 
 SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
 _TIMEOUT = 60.0  # seconds for one attempt
-_WRITE = 'echo "$0" >"$1"'
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +162,7 @@ def _ensure_driver_bound(root: Path, run: Runner, gpu: Gpu) -> None:
         return
     path = root / "sys/bus/pci/drivers/nvidia/bind"
     try:
-        run("sh", "-c", _WRITE, str(gpu.address), str(path), timeout=_TIMEOUT)
+        sysfs.write_in_process(run, path, str(gpu.address), _TIMEOUT)
     except CommandError as error:
         logger.warning("the driver cannot be bound to %s: %s", gpu.address, error)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from driver import kept_package, nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
+from gpu.pci import Device
 from gpu.problems import HostError, Problem, ProblemKind
 from host import driver_state, libvirt_guests
 from host.driver_state import DAEMON
@@ -27,6 +28,7 @@ __all__ = [
     "ensure",
     "find_problems",
     "handle_restart_trigger",
+    "keep_nouveau_away",
     "may_succeed",
     "pause",
     "refresh_detection",
@@ -40,10 +42,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def refresh_detection(root: Path, run: Runner) -> HostFacts:
+def refresh_detection(root: Path, run: Runner, passthrough: Sequence[Device] = ()) -> HostFacts:
     """Read the host again, without what the driver answered earlier, and compare it with lspci.
 
-    lspci is installed only on a host that has a card.
+    lspci is installed only on a host that has a card for vGPUs.
+
+    Args:
+        root: the root of the host's file system.
+        run: starts programs on the host.
+        passthrough: the devices that guests are to get as a whole.
     """
     from host import lspci  # only a refresh compares it
 
@@ -51,14 +58,14 @@ def refresh_detection(root: Path, run: Runner) -> HostFacts:
         driver_cache.clear_queries(root)
     except HostError as error:
         logger.warning("%s", error)
-    facts = gather(root)
+    facts = gather(root, passthrough)
     packages = list(_missing_tools(root, facts, has_lspci=lspci.is_installed(root)))
     if facts.in_use:  # nothing is installed while a vGPU exists
         packages = []
     for package in packages:
         _install_tool(root, run, package)
     if packages:  # that may have taken minutes
-        facts = gather(root)
+        facts = gather(root, passthrough)
     if lspci.is_installed(root):
         lspci.compare(root, run, [card.gpu for card in facts.cards])
     return facts
@@ -129,13 +136,13 @@ def ensure(
             is_waiting = error.problem.kind is ProblemKind.UPGRADE_PENDING
             level = logging.INFO if is_waiting else logging.ERROR
             logger.log(level, "%s: %s", error, error.__cause__ or "see above")
-        return _with_failure(root, state, error.problem), True
+        return _with_failure(root, facts, state, error.problem), True
     return state._replace(installation=Backoff()), is_changed
 
 
-def _with_failure(root: Path, state: CharmState, problem: Problem) -> CharmState:
+def _with_failure(root: Path, facts: HostFacts, state: CharmState, problem: Problem) -> CharmState:
     """Return the state after a failure, which may itself have changed the host."""
-    facts = gather(root)
+    facts = gather(root, facts.passthrough)
     if problem.kind is ProblemKind.INSTALL_UNDONE:
         undone = Backoff().fail(_undo_conditions(facts, state), time.time(), problem)
         return state._replace(undone=undone, installation=Backoff())
@@ -223,8 +230,18 @@ def handle_restart_trigger(
         try:
             daemon.restart(run)
         except HostError as error:
-            state = _with_failure(root, state, error.problem)
+            state = _with_failure(root, facts, state, error.problem)
     return state._replace(restart_pending=False)
+
+
+def keep_nouveau_away(root: Path, run: Runner, facts: HostFacts) -> None:
+    """Blacklist nouveau if it is bound to a card that guests are to get as a whole.
+
+    Raises:
+        HostError: INSTALL_FAILED if the initramfs cannot be written; DISK_WRITE_FAILED.
+    """
+    if any(item.function.driver == "nouveau" for item in facts.whole_cards):
+        nouveau.ensure_blocked(root, run)
 
 
 def find_problems(facts: HostFacts, state: CharmState) -> Iterator[Problem]:

@@ -1,17 +1,30 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""PCI addresses and IDs, and a GPU as a PCI function."""
+"""PCI addresses, IDs and functions, and a GPU as a PCI function."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
-__all__ = ["NOVA_MAX_DOMAIN", "Gpu", "PciAddress", "PciId"]
+__all__ = [
+    "NOVA_MAX_DOMAIN",
+    "VFIO_PCI",
+    "Device",
+    "Gpu",
+    "PciAddress",
+    "PciFunction",
+    "PciId",
+]
 
 # Nova refuses to start with a larger domain, as devices behind Intel VMD have: MAX_DOMAIN in
 # nova/pci/devspec.py and the pattern in nova/pci/utils.py.
 NOVA_MAX_DOMAIN = 0xFFFF
+
+# The driver through which guests get complete functions, https://docs.kernel.org/driver-api/vfio.html
+VFIO_PCI = "vfio-pci"
+
+_NETWORK, _BRIDGE, _NVSWITCH = 0x02, 0x06, 0x0680  # https://pci-ids.ucw.cz/read/PD
 
 _ADDRESS = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE
@@ -43,6 +56,10 @@ class PciAddress(NamedTuple):
         """Return the full form in lower case, `0000:84:00.0`."""
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
+    def is_on_board_of(self, other: PciAddress) -> bool:
+        """Whether two functions are in the same slot: a card, its audio and its USB functions."""
+        return self[:3] == other[:3]
+
     def is_on_bus_of(self, other: PciAddress) -> bool:
         """Whether two functions have the same domain and bus."""
         return (self.domain, self.bus) == (other.domain, other.bus)
@@ -69,6 +86,49 @@ class PciId(NamedTuple):
     def __str__(self) -> str:
         """Return `10de:1eb8`."""
         return f"{self.vendor:04x}:{self.device:04x}"
+
+
+Device = Union[PciAddress, PciId]  # as the options name them
+
+
+class PciFunction(NamedTuple):
+    """A PCI function of any kind; each field is a file in /sys/bus/pci/devices/ADDRESS."""
+
+    address: PciAddress
+    id: PciId  # vendor, device
+    pci_class: int  # class, without the programming interface: 0302
+    driver: str | None  # driver, a link; None: no driver is bound
+    numa_node: int | None  # numa_node; None: the host has one node or reports none (-1)
+    iommu_group: str | None  # iommu_group, a link; None: the IOMMU is off
+    total_vfs: int = 0  # sriov_totalvfs; 0: it has no SR-IOV
+    enabled_vfs: int = 0  # sriov_numvfs
+    physical_function: PciAddress | None = None  # physfn, a link; None: it is not a virtual one
+
+    @property
+    def device_type(self) -> str:
+        """The device_type that Nova gives it, by libvirt's capabilities of the device.
+
+        A function with SR-IOV is a physical one even if no virtual function is enabled:
+        _get_device_type in nova/virt/libvirt/host.py.
+        """
+        if self.physical_function is not None:
+            return "type-VF"
+        return "type-PF" if self.total_vfs else "type-PCI"
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a network function: Ethernet, InfiniBand or another."""
+        return self.pci_class >> 8 == _NETWORK
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether it is a bridge, which no guest can have; an NVSwitch is not one of them."""
+        return self.pci_class >> 8 == _BRIDGE and self.pci_class != _NVSWITCH
+
+    @property
+    def has_vfio(self) -> bool:
+        """Whether it is bound to vfio-pci, so that a guest can have it."""
+        return self.driver == VFIO_PCI
 
 
 class Gpu(NamedTuple):

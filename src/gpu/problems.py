@@ -37,6 +37,7 @@ class ProblemKind(enum.Enum):
     OPTION_INVALID = "option-invalid"
     DEVICE_MAPPED_TWICE = "device-mapped-twice"
     TYPE_MAPPED_TWICE = "type-mapped-twice"
+    DEVICE_IN_BOTH_OPTIONS = "device-in-both-options"
     # the mapping against this host
     TYPE_NOT_OFFERED = "type-not-offered"
     TYPES_UNKNOWN = "types-unknown"
@@ -65,6 +66,24 @@ class ProblemKind(enum.Enum):
     ALIAS_AMBIGUOUS = "alias-ambiguous"
     NO_MIGRATION = "no-live-migration"
     WRONG_PACKAGE = "wrong-package"
+    # whole cards against this host
+    BINDING_PENDING = "binding-pending"
+    BINDING_FAILED = "binding-failed"
+    NOT_ASSIGNABLE = "not-assignable"
+    NETWORK_FUNCTION = "network-function"
+    GROUP_SHARED = "iommu-group-shared"
+    BOOT_DISPLAY = "boot-display"
+    HOST_NETWORK = "host-network"
+    HOST_STORAGE = "host-storage"
+    USED_BY_PROGRAM = "used-by-program"
+    HAS_VFS = "has-virtual-functions"
+    VGPUS_ON_CARD = "vgpus-on-card"
+    # whole cards against the installed Nova
+    DEVICE_TYPES_DIFFER = "device-types-differ"
+    MODELS_DIFFER = "models-differ"
+    CLASS_SHARED = "resource-class-shared"
+    ALIAS_TAKEN = "alias-taken"
+    WHITELIST_COVERS = "whitelist-covers"
     # the mapping against the installed Nova
     NOVA_MISSING = "nova-missing"
     NOVA_TOO_OLD = "nova-too-old"
@@ -140,6 +159,7 @@ PREPARATION_PENDING = DRIVER_PENDING | {
     ProblemKind.TYPE_NOT_SET,
     ProblemKind.MIXED_SIZE_PENDING,
     ProblemKind.MIXED_SIZE_GUESTS,
+    ProblemKind.BINDING_PENDING,
 }
 # Another run of the boot service may resolve these and puts nothing at risk.
 RETRIABLE = DRIVER_PENDING | {
@@ -147,6 +167,7 @@ RETRIABLE = DRIVER_PENDING | {
     ProblemKind.DISK_WRITE_FAILED,
     ProblemKind.BOOT_SERVICE_FAILED,
     ProblemKind.MDEV_LOST,
+    ProblemKind.BINDING_FAILED,
 }
 # Only a reboot of the host resolves these.
 NEEDS_REBOOT = frozenset(

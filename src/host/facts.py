@@ -6,12 +6,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Mapping, NamedTuple
+from typing import Mapping, NamedTuple, Sequence
 
 from gpu.card import Card, VgpuType
-from gpu.pci import Gpu, PciAddress
-from host import driver_state, gpus, guest_vgpus, libvirt_guests, mdev, obstacles, vendor_vfio
+from gpu.pci import Device, Gpu, PciAddress
+from gpu.whole_card import WholeCard
+from host import (
+    driver_state,
+    gpus,
+    guest_vgpus,
+    libvirt_guests,
+    mdev,
+    obstacles,
+    principal_config,
+    vendor_vfio,
+)
 from host.driver_state import DAEMON, DriverState
+from host.whole_cards import functions_to_return
+from host.whole_cards import read as read_whole_cards
 from nova_compute.release import NovaVersion
 from state import driver_cache
 from state.mdev_records import Mdev
@@ -43,6 +55,13 @@ class HostFacts(NamedTuple):
         vgpus_on_unreadable_cards: vGPUs that exist, or that guests have, on cards that cannot be
             read.
         is_container: whether this is a container, which shows the cards of its host.
+        passthrough: the devices that guests are to get as a whole, as requested.
+        whole_cards: those of them that this host has; those of them that are GPUs
+            are not among `cards`, unless guests have vGPUs on them.
+        functions_to_return: the functions that the charm has bound to vfio-pci, that nobody
+            requests any more, and that no guest has.
+        operator_pci_options: what the operator has set in [pci] on nova-compute; read only if
+            there are whole cards.
     """
 
     cards: tuple[Card, ...]
@@ -58,6 +77,10 @@ class HostFacts(NamedTuple):
     lost_types: tuple[tuple[PciAddress, str], ...] = ()
     vgpus_on_unreadable_cards: tuple[str, ...] = ()
     is_container: bool = False
+    passthrough: tuple[Device, ...] = ()
+    whole_cards: tuple[WholeCard, ...] = ()
+    functions_to_return: tuple[PciAddress, ...] = ()
+    operator_pci_options: tuple[tuple[str, str], ...] = ()
 
     @property
     def in_use(self) -> tuple[str, ...]:
@@ -122,22 +145,27 @@ class HostFacts(NamedTuple):
         return libvirt >= (10, 0, 0) and qemu >= (8, 2, 2)
 
 
-def gather(root: Path, *, count: bool = False) -> HostFacts:
+def gather(root: Path, passthrough: Sequence[Device] = (), *, count: bool = False) -> HostFacts:
     """Read a host.
 
     Args:
         root: the root of its file system.
+        passthrough: the devices that guests are to get as a whole.
         count: whether to add up available instances; see `mdev.inspect`.
     """
     scan = gpus.scan(root)
     versions = _package_versions(root)
     is_principal_paused = _is_principal_paused(root)
     driver = driver_state.query(root, scan.gpus)
-    cards = _read_cards(root, scan.gpus, driver, count=count)
+    cards = _read_cards(root, scan.gpus, driver, passthrough, count=count)
     lost_mdevs = guest_vgpus.lost_mdevs(root, cards)
     lost_types = guest_vgpus.lost_types(root, cards)
+    cards = guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types)
+    guests = libvirt_guests.defined_functions(root) if passthrough else {}
+    whole_cards = read_whole_cards(root, passthrough, cards, guests)
+    given_away = {item.address for item in whole_cards if not item.has_vgpus}
     return HostFacts(
-        cards=guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types),
+        cards=tuple(card for card in cards if card.address not in given_away),
         driver=driver,
         nova=_nova_version(versions),
         has_vgpu_daemon=systemd.has_unit(root, DAEMON),
@@ -152,6 +180,10 @@ def gather(root: Path, *, count: bool = False) -> HostFacts:
             root, cards, scan.unreadable
         ),
         is_container=(root / _CONTAINER).exists(),
+        passthrough=tuple(passthrough),
+        whole_cards=whole_cards,
+        functions_to_return=functions_to_return(root, passthrough),
+        operator_pci_options=principal_config.pci_options(root) if whole_cards else (),
     )
 
 
@@ -162,22 +194,24 @@ class HostReader:
 
     Attributes:
         root: the root of the host's file system.
+        passthrough: the devices that guests are to get as a whole.
         facts: the host as it was last read.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, passthrough: Sequence[Device] = ()) -> None:
         self.root = root
-        self.facts = gather(root)
+        self.passthrough = passthrough
+        self.facts = gather(root, passthrough)
 
     def read(self) -> None:
         """Read the complete host again."""
-        self.facts = gather(self.root)
+        self.facts = gather(self.root, self.passthrough)
 
     def read_card(self, address: PciAddress) -> Card | None:
         """Read one card again, after a change to it alone; None if it has vanished."""
         gpu = gpus.read(self.root, address)
         scanned = () if gpu is None else (gpu,)
-        read = _read_cards(self.root, scanned, self.facts.driver, count=False)
+        read = _read_cards(self.root, scanned, self.facts.driver, self.passthrough, count=False)
         others = [card for card in self.facts.cards if card.address != address]
         cards = (*others, *read)
         lost_mdevs = guest_vgpus.lost_mdevs(self.root, cards)
@@ -192,7 +226,12 @@ class HostReader:
 
 
 def _read_cards(
-    root: Path, scanned: tuple[Gpu, ...], driver: DriverState, *, count: bool
+    root: Path,
+    scanned: tuple[Gpu, ...],
+    driver: DriverState,
+    passthrough: Sequence[Device],
+    *,
+    count: bool,
 ) -> tuple[Card, ...]:
     if not scanned:
         return ()
@@ -201,12 +240,10 @@ def _read_cards(
         known_types, modes = driver_cache.load_types(root), driver_cache.load_modes(root)
     cards = inspect(root, scanned, known_types, count=count)
     cards = tuple(card._replace(mode=modes.get(card.address)) for card in cards)
-    whole_cards = libvirt_guests.defined_functions(root)
-    iommu_is_off = obstacles.is_iommu_off(root)
+    guests = libvirt_guests.defined_functions(root)
+    to_return = functions_to_return(root, passthrough)
     return tuple(
-        card._replace(
-            obstacle=obstacles.find(card, driver, whole_cards, iommu_is_off=iommu_is_off)
-        )
+        card._replace(obstacle=obstacles.find(root, card, driver, guests, to_return))
         for card in cards
     )
 

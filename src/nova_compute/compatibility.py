@@ -12,7 +12,7 @@ from typing import Iterator
 from gpu.card import Card, Framework
 from gpu.pci import PciAddress, PciId
 from gpu.problems import NOTES, Problem, ProblemKind
-from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
+from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
 from nova_compute.release import (
     MAX_INSTANCES_SINCE,
     MDEV_CLASS_SINCE,
@@ -30,13 +30,22 @@ def plan_for_nova(
     requests: tuple[VgpuRequest, ...],
     cards: tuple[Card, ...],
     nova: NovaVersion | None,
-    options: VariantDriverOptions = DEFAULT_OPTIONS,
+    options: PciOptions = DEFAULT_OPTIONS,
+    *,
+    has_other_cards: bool = False,
 ) -> Plan:
-    """Return what a host offers to its Nova.
+    """Return the vGPUs that a host offers to its Nova.
 
     Until Nova is installed, cards are prepared, but no types are assigned to virtual functions.
+
+    Args:
+        requests: the requests for vGPUs.
+        cards: the cards for vGPUs.
+        nova: the installed Nova.
+        options: the operator's options.
+        has_other_cards: whether the host has cards that are given away whole.
     """
-    plan = make_plan(requests, cards)
+    plan = make_plan(requests, cards, has_other_cards=has_other_cards)
     if nova is None:
         return plan._replace(preparation=plan.preparation._replace(type_assignments=()))
     return apply_release(plan, cards, nova, options)
@@ -46,7 +55,7 @@ def apply_release(
     plan: Plan,
     cards: tuple[Card, ...],
     nova: NovaVersion,
-    options: VariantDriverOptions = DEFAULT_OPTIONS,
+    options: PciOptions = DEFAULT_OPTIONS,
 ) -> Plan:
     """Adapt a plan to the installed Nova, and add problems for what it does not support.
 
@@ -156,7 +165,7 @@ def _variant_driver_conflicts(
     steps: tuple[TypeAssignment, ...],
     cards: tuple[Card, ...],
     nova: NovaVersion,
-    options: VariantDriverOptions,
+    options: PciOptions,
 ) -> Iterator[Problem]:
     """Find what Nova does not support for functions under the kernel variant driver.
 
@@ -175,7 +184,7 @@ def _variant_driver_conflicts(
             # An alias without IDs would match any function, or keep nova-compute from starting.
             yield Problem(ProblemKind.CARD_UNREADABLE, step.card)
         if step.resource_class is not None and not in_placement:
-            yield Problem(ProblemKind.NEEDS_PLACEMENT, vgpu_type=step.requested_type)
+            yield Problem(ProblemKind.NEEDS_PLACEMENT, name=step.requested_type)
         first = first_on_card.setdefault(step.card, step)
         if first is not step:
             yield Problem(

@@ -10,42 +10,61 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Iterable, NamedTuple
+from typing import Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 from gpu.card import Framework, is_type_id
 from nova_compute.release import NovaVersion
 from planning.plan import Assignment
+from planning.whole_cards import WholeCardOffer
 
-__all__ = ["DEFAULT_OPTIONS", "REPORT_IN_PLACEMENT", "VariantDriverOptions", "alias", "render"]
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "REPORT_IN_PLACEMENT",
+    "PciOptions",
+    "alias",
+    "has_vgpus",
+    "render",
+    "whole_card_alias",
+    "whole_card_class",
+    "with_kept",
+]
 
 # Nova refuses to start without it on a compute node that has ever had it:
 # https://docs.openstack.org/nova/latest/admin/pci-passthrough.html
 REPORT_IN_PLACEMENT = ("report_in_placement", "true")
 
+_PCI = "pci"  # the section
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_NVIDIA = "10de"
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
-class VariantDriverOptions(NamedTuple):
-    """The operator's options for functions under the kernel variant driver.
+Pair = Tuple[str, str]
+Sections = Mapping[str, Sequence[Pair]]
+
+
+class PciOptions(NamedTuple):
+    """The operator's options for PCI devices: virtual functions and whole cards.
 
     Attributes:
-        report_in_placement: whether each function is reported to placement, with a resource
-            class for its type.
-        live_migratable: whether guests may be migrated with their functions.
+        report_in_placement: whether each device is reported to placement, with a resource class
+            for its vGPU type, or for the name of a whole card.
+        live_migratable: whether guests may be migrated with their virtual functions.
     """
 
     report_in_placement: bool = False
     live_migratable: bool = False
 
 
-DEFAULT_OPTIONS = VariantDriverOptions()
+DEFAULT_OPTIONS = PciOptions()
 
 
 def render(
     assignments: Iterable[Assignment],
     nova: NovaVersion,
-    options: VariantDriverOptions = DEFAULT_OPTIONS,
-) -> dict[str, list[tuple[str, str]]]:
+    options: PciOptions = DEFAULT_OPTIONS,
+    offers: Iterable[WholeCardOffer] = (),
+) -> dict[str, list[Pair]]:
     """Return nova.conf's sections as pairs of option and value; empty if nothing is offered.
 
     No section at all rather than an empty list of types: the principal would drop the sections
@@ -61,12 +80,33 @@ def render(
     variant = [item for item in assignments if item.framework is Framework.VENDOR_VFIO]
     mdev = [item for item in assignments if item.framework is Framework.MDEV]
     sections = _mdev_sections(mdev, nova) if mdev else {}
-    if variant:
-        sections["pci"] = _pci_section(variant, options)
+    pairs = [*_variant_pairs(variant, options), *_whole_card_pairs(offers, nova, options)]
+    if pairs:
+        sections[_PCI] = [REPORT_IN_PLACEMENT] if options.report_in_placement else []
+        sections[_PCI] += pairs
     return sections
 
 
-def alias(assignment: Assignment, options: VariantDriverOptions) -> str:
+def with_kept(
+    sections: Sections, published: Sections, *, keeps_vgpus: bool, keeps_whole_cards: bool
+) -> dict[str, list[Pair]]:
+    """Return sections in which the vGPUs, or the whole cards, are those that are published now."""
+    of_vgpus = published if keeps_vgpus else sections
+    of_whole_cards = published if keeps_whole_cards else sections
+    merged = {name: list(of_vgpus[name]) for name in of_vgpus if name != _PCI}
+    both = (*sections.get(_PCI, ()), *published.get(_PCI, ()))
+    pairs = [REPORT_IN_PLACEMENT] if REPORT_IN_PLACEMENT in both else []
+    pairs += _split(of_vgpus.get(_PCI, ()))[0]
+    pairs += _split(of_whole_cards.get(_PCI, ()))[1]
+    return {**merged, _PCI: pairs} if pairs else merged
+
+
+def has_vgpus(sections: Sections) -> bool:
+    """Whether some sections offer vGPUs."""
+    return any(name != _PCI for name in sections) or bool(_split(sections.get(_PCI, ()))[0])
+
+
+def alias(assignment: Assignment, options: PciOptions) -> str:
     """Return the JSON of the alias that flavors request; the controllers need the same one.
 
     From 31.3.1 on, nova-compute refuses to start with an alias that has a resource class but no
@@ -85,15 +125,75 @@ def alias(assignment: Assignment, options: VariantDriverOptions) -> str:
     return json.dumps(fields)
 
 
-def _pci_section(
-    variant: list[Assignment], options: VariantDriverOptions
-) -> list[tuple[str, str]]:
+def _whole_card_pairs(
+    offers: Iterable[WholeCardOffer], nova: NovaVersion, options: PciOptions
+) -> list[Pair]:
+    """Return the options of [pci] for whole cards, each model followed by its alias.
+
+    Nova before 31 has no `managed`: libvirt then finds the card bound to vfio-pci, and leaves it
+    so afterwards.
+    """
+    pairs = []
+    for offer in offers:
+        spec = {"managed": "no"} if nova.supports_managed else {}
+        if options.report_in_placement:
+            spec["resource_class"] = whole_card_class(offer)
+        pairs += [
+            (nova.device_spec_option, json.dumps({"address": str(address), **spec}))
+            for address in offer.addresses
+        ]
+        pairs.append(("alias", whole_card_alias(offer, nova, options)))
+    return pairs
+
+
+def whole_card_alias(offer: WholeCardOffer, nova: NovaVersion, options: PciOptions) -> str:
+    """Return the JSON of the alias of whole cards; the controllers need the same one."""
+    if _ALIAS.fullmatch(offer.name) is None:
+        raise ValueError(f"not the name of an alias for nova.conf: {offer.name!r}")
+    fields = {
+        "name": offer.name,
+        "device_type": offer.device_type,
+        "vendor_id": f"{offer.id.vendor:04x}",
+        "product_id": f"{offer.id.device:04x}",
+    }
+    if offer.numa_policy is not None:
+        fields["numa_policy"] = offer.numa_policy
+    if options.report_in_placement and nova.supports_alias_class:
+        fields["resource_class"] = whole_card_class(offer)
+    return json.dumps(fields)
+
+
+def whole_card_class(offer: WholeCardOffer) -> str:
+    """Return the requested class, or one derived from the name of the alias: CUSTOM_H100."""
+    return _checked_class(offer.resource_class or _class_of(offer.name))
+
+
+def _split(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Return the options of [pci] for vGPUs, and those for whole cards.
+
+    Devices stand before their alias; an alias of vGPUs is one of NVIDIA's virtual functions.
+    """
+    vgpus: list[Pair] = []
+    whole_cards: list[Pair] = []
+    devices: list[Pair] = []
+    for name, value in pairs:
+        if (name, value) == REPORT_IN_PLACEMENT:
+            continue
+        devices.append((name, value))
+        if name == "alias":
+            is_vgpu = '"type-VF"' in value and f'"{_NVIDIA}"' in value
+            (vgpus if is_vgpu else whole_cards).extend(devices)
+            devices = []
+    return vgpus, whole_cards
+
+
+def _variant_pairs(variant: list[Assignment], options: PciOptions) -> list[Pair]:
     """List exactly the functions with a type; Nova would assign others to guests as well.
 
     `managed` is "no": libvirt must not unbind them from NVIDIA's driver. Each value is valid
     JSON and never empty, as Nova requires.
     """
-    pairs = [REPORT_IN_PLACEMENT] if options.report_in_placement else []
+    pairs = []
     for assignment in variant:
         spec = {"managed": "no"}
         if options.live_migratable:
@@ -115,8 +215,12 @@ def _short_name(assignment: Assignment) -> str:
 
 def _resource_class(assignment: Assignment) -> str:
     """Return the requested class, or one derived from the type's name: CUSTOM_L40S_8Q."""
-    derived = "CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", _short_name(assignment).upper())
-    return _checked_class(assignment.resource_class or derived[:255])
+    return _checked_class(assignment.resource_class or _class_of(_short_name(assignment)))
+
+
+def _class_of(name: str) -> str:
+    """Return the name of a resource class as Nova normalises it."""
+    return ("CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", name.upper()))[:255]
 
 
 def _mdev_sections(

@@ -13,12 +13,21 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["MAX_INSTANCES_SINCE", "MDEV_CLASS_SINCE", "SINGLE_TYPE_SINCE", "NovaVersion"]
+__all__ = [
+    "MAX_INSTANCES_SINCE",
+    "MDEV_CLASS_SINCE",
+    "NUMA_SOCKET_SINCE",
+    "REPORT_IN_PLACEMENT_SINCE",
+    "SINGLE_TYPE_SINCE",
+    "NovaVersion",
+]
 
 # The first release with the option, or with the fix.
 MDEV_CLASS_SINCE = 24  # Xena
 MAX_INSTANCES_SINCE = 29  # 2024.1
 SINGLE_TYPE_SINCE = 29  # 2024.1
+NUMA_SOCKET_SINCE = 23  # Wallaby, nova/pci/request.py
+REPORT_IN_PLACEMENT_SINCE = 26  # Zed, nova/conf/pci.py
 
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:\.([0-9]{1,4}))?", re.ASCII)
 
@@ -107,5 +116,20 @@ class NovaVersion(NamedTuple):
 
     @property
     def supports_variant_driver(self) -> bool:
-        """Whether `[pci] device_spec` takes `managed` (2025.1), for vendor-specific VFIO."""
+        """Whether vendor-specific VFIO is supported, by `managed` in device_spec (2025.1)."""
+        return self.supports_managed
+
+    @property
+    def device_spec_option(self) -> str:
+        """The option that lists devices; it was renamed in Zed."""
+        return "device_spec" if self.major >= 26 else "passthrough_whitelist"
+
+    @property
+    def supports_managed(self) -> bool:
+        """Whether a device_spec takes `managed` (2025.1)."""
         return self.major >= 31
+
+    @property
+    def supports_alias_class(self) -> bool:
+        """Whether an alias takes `resource_class` (2023.1)."""
+        return self.major >= 27

@@ -7,8 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Iterator, NamedTuple
 
 from gpu.card import Card, Framework, VgpuType
-from gpu.pci import PciAddress, PciId
-from planning.devices import Device
+from gpu.pci import Device, PciAddress, PciId
 from planning.mappings import VgpuRequest
 
 if TYPE_CHECKING:

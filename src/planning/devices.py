@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Union
+from typing import Any, Iterable
 
-from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciId
+from gpu.pci import NOVA_MAX_DOMAIN, Device, PciAddress, PciId
 from gpu.problems import HostError, Problem, ProblemKind
 from planning.option_text import Option, shown
 
-__all__ = ["Device", "read_devices"]
-
-Device = Union[PciAddress, PciId]
+__all__ = ["read_devices"]
 
 
 def read_devices(

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu.pci import PciAddress
-from planning.devices import Device, read_devices
+from gpu.pci import Device, PciAddress
+from planning.devices import read_devices
 from planning.option_text import Option
 
 __all__ = ["OPTION", "VgpuRequest", "requests"]

@@ -70,14 +70,21 @@ class _Outcome(NamedTuple):
     notes: list[Problem]
 
 
-def make_plan(requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...]) -> Plan:
+def make_plan(
+    requests: tuple[VgpuRequest, ...], cards: tuple[Card, ...], *, has_other_cards: bool = False
+) -> Plan:
     """Match requests with the cards of a host.
 
     On a host without a card every plain request is published as it is written. On a host whose
     cards no request selects, nothing is published, since some releases of Nova would use those
     cards. A card that cannot be offered does not prevent the others from being offered.
+
+    Args:
+        requests: the requests for vGPUs.
+        cards: the cards for vGPUs.
+        has_other_cards: whether the host has cards that are given away whole.
     """
-    if not cards:
+    if not cards and not has_other_cards:
         plain = tuple(_verbatim(request) for request in requests if request.is_plain)
         others = tuple(request for request in requests if not request.is_plain)
         return Plan(plain, for_other_hosts=others)

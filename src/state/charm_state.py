@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the charm must remember because the host cannot show it: state.json.
 
-`paused`, `handled_restart_trigger`, `mapping` and `reported_in_placement` matter; the other
-fields save time or repeat an earlier answer, and may be lost at any time.
+`paused`, `handled_restart_trigger`, `mapping`, `requested_passthrough` and
+`reported_in_placement` matter; the other fields save time or repeat an earlier answer, and may be
+lost at any time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class CharmState(NamedTuple):
         mapping: what became of the mappings on this host.
         handled_restart_trigger: the principal's last restart-trigger that was handled.
         restart_pending: whether the restart for it waits until no vGPU is in use.
-        validated_mapping_digest: digest of the option's value that last passed the schema.
+        requested_passthrough: the last valid value of the option passthrough-devices, which the
+            boot service applies.
+        validated_mapping_digest: digest of the mapping that last passed the schema.
+        validated_passthrough_digest: the same of the option passthrough-devices.
         reported_in_placement: whether nova.conf has ever had report_in_placement; Nova then
             requires it.
         is_related: whether the relation to nova-compute existed at the last event.
@@ -53,7 +57,9 @@ class CharmState(NamedTuple):
     mapping: MappingHistory = MappingHistory()
     handled_restart_trigger: str = ""
     restart_pending: bool = False
+    requested_passthrough: str = ""
     validated_mapping_digest: str = ""
+    validated_passthrough_digest: str = ""
     reported_in_placement: bool = False
     is_related: bool = False
     workload_version: str = ""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
 from driver import software
 from gpu.card import Framework
@@ -13,69 +13,31 @@ from gpu.problems import (
     OBSTACLES,
     PREPARATION_PENDING,
     SOFTWARE_BROKEN,
-    HostError,
     Problem,
     ProblemKind,
 )
 from host.facts import HostFacts
 from nova_compute import nova_conf
 from nova_compute.compatibility import plan_for_nova
-from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
-from planning import mappings
-from planning.mappings import VgpuRequest
+from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
+from nova_compute.pci_aliases import apply_release_to_whole_cards
+from nova_compute.release import NovaVersion
 from planning.plan import Plan
+from planning.preparation import Preparation
+from planning.whole_cards import WholeCardPlan, plan_whole_cards
 from state import boot_result
 from state.backoff import Backoff
 from state.charm_state import CharmState
 from status import diagnosis
+from status.inputs import Inputs, needs_software
 from system.text import digest
 
 __all__ = [
     "Assessment",
-    "Inputs",
     "assess",
-    "needs_software",
     "withdrawn",
     "withdrawn_sections",
 ]
-
-
-class Inputs(NamedTuple):
-    """What the operator has set, and what of it applies to this host.
-
-    Attributes:
-        mapping: the value of the option vgpu-device-mappings, or one to try.
-        needs_software: whether this host needs NVIDIA's host software.
-        options: the options for functions under the kernel variant driver.
-    """
-
-    mapping: str
-    needs_software: bool
-    options: VariantDriverOptions
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, object], facts: HostFacts, state: CharmState
-    ) -> Inputs:
-        """Read the charm's options.
-
-        A compute node that has ever reported functions to placement must keep doing so.
-        """
-        in_placement = config.get("report-in-placement") is True or state.reported_in_placement
-        return cls(
-            mapping=str(config.get("vgpu-device-mappings", "")),
-            needs_software=needs_software(config, facts),
-            options=VariantDriverOptions(
-                report_in_placement=in_placement,
-                live_migratable=config.get("live-migratable") is True,
-            ),
-        )
-
-
-def needs_software(config: Mapping[str, object], facts: HostFacts) -> bool:
-    """Whether a host needs NVIDIA's host software: it has a card for vGPUs, or it is forced."""
-    is_forced = config.get("force-install-nvidia-vgpu") is True
-    return not facts.is_container and (bool(facts.own_cards) or is_forced)
 
 
 class Assessment(NamedTuple):
@@ -83,11 +45,11 @@ class Assessment(NamedTuple):
 
     Attributes:
         facts: the host as it is.
-        plan: what it is to offer.
-        problems: all problems, including those of the plan.
+        plan: the vGPUs that it is to offer.
+        problems: all problems, including those of the plans.
         state: the charm's state to be saved.
-        options: the options for functions under the kernel variant driver that this host
-            supports.
+        options: the options for PCI devices that this host supports.
+        whole_cards: the whole cards that it is to offer.
         needs_preparation: whether the boot service has something to do now.
     """
 
@@ -95,7 +57,8 @@ class Assessment(NamedTuple):
     plan: Plan
     problems: tuple[Problem, ...]
     state: CharmState
-    options: VariantDriverOptions = DEFAULT_OPTIONS
+    options: PciOptions = DEFAULT_OPTIONS
+    whole_cards: WholeCardPlan = WholeCardPlan()
     needs_preparation: bool = False
 
     def may_prepare(self, now: float) -> bool:
@@ -174,7 +137,12 @@ class Assessment(NamedTuple):
         to_restore = (facts.mdevs_to_restore, facts.types_to_restore)
         requested, keeps = self.state.mapping.requested, self.plan.keeps_published
         loaded = facts.driver.loaded
-        return digest(repr((requested, keeps, pending, rows, to_restore, loaded)))
+        whole_cards: tuple[object, ...] = ()
+        if self.whole_cards.is_pending:
+            plan, passthrough = self.whole_cards, self.state.requested_passthrough
+            drivers = [item.driver for card in facts.whole_cards for item in card.functions]
+            whole_cards = (passthrough, plan.to_bind, plan.to_return, drivers)
+        return digest(repr((requested, keeps, pending, rows, to_restore, loaded, whole_cards)))
 
     @property
     def is_paused(self) -> bool:
@@ -190,18 +158,48 @@ class Assessment(NamedTuple):
     @property
     def may_change_cards(self) -> bool:
         """Whether the boot service has anything to work on here."""
-        has_cards = bool(self.facts.own_cards) and not self.facts.is_container
-        return has_cards and self.has_driver and not self.is_paused
+        facts = self.facts
+        has_cards = bool(facts.own_cards) and self.has_driver
+        has_whole_cards = bool(facts.whole_cards or facts.functions_to_return)
+        is_possible = not facts.is_container and not self.is_paused
+        return is_possible and (has_cards or has_whole_cards)
+
+    @property
+    def keeps_vgpus(self) -> bool:
+        """Whether what is published for vGPUs stays."""
+        return self.plan.keeps_published or self.facts.nova is None
+
+    @property
+    def keeps_whole_cards(self) -> bool:
+        """Whether what is published for whole cards stays."""
+        return bool(self.whole_cards.problems) or self.facts.nova is None
 
     @property
     def sections(self) -> dict[str, list[tuple[str, str]]]:
-        """The sections of nova.conf; empty also if what is published stays."""
-        if self.plan.keeps_published or self.facts.nova is None:
+        """The sections of nova.conf, without what stays as it is published."""
+        if self.facts.nova is None:
             return {}
-        sections = nova_conf.render(self.plan.assignments, self.facts.nova, self.options)
-        if self.state.reported_in_placement:
+        assignments = () if self.keeps_vgpus else self.plan.assignments
+        offers = () if self.keeps_whole_cards else self.whole_cards.offers
+        sections = nova_conf.render(assignments, self.facts.nova, self.options, offers)
+        if self.state.reported_in_placement and not (self.keeps_vgpus and self.keeps_whole_cards):
             sections.setdefault("pci", [nova_conf.REPORT_IN_PLACEMENT])
         return sections
+
+    def sections_beside(self, published: nova_conf.Sections) -> nova_conf.Sections:
+        """Return the sections of nova.conf, with what stays of those that are published."""
+        return nova_conf.with_kept(
+            self.sections,
+            published,
+            keeps_vgpus=self.keeps_vgpus,
+            keeps_whole_cards=self.keeps_whole_cards,
+        )
+
+    def would_keep_nothing(self, published: nova_conf.Sections) -> bool:
+        """Whether vGPUs stay for guests, or for Nova, but none are published."""
+        plan = self.plan
+        is_wrong = bool(plan.problems) and not self.state.reported_in_placement
+        return plan.keeps_published and not is_wrong and not nova_conf.has_vgpus(published)
 
 
 def withdrawn(facts: HostFacts, state: CharmState) -> Assessment:
@@ -223,54 +221,83 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         state: the charm's state.
         inputs: what the operator has set.
     """
-    problems = list(software.find_problems(facts, state)) if inputs.needs_software else []
-    if facts.is_container and facts.cards:
+    problems = [*inputs.problems]
+    if needs_software(inputs, facts):
+        problems += software.find_problems(facts, state)
+    if facts.is_container and (facts.cards or facts.whole_cards):
         problems.append(Problem(ProblemKind.IN_CONTAINER))
-    try:
-        state, requests = _parse_mapping(state, inputs.mapping)
-    except HostError as error:
-        return Assessment(facts, Plan(keeps_published=True), (error.problem, *problems), state)
     if facts.nova is None:
         problems.append(Problem(ProblemKind.NOVA_MISSING))
         return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
-    plan = plan_for_nova(requests, facts.cards, facts.nova, inputs.options)
+    plan, whole_cards = _plans(facts, facts.nova, inputs)
     is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
-    if plan.preparation.is_pending or is_pending or facts.has_vgpus_to_restore:
+    is_pending |= plan.preparation.is_pending or whole_cards.is_pending
+    if is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
         problems += [failure for failure in failures if not _is_explained(failure, plan)]
         plan = _without_failed_cards(plan, facts, failures)
-    if facts.unreadable_devices and requests:
+        whole_cards = whole_cards.without_notes_on(failure.address for failure in failures)
+    if facts.unreadable_devices and inputs.vgpus:
         problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable_devices[0]))
         is_offered = any(assignment.cards for assignment in plan.assignments)
         if facts.has_unreadable_vgpus or not is_offered:
             plan = plan._replace(keeps_published=True)
-    state = _record_mapping(state, inputs, plan)
+    state = _record_requests(state, inputs, plan, whole_cards)
     if plan.keeps_published and not plan.problems and state.mapping.is_new:
         problems += _why_withheld(plan, facts)
-    options, notes = _supported_options(inputs.options, plan, facts)
+    options, notes = _supported_options(inputs.pci, plan, facts)
     problems += notes
-    problems += [*plan.problems, *plan.notes]
+    problems += [*_unexplained(plan, whole_cards), *plan.notes]
+    problems += [*whole_cards.problems, *whole_cards.notes]
     assessment = Assessment(
         facts=facts,
         plan=plan,
         problems=_root_causes(problems, facts, inputs),
         state=state,
         options=options,
+        whole_cards=whole_cards,
         needs_preparation=facts.has_vgpus_to_restore
-        or (plan.preparation.is_pending and state.mapping.requested == inputs.mapping),
+        or (plan.preparation.is_pending and state.mapping.requested == inputs.mapping)
+        or (whole_cards.is_pending and state.requested_passthrough == inputs.passthrough),
     )
     return _record_placement(assessment).with_last_failure()
 
 
-def _parse_mapping(state: CharmState, text: str) -> tuple[CharmState, tuple[VgpuRequest, ...]]:
-    """Parse the option; a value that has passed the schema is not validated again."""
-    data = mappings.OPTION.parse(text)
-    if data is not None:
-        schema_digest = digest(mappings.OPTION.schema.read_text(encoding="utf-8") + text)
-        if schema_digest != state.validated_mapping_digest:
-            mappings.OPTION.check(data)
-            state = state._replace(validated_mapping_digest=schema_digest)
-    return state, mappings.requests(data)
+def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, WholeCardPlan]:
+    """Plan vGPUs and whole cards; an option that is not valid leaves its own as they are."""
+    plan = Plan(keeps_published=True)
+    if inputs.mapping_problem is None:
+        has_others = bool(facts.whole_cards)
+        plan = plan_for_nova(
+            inputs.vgpus, facts.cards, nova, inputs.pci, has_other_cards=has_others
+        )
+    if inputs.passthrough_problem is not None:
+        return plan, WholeCardPlan(problems=(inputs.passthrough_problem,))
+    whole_cards = plan_whole_cards(
+        inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
+    )
+    if any(problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems):
+        return plan._replace(keeps_published=True, preparation=Preparation()), whole_cards
+    aliases = [
+        nova_conf.alias(assignment, inputs.pci)
+        for assignment in plan.assignments
+        if assignment.framework is Framework.VENDOR_VFIO
+    ]
+    whole_cards = apply_release_to_whole_cards(
+        whole_cards, nova, inputs.pci, aliases, facts.operator_pci_options
+    )
+    return plan, whole_cards
+
+
+def _unexplained(plan: Plan, whole_cards: WholeCardPlan) -> list[Problem]:
+    """Return the problems of a plan, but not those of guests on a card that is to be whole."""
+    kind = ProblemKind.VGPUS_ON_CARD
+    cards = {note.address for note in whole_cards.notes if note.kind is kind}
+    return [
+        problem
+        for problem in plan.problems
+        if problem.kind is not ProblemKind.GUESTS_USE_OTHER_TYPE or problem.address not in cards
+    ]
 
 
 def _is_explained(failure: Problem, plan: Plan) -> bool:
@@ -311,21 +338,28 @@ def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem,
     )
 
 
-def _record_mapping(state: CharmState, inputs: Inputs, plan: Plan) -> CharmState:
-    """Request a mapping from the boot service unless it is wrong."""
+def _record_requests(
+    state: CharmState, inputs: Inputs, plan: Plan, whole_cards: WholeCardPlan
+) -> CharmState:
+    """Request from the boot service what the options say, unless that is wrong."""
+    if not whole_cards.problems:
+        state = state._replace(requested_passthrough=inputs.passthrough)
     mapping = state.mapping
-    if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
+    is_in_both = any(
+        problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems
+    )
+    if inputs.mapping_problem is not None:
+        return state
+    if is_in_both or any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
         # It may have looked right before the cards reported more.
         return state._replace(mapping=mapping.withdraw(inputs.mapping))
-    mapping = mapping.request(
-        inputs.mapping, report_in_placement=inputs.options.report_in_placement
-    )
+    mapping = mapping.request(inputs.mapping, report_in_placement=inputs.pci.report_in_placement)
     return state._replace(mapping=mapping)
 
 
 def _supported_options(
-    options: VariantDriverOptions, plan: Plan, facts: HostFacts
-) -> tuple[VariantDriverOptions, list[Problem]]:
+    options: PciOptions, plan: Plan, facts: HostFacts
+) -> tuple[PciOptions, list[Problem]]:
     """Return the options that this host supports, and a note on the others."""
     if not options.live_migratable or facts.can_migrate_functions:
         return options, []
@@ -342,7 +376,7 @@ def _dotted(version: tuple[int, ...] | None) -> str:
 
 def _root_causes(problems: list[Problem], facts: HostFacts, inputs: Inputs) -> tuple[Problem, ...]:
     """Replace problems with their causes, without duplicates."""
-    if inputs.needs_software and facts.driver.loaded is None:
+    if needs_software(inputs, facts) and facts.driver.loaded is None:
         # A driver that is not loaded is the reason for unknown types, and reported itself.
         problems = [
             problem for problem in problems if problem.kind is not ProblemKind.TYPES_UNKNOWN

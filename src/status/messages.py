@@ -101,6 +101,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "vgpu-device-mappings: {vgpu_type} is mapped by ID and by name; merge the two entries",
         "nova-compute would not start with a type that is listed twice.",
     ),
+    ProblemKind.DEVICE_IN_BOTH_OPTIONS: _blocked(
+        "{address}: remove it from {name} in passthrough-devices, or from {vgpu_type} in "
+        "vgpu-device-mappings",
+        "A card is either divided into vGPUs or given away whole. A PCI ID may select it.",
+    ),
     # the mapping against this host
     ProblemKind.TYPE_NOT_OFFERED: _blocked(
         "{address} does not offer {vgpu_type}; run list-vgpu-types and choose another",
@@ -198,7 +203,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Under vendor-specific VFIO, all virtual functions of a card have the same type.",
     ),
     ProblemKind.NEEDS_PLACEMENT: _blocked(
-        "resource-class of {vgpu_type} needs report-in-placement=true (irreversible); "
+        "resource-class of {name} needs report-in-placement=true (irreversible); "
         "set it or remove the class",
         "Under vendor-specific VFIO, resource classes need placement. Nova does not allow this "
         "option to be unset again.",
@@ -216,6 +221,77 @@ MESSAGES: dict[ProblemKind, Message] = {
     ProblemKind.WRONG_PACKAGE: _blocked(
         "{vgpu_type} on {address} needs package nvidia-vgpu-ubuntu-aie; attach it",
         "C types of newer cards and MIG-backed types come with NVIDIA AI Enterprise.",
+    ),
+    # whole cards against this host
+    ProblemKind.BINDING_PENDING: _waiting(
+        f"Waiting for {{address}} to be bound to vfio-pci; {_SEE_BOOT_SERVICE}",
+        "The boot service takes the card from its driver. If this takes long, its journal shows "
+        "why.",
+    ),
+    ProblemKind.BINDING_FAILED: _blocked(
+        f"{{address}} cannot be bound to {{driver}}: {{reason}}; {RUN_AGAIN}",
+        "The kernel refused the driver, or the old driver did not let go of the card. `dmesg` has "
+        "more.",
+    ),
+    ProblemKind.NOT_ASSIGNABLE: _blocked(
+        "{address} is {what}; remove it from passthrough-devices",
+        "No guest can have it by this option, which is for complete devices.",
+    ),
+    ProblemKind.NETWORK_FUNCTION: _blocked(
+        "{address} is a network function; remove it from passthrough-devices",
+        "The option gives away GPUs and other cards. For network functions, use the options of "
+        "nova-compute and neutron.",
+    ),
+    ProblemKind.GROUP_SHARED: _blocked(
+        "{address} shares its IOMMU group with {other} ({driver}); use another slot",
+        "The devices of an IOMMU group can only be given away together. The other device does not "
+        "belong to the card, and the host uses it.",
+    ),
+    ProblemKind.BOOT_DISPLAY: _blocked(
+        "{address} is the boot display; choose another in the BIOS, then reboot",
+        "The firmware and the console of the host use the card.",
+    ),
+    ProblemKind.HOST_NETWORK: _blocked(
+        "{address} is in use by the host: {interface} ({use}); choose another device",
+        "The interface has an address or a route, or is part of a bond or a bridge.",
+    ),
+    ProblemKind.HOST_STORAGE: _blocked(
+        "{address} is in use by the host: disk {disk}; choose another device",
+        "A disk of the controller is mounted, or part of a volume or an array.",
+    ),
+    ProblemKind.USED_BY_PROGRAM: _blocked(
+        "{program} uses {address}; stop it, then run reboot-install",
+        "The driver cannot be removed from a card that a program keeps open, such as "
+        "nvidia-persistenced or DCGM.",
+    ),
+    ProblemKind.HAS_VFS: _blocked(
+        "{address} has virtual functions; disable them, then run reboot-install",
+        "A function whose virtual functions are enabled cannot be given away.",
+    ),
+    ProblemKind.VGPUS_ON_CARD: _waiting(
+        "Guests have vGPUs on {address}; delete or migrate them to give the card away whole",
+        "The card stays divided into vGPUs until no guest has one on it.",
+    ),
+    # whole cards against the installed Nova
+    ProblemKind.DEVICE_TYPES_DIFFER: _blocked(
+        "{name}: {address} and {other} differ in SR-IOV; use two names in passthrough-devices",
+        "Nova has one device_type for each alias: type-PF for cards with SR-IOV, else type-PCI.",
+    ),
+    ProblemKind.MODELS_DIFFER: _blocked(
+        "{name}: {address} and {other} are of two models; use two names in passthrough-devices",
+        "With report-in-placement, each alias has one vendor and device ID.",
+    ),
+    ProblemKind.CLASS_SHARED: _blocked(
+        "{first} and {second} have one resource class, {resource_class}; set resource-class",
+        "With report-in-placement, Nova distinguishes devices by their resource class.",
+    ),
+    ProblemKind.ALIAS_TAKEN: _blocked(
+        "The alias {name} exists in {owner}; rename it in passthrough-devices",
+        "Nova would merge, or refuse, two aliases of one name.",
+    ),
+    ProblemKind.WHITELIST_COVERS: _note(
+        "pci-passthrough-whitelist of nova-compute covers {address} too; remove it there",
+        "Nova uses the first entry that covers a device, which is not the one of this charm.",
     ),
     # the mapping against the installed Nova
     ProblemKind.NOVA_MISSING: _waiting(
@@ -390,8 +466,9 @@ MESSAGES: dict[ProblemKind, Message] = {
         "NVIDIA's displaymodeselector changes the mode.",
     ),
     ProblemKind.IOMMU_OFF: _blocked(
-        "{address} needs an IOMMU; enable VT-d/AMD-Vi in the BIOS, or set intel_iommu=on",
-        "/sys/kernel/iommu_groups is empty, so no guest can use a virtual function.",
+        "{address} needs an IOMMU; {remedy}",
+        "/sys/kernel/iommu_groups is empty, so no guest can use a whole card or a virtual "
+        "function.",
     ),
     ProblemKind.DISK_WRITE_FAILED: _blocked(
         f"Cannot write {{path}}: {{reason}}; {RUN_AGAIN}",

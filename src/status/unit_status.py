@@ -9,7 +9,6 @@ from typing import Dict, NamedTuple
 
 from gpu.problems import ASSIGNED_ELSEWHERE, Problem, ProblemKind
 from host.facts import HostFacts
-from planning.plan import Plan
 from status.assessment import Assessment
 from status.messages import MESSAGES, RUN_AGAIN, Level
 from system.text import one_line
@@ -46,7 +45,7 @@ def unit_statuses(assessment: Assessment, app: str, now: float) -> tuple[Status,
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
     severe = [status for status in statuses if status.level is not Level.ACTIVE]
     severe.sort(key=lambda status: list(Level).index(status.level))
-    summary = _summary(assessment.facts, assessment.plan)
+    summary = _summary(assessment)
     ready = _truncate("; ".join([f"Unit is ready: {summary}", *notes]))
     return (*severe, Status(Level.ACTIVE, ready))
 
@@ -103,20 +102,31 @@ def why_no_types_listed(facts: HostFacts) -> str:
     return "No vGPU types: the cards report none; see journalctl -u nvidia-vgpud"
 
 
-def _summary(facts: HostFacts, plan: Plan) -> str:
-    if not facts.cards:
+def _summary(assessment: Assessment) -> str:
+    facts, plan = assessment.facts, assessment.plan
+    gpus = len(facts.cards) + sum(
+        item.card is not None and item.card not in facts.cards for item in facts.whole_cards
+    )
+    if not gpus and not facts.whole_cards:
         return "no supported NVIDIA GPU found"
-    cards = _counted(len(facts.cards), "NVIDIA GPU")
     offered = [assignment for assignment in plan.assignments if assignment.cards]
     if facts.nova is not None and not facts.nova.supports_several_types:
         offered = offered[:1]
-    if offered:
-        return f"{cards}, {_counted(len(offered), 'vGPU type')}"
+    whole_cards = sum(len(offer.addresses) for offer in assessment.whole_cards.offers)
+    parts = [_counted(gpus, "NVIDIA GPU")]
+    parts += [_counted(len(offered), "vGPU type")] if offered else []
+    parts += [_counted(whole_cards, "whole card")] if whole_cards else []
+    return ", ".join(parts if len(parts) > 1 else [*parts, _why_none(assessment)])
+
+
+def _why_none(assessment: Assessment) -> str:
+    """Return why nothing is offered, if nothing is wrong."""
+    plan = assessment.plan
     if any(note.kind in ASSIGNED_ELSEWHERE for note in plan.notes):
-        return f"{cards}, none free for vGPUs"
+        return "none free for vGPUs"
     if plan.for_other_hosts:
-        return f"{cards}, none selected by vgpu-device-mappings"
-    return f"{cards}, vgpu-device-mappings is not set"
+        return "none selected by vgpu-device-mappings"
+    return "vgpu-device-mappings is not set"
 
 
 def _counted(number: int, noun: str) -> str:

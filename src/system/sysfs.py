@@ -9,10 +9,20 @@ import os
 from pathlib import Path
 
 from gpu.pci import PciAddress
+from system.commands import Runner
 
-__all__ = ["PCI_DEVICES", "device", "names", "read", "read_number", "write"]
+__all__ = [
+    "PCI_DEVICES",
+    "device",
+    "names",
+    "read",
+    "read_number",
+    "write",
+    "write_in_process",
+]
 
 PCI_DEVICES = "sys/bus/pci/devices"  # https://docs.kernel.org/PCI/sysfs-pci.html
+_WRITE = 'echo "$0" >"$1"'  # both are arguments, never part of the script
 _MAX_DIGITS = 9  # more than any number of NVIDIA's driver has
 
 logger = logging.getLogger(__name__)
@@ -60,3 +70,14 @@ def write(path: str | Path, text: str) -> None:
         os.write(handle, text.encode("ascii"))
     finally:
         os.close(handle)
+
+
+def write_in_process(run: Runner, path: str | Path, text: str, timeout: float) -> None:
+    """Write an attribute in a process of its own, for writes that may wait in the kernel.
+
+    Such a write cannot be interrupted; after the timeout it goes on, but nobody waits for it.
+
+    Raises:
+        CommandError: the driver refuses the value, or the write did not end in time.
+    """
+    run("sh", "-c", _WRITE, text, str(path), timeout=timeout)

@@ -21,7 +21,7 @@ from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
 from gpu.card import Card
 from gpu.problems import Problem, ProblemKind
 from host import facts
-from nova_compute.nova_conf import DEFAULT_OPTIONS, VariantDriverOptions
+from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
 from state.charm_state import CharmState
 from status import unit_status
 from status.assessment import Assessment, Inputs, assess
@@ -206,7 +206,7 @@ class Log(logging.Handler):
 
 
 def host(
-    root: Path, text: str, options: VariantDriverOptions = DEFAULT_OPTIONS, *, count: bool = False
+    root: Path, text: str, options: PciOptions = DEFAULT_OPTIONS, *, count: bool = False
 ) -> Assessment:
     """All that an event publishes and reports, and the outputs of actions, pass the checks."""
     gathered = facts.gather(root, count=count)

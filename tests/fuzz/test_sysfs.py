@@ -10,9 +10,9 @@ import trees
 from examples import fuzzed
 from hypothesis import strategies as st
 
-from nova_compute.nova_conf import VariantDriverOptions
+from nova_compute.nova_conf import PciOptions
 
-OPTIONS = st.builds(VariantDriverOptions, st.booleans(), st.booleans())
+OPTIONS = st.builds(PciOptions, st.booleans(), st.booleans())
 KNOWN = ("..", ".", "/", "/dev/null", "/nowhere", "x" * 200, "../0000:84:00.0", "../\udcff\n",
          "../0000:41:00.4", "../0000:3d:00.4", "../0000:3d:00.0")  # fmt: skip
 TARGETS = st.one_of(st.sampled_from(KNOWN), hostile.names()).map(trees.Link)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boot
+import early_boot
 import nvidia
 import recorded
 from cards import boot_service, prepare
@@ -230,6 +231,9 @@ class Machine:
         self.host = {**self.host, "driver": {"loaded": package[1]} if package else None}
         driver = "nvidia" if package else None if self._blacklists_nouveau else "nouveau"
         self.driver.boot()
+        self._rebuild_sys(None)
+        if starts and self._wants(boot_service.EARLY_SERVICE).is_symlink():
+            early_boot.main(self.root, self)
         self._rebuild_sys(driver)
         self._running.clear()
         if package is not None and not self._is_masked(DAEMON):
@@ -254,7 +258,7 @@ class Machine:
         option, script, text, path = argv[1:]
         assert (option, script) == ("-c", 'echo "$0" >"$1"'), argv
         try:
-            Path(path).write_text(f"{text}\n")
+            self.driver.write(path, text)
         except OSError as error:
             return Result(2, "", f"sh: 1: cannot create {path}: {error.strerror}\n")
         return _OK
@@ -453,6 +457,8 @@ class Machine:
     def _modprobe(self, argv: tuple[str, ...]) -> Result:
         if argv[1:] == ("--dry-run", "pci-pf-stub"):
             return Result(0 if self.has_stub else 1, "", "")
+        if argv[1:] == ("vfio-pci",):
+            return _OK if self.driver.has_vfio else Result(1, "", "modprobe: FATAL: not found\n")
         package = self._driver_package()
         is_built = package and (
             package[0] not in self._built_here or self.headers in self.packages()
@@ -582,7 +588,9 @@ class Machine:
     def _rebuild_sys(self, driver: str | None) -> None:
         """Write sysfs again, with another driver on the cards or with none."""
         functions = [
-            {**function, "driver": driver} if function.get("types") else function
+            {**function, "driver": driver}
+            if function.get("types") and function["address"] not in self.driver.overrides
+            else function
             for function in self.host["functions"]
         ]
         self.host = {**self.host, "functions": functions}

@@ -29,6 +29,7 @@ ALLOWED = {
         "system",
     },
     "boot": {"cards", "host", "state", "system", "gpu"},
+    "early_boot": {"host", "state", "system", "gpu"},
     "charm": {"actions", "status", "cards", "driver", "host", "state", "system", "gpu"},
 }  # fmt: skip
 

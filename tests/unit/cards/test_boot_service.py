@@ -15,14 +15,18 @@ from gpu.problems import HostError, Problem, ProblemKind
 from state import boot_result
 
 CHARM = Path("/var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm")
-UNIT_FILE = "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service"
+UNITS = "usr/local/lib/systemd/system"
+UNIT_FILE = f"{UNITS}/nova-compute-nvidia-vgpu.service"
 
 
-SANDBOX = """\
+FOLDERS = """\
 StateDirectory=nova-compute-nvidia-vgpu
 RuntimeDirectory=nova-compute-nvidia-vgpu
 RuntimeDirectoryPreserve=yes
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_MKNOD CAP_SYS_ADMIN CAP_SYS_MODULE CAP_SYS_PTRACE
+PrivateTmp=yes
+"""
+SANDBOX = """\
 NoNewPrivileges=yes
 ProtectSystem=strict
 ReadOnlyPaths=/run
@@ -30,7 +34,6 @@ ProtectHome=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
-PrivateTmp=yes
 PrivateNetwork=yes
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any
@@ -57,7 +60,7 @@ def test_service_runs_between_nvidia_and_nova(a40):
     assert (a40.root / UNIT_FILE).read_text() == (
         "# Written by the charm nova-compute-nvidia-vgpu, which also removes it.\n"
         "[Unit]\n"
-        "Description=Prepare NVIDIA vGPUs for Nova\n"
+        "Description=Prepare NVIDIA vGPUs and whole cards for Nova\n"
         "Documentation=https://docs.openstack.org/nova/latest/admin/virtual-gpu.html\n"
         "After=nvidia-vgpud.service nvidia-vgpu-mgr.service\n"
         "Before=nova-compute.service\n"
@@ -71,15 +74,43 @@ def test_service_runs_between_nvidia_and_nova(a40):
         f"ExecStop={sys.executable} -S -W ignore {CHARM}/src/boot.py record\n"
         "TimeoutStartSec=600\n"
         "TimeoutStopSec=30\n"
-        f"{SANDBOX}"
+        f"{FOLDERS}{SANDBOX}"
         "\n"
         "[Install]\n"
         "WantedBy=multi-user.target\n"
     )
     assert a40.commands == [
         ("systemctl", "daemon-reload"),
-        ("systemctl", "enable", "nova-compute-nvidia-vgpu"),
+        ("systemctl", "enable", "nova-compute-nvidia-vgpu", "nova-compute-nvidia-vgpu-early"),
     ]
+
+
+def test_early_service_binds_whole_cards_before_udev_loads_drivers(a40):
+    """Not while /var is not mounted: a unit that required it would wait for udev."""
+    boot_service.ensure_installed(a40.root, a40, CHARM)
+    assert (a40.root / UNITS / "nova-compute-nvidia-vgpu-early.service").read_text() == (
+        "# Written by the charm nova-compute-nvidia-vgpu, which also removes it.\n"
+        "[Unit]\n"
+        "Description=Bind whole cards to vfio-pci before other drivers\n"
+        "DefaultDependencies=no\n"
+        "Before=systemd-udev-trigger.service systemd-modules-load.service sysinit.target "
+        "shutdown.target\n"
+        "Conflicts=shutdown.target\n"
+        f"ConditionPathExists={CHARM}/src/early_boot.py\n"
+        "ConditionPathExists=/var/lib/nova-compute-nvidia-vgpu/bound-functions.json\n"
+        "\n"
+        "[Service]\n"
+        "Type=oneshot\n"
+        "Environment=PYTHONDONTWRITEBYTECODE=1\n"
+        "RemainAfterExit=yes\n"
+        f"ExecStart={sys.executable} -S -W ignore {CHARM}/src/early_boot.py\n"
+        "TimeoutStartSec=60\n"
+        "CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_ADMIN CAP_SYS_MODULE\n"
+        f"{SANDBOX}"
+        "\n"
+        "[Install]\n"
+        "WantedBy=sysinit.target\n"
+    )
 
 
 def test_installed_service_needs_no_program(a40):

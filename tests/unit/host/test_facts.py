@@ -28,6 +28,7 @@ HOSTS = [
     ("t4-fresh", 2, 0, None, None, (25, 2, 1)),
     ("t4-pair", 2, 2, "nvidia-vgpu-ubuntu-535", "535.161.05", (25, 2, 1)),
     ("v100-pair", 2, 2, "nvidia-vgpu-ubuntu-510", "510.47.03", (21, 2, 4)),
+    ("whole-cards", 5, 85, "nvidia-vgpu-ubuntu-aie-580", "580.105.06", (32, 0, 0)),
 ]
 UUID = recorded.UUIDS[0]
 

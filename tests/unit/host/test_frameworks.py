@@ -27,6 +27,16 @@ from gpu.card import Card, Framework
         ("t4-fresh", [(None, 0, 0)] * 2),
         ("t4-pair", [(Framework.MDEV, 1, 17)] * 2),
         ("v100-pair", [(Framework.MDEV, 1, 17)] * 2),
+        (
+            "whole-cards",
+            [
+                (Framework.MDEV, 1, 17),
+                (Framework.MDEV, 20, 7),
+                (Framework.VENDOR_VFIO, 32, 23),
+                (Framework.VENDOR_VFIO, 32, 1),
+                (None, 0, 0),
+            ],
+        ),
     ],
     ids=recorded.host_names(),
 )

@@ -11,7 +11,7 @@ import recorded
 from gpu.pci import PciAddress
 from gpu.problems import Problem, ProblemKind
 from nova_compute.compatibility import apply_release
-from nova_compute.nova_conf import VariantDriverOptions
+from nova_compute.nova_conf import PciOptions
 from nova_compute.release import NovaVersion
 from planning.plan import make_plan
 
@@ -62,9 +62,7 @@ def test_two_types_of_one_model_need_placement(cards, is_reported, problems):
     pair = cards("l40s-vendor-vfio", functions=[card, {**card, "address": "0000:c1:00.0"}])
     plan = make_plan(requests("{L40S-24Q: ['3d:00.0'], L40S-48Q: ['c1:00.0']}"), pair)
     nova = NovaVersion(31)
-    applied = apply_release(
-        plan, pair, nova, VariantDriverOptions(report_in_placement=is_reported)
-    )
+    applied = apply_release(plan, pair, nova, PciOptions(report_in_placement=is_reported))
     ambiguous = Problem(ProblemKind.ALIAS_AMBIGUOUS, first="L40S-24Q", second="L40S-48Q")
     assert applied.problems == (ambiguous,) * problems
     assert bool(applied.preparation.type_assignments) is is_reported

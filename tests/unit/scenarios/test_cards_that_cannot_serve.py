@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from ops import testing
 
@@ -141,7 +143,7 @@ def test_cards_on_virtual_functions_need_an_iommu(deploy):
     assert unit.device_addresses("nvidia-233") == ["0000:3b:00.0"]
     assert "mdev_nvidia-562" not in unit.sections
     assert unit.status == testing.BlockedStatus(
-        "0000:41:00.0 needs an IOMMU; enable VT-d/AMD-Vi in the BIOS, or set intel_iommu=on"
+        "0000:41:00.0 needs an IOMMU; enable the IOMMU (SMMU) in the firmware"
     )
 
 
@@ -363,7 +365,8 @@ def test_card_of_guests_stays_published_whatever_keeps_it_from_serving(deploy, o
     elif obstacle == "whole card":
         unit.machine.define_guest(str(card.address), name="another")
     else:
-        (unit.machine.root / "sys/kernel/iommu_groups/0").rmdir()
+        shutil.rmtree(unit.machine.root / "sys/kernel/iommu_groups")
+        (unit.machine.root / "sys/kernel/iommu_groups").mkdir()
     unit.hook("start")
     assert unit.databag == before
     unit.configure(text.replace("T4-4Q", "T4-2Q"))

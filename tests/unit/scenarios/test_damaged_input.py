@@ -25,7 +25,7 @@ from host import libvirt_guests, lspci
 from host.facts import gather
 from host.gpus import scan
 from nova_compute import compatibility, nova_conf
-from nova_compute.nova_conf import VariantDriverOptions
+from nova_compute.nova_conf import PciOptions
 from nova_compute.release import NovaVersion
 from planning import mappings, plan
 from state import assigned_types, boot_result, charm_state
@@ -109,12 +109,12 @@ def test_id_replaces_a_blank_type_name(host):
     assigned = plan.Assignment(
         "nvidia-1152", card.parents[:1], name=card.types[0].name, function_id=card.function_id
     )
-    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, VariantDriverOptions())
+    assert '"name": "nvidia-1152"' in nova_conf.alias(assigned, PciOptions())
 
 
 def test_resource_class_of_a_long_name_is_truncated():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
-    alias = nova_conf.alias(assigned, VariantDriverOptions(report_in_placement=True))
+    alias = nova_conf.alias(assigned, PciOptions(report_in_placement=True))
     assert len(json.loads(alias)["resource_class"]) == 255
 
 
@@ -173,7 +173,7 @@ def test_control_characters_in_a_name_are_replaced(host):
 
 def test_alias_of_a_long_name_is_truncated():
     assigned = plan.Assignment("nvidia-1152", (), name="A" * 400)
-    assert len(json.loads(nova_conf.alias(assigned, VariantDriverOptions()))["name"]) == 255
+    assert len(json.loads(nova_conf.alias(assigned, PciOptions()))["name"]) == 255
 
 
 def test_functions_without_a_pci_id_get_no_alias(host):
@@ -186,7 +186,7 @@ def test_functions_without_a_pci_id_get_no_alias(host):
     facts = gather(root)
     requests = mappings.requests(mappings.OPTION.parse("{L40S-8Q: ['3d:00.0']}"))
     planned = plan.make_plan(requests, facts.cards)
-    for options in (VariantDriverOptions(), VariantDriverOptions(report_in_placement=True)):
+    for options in (PciOptions(), PciOptions(report_in_placement=True)):
         applied = compatibility.apply_release(planned, facts.cards, NovaVersion(31), options)
         assert applied.keeps_published
         problem = Problem(ProblemKind.CARD_UNREADABLE, PciAddress.parse("0000:3d:00.0"))

@@ -1,0 +1,52 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A card that is given to a guest as a whole, as data; `host.whole_cards` reads it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpu.card import Card
+from gpu.pci import PciAddress, PciFunction
+from gpu.problems import Problem
+
+__all__ = ["WholeCard"]
+
+
+class WholeCard(NamedTuple):
+    """A PCI function that guests are to get as a whole.
+
+    Attributes:
+        function: the function, mostly a GPU.
+        companions: the other functions of its board in its IOMMU group, such as audio and USB. No
+            guest can have the card while one of them has another driver.
+        card: the same as a GPU that offers vGPUs; None if it is not one of NVIDIA's GPUs.
+        guests: the guests that are defined with it, running or not.
+        obstacle: why it cannot be given away, by what the host shows; see `host.whole_cards`.
+    """
+
+    function: PciFunction
+    companions: tuple[PciFunction, ...] = ()
+    card: Card | None = None
+    guests: tuple[str, ...] = ()
+    obstacle: Problem | None = None
+
+    @property
+    def address(self) -> PciAddress:
+        """The address of the function."""
+        return self.function.address
+
+    @property
+    def functions(self) -> tuple[PciFunction, ...]:
+        """The function and its companions."""
+        return (self.function, *self.companions)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a guest can have it now."""
+        return self.obstacle is None and all(function.has_vfio for function in self.functions)
+
+    @property
+    def has_vgpus(self) -> bool:
+        """Whether guests have vGPUs on it, so that it must stay as it is."""
+        return self.card is not None and bool(self.card.in_use or self.card.guest_vgpus)

@@ -1,0 +1,136 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The cards that guests are to get as a whole, and why one cannot be given away.
+
+The reasons are found on the host, never derived from what was requested.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable, Iterator, Mapping
+
+from gpu.card import Card
+from gpu.pci import NOVA_MAX_DOMAIN, VFIO_PCI, Device, PciAddress, PciFunction
+from gpu.problems import Problem, ProblemKind
+from gpu.whole_card import WholeCard
+from host import libvirt_guests, obstacles, own_use, pci_functions
+from host.gpus import GPU_CLASSES
+from state import bound_functions
+
+__all__ = ["functions_to_return", "read"]
+
+# Drivers with which another function of the group does not keep a guest from the card:
+# https://docs.kernel.org/driver-api/vfio.html
+_HARMLESS = (None, VFIO_PCI, "pci-stub")
+
+
+def read(
+    root: Path,
+    devices: Iterable[Device],
+    cards: Iterable[Card],
+    guests: Mapping[PciAddress, str],
+) -> tuple[WholeCard, ...]:
+    """Read the functions that some devices mean.
+
+    Args:
+        root: the root of the host's file system.
+        devices: the devices.
+        cards: the GPUs of the host.
+        guests: the PCI functions that guests are defined with, and the guests.
+    """
+    by_address = {card.address: card for card in cards}
+    functions = pci_functions.select(root, devices)
+    requested = {function.address for function in functions}
+    return tuple(
+        _read(root, function, requested, by_address.get(function.address), guests)
+        for function in functions
+    )
+
+
+def functions_to_return(root: Path, devices: Iterable[Device]) -> tuple[PciAddress, ...]:
+    """Return the functions that the charm has bound to vfio-pci and nobody requests any more.
+
+    Not those of guests, nor those of a board of which another function is requested. A function
+    that has its own driver already, or is gone, is among them: its record is stale.
+
+    Args:
+        root: the root of the host's file system.
+        devices: the devices that are requested.
+    """
+    bound = bound_functions.load(root)
+    if not bound:
+        return ()
+    requested = [function.address for function in pci_functions.select(root, devices)]
+    guests = libvirt_guests.defined_functions(root)
+    return tuple(
+        address
+        for address in sorted(bound)
+        if address not in guests and not any(address.is_on_board_of(other) for other in requested)
+    )
+
+
+def _read(
+    root: Path,
+    function: PciFunction,
+    requested: set[PciAddress],
+    card: Card | None,
+    guests: Mapping[PciAddress, str],
+) -> WholeCard:
+    group = pci_functions.group_members(root, function)
+    board = [other for other in group if other.address.is_on_board_of(function.address)]
+    others = [other for other in group if other not in board and other.address not in requested]
+    addresses = {member.address for member in (function, *board)}
+    whole_card = WholeCard(
+        function=function,
+        companions=tuple(other for other in board if other.address not in requested),
+        card=card,
+        guests=tuple(sorted({guests[address] for address in addresses & guests.keys()})),
+    )
+    obstacle = next(_obstacles(root, whole_card, others), None)
+    return whole_card._replace(obstacle=obstacle)
+
+
+def _obstacles(
+    root: Path, whole_card: WholeCard, others: Iterable[PciFunction]
+) -> Iterator[Problem]:
+    """Return why a function cannot be given away; others are those of its IOMMU group."""
+    function, address = whole_card.function, whole_card.address
+    yield from _unsuitable(function)
+    if whole_card.has_vgpus:
+        yield Problem(ProblemKind.VGPUS_ON_CARD, address)
+    if function.iommu_group is None:
+        yield Problem(ProblemKind.IOMMU_OFF, address, remedy=obstacles.iommu_remedy(root))
+    for other in others:
+        if other.driver not in _HARMLESS:
+            driver = str(other.driver)
+            kind = ProblemKind.GROUP_SHARED
+            yield Problem(kind, address, other=str(other.address), driver=driver)
+    for member in whole_card.functions:
+        yield from _obstacles_to_binding(root, member)
+
+
+def _unsuitable(function: PciFunction) -> Iterator[Problem]:
+    """Return why a function is of a kind that cannot be given away by this option."""
+    address, is_virtual = function.address, function.physical_function is not None
+    if address.domain > NOVA_MAX_DOMAIN:
+        yield Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, address)
+    if function.is_bridge:
+        yield Problem(ProblemKind.NOT_ASSIGNABLE, address, what="a bridge")
+    if is_virtual and function.pci_class in GPU_CLASSES:
+        yield Problem(ProblemKind.NOT_ASSIGNABLE, address, what="a virtual function of a GPU")
+    if function.is_network:
+        yield Problem(ProblemKind.NETWORK_FUNCTION, address)
+
+
+def _obstacles_to_binding(root: Path, function: PciFunction) -> Iterator[Problem]:
+    """Return why the present driver must not be removed from a function."""
+    if function.has_vfio:
+        return
+    use = own_use.find(root, function)
+    if use is not None:
+        yield use
+    if function.driver == "nouveau":  # it cannot be removed safely
+        yield Problem(ProblemKind.NOUVEAU, function.address)
+    if function.enabled_vfs and function.driver != "nvidia":
+        yield Problem(ProblemKind.HAS_VFS, function.address)

@@ -1,0 +1,125 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The option passthrough-devices: forms that are accepted, and refusals that name the fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpu.pci import PciAddress, PciId
+from gpu.problems import HostError, Problem, ProblemKind
+from planning import passthrough
+from planning.passthrough import PassthroughRequest
+
+T4 = PciId(0x10DE, 0x1EB8)
+SLOT = PciAddress.parse("0000:3b:00.0")
+LONG_FORM = "expected devices, and optionally numa-policy and resource-class"
+PAIR = "expected vendor-id and device-id, and nothing else"
+NAME = "expected a name of letters, digits, '.', '_' or '-', up to 64"
+NUMBER = "expected a PCI ID as a number: 7864 or 0x1eb8"
+
+
+def read(text):
+    data = passthrough.OPTION.parse(text)
+    if data is not None:
+        passthrough.OPTION.check(data)
+    return passthrough.requests(data)
+
+
+@pytest.mark.parametrize(
+    ("written", "device"),
+    [
+        ("0000:3b:00.0", SLOT),
+        ("'3B:00.0'", SLOT),
+        ("'10de:1eb8'", T4),
+        ("'10DE:1EB8'", T4),
+        ("{vendor-id: 4318, device-id: 7864}", T4),
+        ("{vendor-id: '0x10de', device-id: 0x1EB8}", T4),
+        ("{device-id: '7864', vendor-id: 0x10DE}", T4),
+    ],
+)
+def test_device_is_an_address_or_an_id_in_hexadecimal_or_decimal(written, device):
+    assert read(f"{{t4: [{written}]}}") == (PassthroughRequest("t4", (device,)),)
+
+
+def test_decimal_and_hexadecimal_of_one_card_are_the_same_card():
+    text = "{t4: ['10de:1eb8', {vendor-id: 4318, device-id: 7864}]}"
+    assert read(text) == (PassthroughRequest("t4", (T4,)),)
+
+
+def test_long_form_and_json_are_accepted():
+    text = '{"t4": {"devices": ["3b:00.0"], "numa-policy": "socket"}}'
+    assert read(text) == (PassthroughRequest("t4", (SLOT,), "socket"),)
+
+
+@pytest.mark.parametrize("text", ["", " ", "# nothing", "{}"])
+def test_unset_option_requests_nothing(text):
+    assert read(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ("[a]", "the value", "expected a mapping of up to 256 names: {t4: ['0000:3b:00.0']}"),
+        ("{'a b': ['3b:00.0']}", "a b", NAME),
+        ("{-t4: ['3b:00.0']}", "-t4", NAME),
+        ("{" + "a" * 65 + ": ['3b:00.0']}", "a" * 24 + "...", NAME),
+        ("{\"t4\\nx\": ['3b:00.0']}", "t4?x", NAME),
+        ("{t4: []}", "t4", "expected a list of 1 to 4096 devices: ['0000:3b:00.0']"),
+        ("{t4: 3b:00.0}", "t4", "expected a list of 1 to 4096 devices: ['0000:3b:00.0']"),
+        (
+            "{t4: ['3b:00.0', x]}",
+            "t4, device 2",
+            "expected a PCI address (0000:3b:00.0) or a PCI ID (10de:1eb8)",
+        ),
+        ("{t4: [{vendor-id: 4318}]}", "t4, device 1", PAIR),
+        ("{t4: [{device-id: 7864}]}", "t4, device 1", PAIR),
+        (
+            "{t4: [{vendor-id: 4318, device-id: 7864, vgpu-profile: grid_t4-8q}]}",
+            "t4, device 1",
+            PAIR,
+        ),
+        ("{t4: [{vendor-id: 10de, device-id: 1eb8}]}", "t4, device 1, vendor-id", NUMBER),
+        ("{t4: [{vendor-id: 4318, device-id: 99999}]}", "t4", "PCI IDs end at 65535 (0xffff)"),
+        ("{t4: {numa-policy: required}}", "t4", LONG_FORM),
+        ("{t4: {devices: ['3b:00.0'], vgpu-type: T4-8Q}}", "t4", LONG_FORM),
+        (
+            "{t4: {devices: ['3b:00.0'], numa-policy: strict}}",
+            "t4, numa-policy",
+            "expected required, preferred, legacy or socket",
+        ),
+        (
+            "{t4: {devices: ['3b:00.0'], resource-class: VGPU}}",
+            "t4, resource-class",
+            "expected CUSTOM_ followed by A-Z, 0-9 or _",
+        ),
+        ("{t4: ['10000:3b:00.0']}", "t4, 10000:3b:00.0", "Nova supports domains up to ffff"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_place_and_what_is_expected(text, place, reason):
+    with pytest.raises(HostError) as error:
+        read(text)
+    assert error.value.problem == Problem(
+        ProblemKind.OPTION_INVALID, option="passthrough-devices", place=place, reason=reason
+    )
+
+
+@pytest.mark.parametrize(
+    "second", ["'10de:1eb8'", "{vendor-id: 4318, device-id: 7864}"], ids=["as written", "decimal"]
+)
+def test_device_under_two_names_is_refused(second):
+    with pytest.raises(HostError) as error:
+        read(f"{{a: ['10de:1eb8'], b: [{second}]}}")
+    assert error.value.problem == Problem(
+        ProblemKind.DEVICE_MAPPED_TWICE,
+        option="passthrough-devices",
+        device="10de:1eb8",
+        first="a",
+        second="b",
+    )
+
+
+def test_syntax_error_shows_an_example_of_this_option():
+    with pytest.raises(HostError) as error:
+        read("{t4: [")
+    assert error.value.problem.argument("example") == "{t4: ['0000:3b:00.0']}"

@@ -1,0 +1,452 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cards that are given to guests as a whole: bound, offered, kept over boots, and returned."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ops import testing
+
+import recorded
+from recorded import UUIDS
+from unit import ready
+
+T4, A100, L40S, H200 = "0000:3b:00.0", "0000:5e:00.0", "0000:86:00.0", "0000:af:00.0"
+DISPLAY, AUDIO = "0000:d8:00.0", "0000:d8:00.1"
+MAPPING = "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}"
+
+
+def configure(unit, passthrough, mapping="", **options):
+    config = {"passthrough-devices": passthrough, "vgpu-device-mappings": mapping, **options}
+    unit.change(config=config)
+    unit.hook("config_changed")
+
+
+def driver_of(unit, address):
+    return unit.machine.driver.card(address)["driver"]
+
+
+def pci(unit, option):
+    """Return the values of an option of [pci], as JSON data."""
+    return [json.loads(value) for name, value in unit.sections["pci"] if name == option]
+
+
+@pytest.fixture
+def unit(deploy):
+    return deploy("whole-cards")
+
+
+# Offering
+
+
+def test_host_offers_whole_cards_beside_vgpus_of_both_frameworks(unit):
+    configure(unit, "{t4: ['10de:1eb8'], h200: ['af:00.0']}", MAPPING)
+    assert unit.status == ready("5 NVIDIA GPUs, 2 vGPU types, 2 whole cards")
+    assert [driver_of(unit, address) for address in (T4, A100, L40S, H200)] == [
+        "vfio-pci", "nvidia", "nvidia", "vfio-pci",
+    ]  # fmt: skip
+    assert len(unit.device_addresses("nvidia-696")) == 4
+    specs = pci(unit, "device_spec")
+    assert len(specs) == 6 + 2
+    assert specs[-2:] == [
+        {"address": T4, "managed": "no"},
+        {"address": H200, "managed": "no"},
+    ]
+    assert pci(unit, "alias") == [
+        {"name": "L40S-8Q", "device_type": "type-VF", "vendor_id": "10de", "product_id": "26b9"},
+        {"name": "t4", "device_type": "type-PCI", "vendor_id": "10de", "product_id": "1eb8"},
+        {"name": "h200", "device_type": "type-PF", "vendor_id": "10de", "product_id": "2335"},
+    ]
+    unit.assert_converged()
+
+
+def test_whole_cards_and_vgpus_return_after_a_boot(unit):
+    configure(unit, "{t4: ['10de:1eb8'], h200: ['af:00.0']}", MAPPING)
+    before = unit.databag
+    unit.machine.reboot()
+    assert [driver_of(unit, address) for address in (T4, A100, L40S, H200)] == [
+        "vfio-pci", "nvidia", "nvidia", "vfio-pci",
+    ]  # fmt: skip
+    unit.hook("start")
+    assert unit.databag == before
+
+
+def test_decimal_ids_as_cluster_api_for_vsphere_writes_them_select_a_card(unit):
+    configure(unit, "{t4: [{vendor-id: 4318, device-id: 7864}]}")
+    assert driver_of(unit, T4) == "vfio-pci"
+    assert unit.status == ready("5 NVIDIA GPUs, 1 whole card")
+
+
+def test_numa_policy_and_resource_class_reach_nova(unit):
+    text = "{t4: {devices: ['3b:00.0'], numa-policy: required, resource-class: CUSTOM_GPU}}"
+    configure(unit, text, **{"report-in-placement": True})
+    assert unit.sections["pci"] == [
+        ["report_in_placement", "true"],
+        ["device_spec", f'{{"address": "{T4}", "managed": "no", "resource_class": "CUSTOM_GPU"}}'],
+        [
+            "alias",
+            '{"name": "t4", "device_type": "type-PCI", "vendor_id": "10de", "product_id": "1eb8", '
+            '"numa_policy": "required", "resource_class": "CUSTOM_GPU"}',
+        ],
+    ]
+
+
+def test_class_in_placement_is_derived_from_the_name(unit):
+    configure(unit, "{t4.small: ['3b:00.0']}", **{"report-in-placement": True})
+    assert pci(unit, "alias")[0]["resource_class"] == "CUSTOM_T4_SMALL"
+
+
+@pytest.mark.parametrize(
+    ("nova", "option", "spec"),
+    [
+        ("3:25.2.1-0ubuntu2.7", "passthrough_whitelist", {"address": T4}),
+        ("3:30.0.0-0ubuntu1", "device_spec", {"address": T4}),
+        ("3:31.0.0-0ubuntu1", "device_spec", {"address": T4, "managed": "no"}),
+    ],
+)
+def test_device_spec_has_the_keys_of_the_release(deploy, nova, option, spec):
+    unit = deploy("whole-cards", nova=nova)
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert pci(unit, option) == [spec]
+
+
+def test_host_with_whole_cards_only_gets_no_nvidia_package(deploy, tmp_path):
+    host = recorded.without_driver("t4-pair")
+    unit = deploy(host)
+    unit.set_resource(unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    unit.change(config={"passthrough-devices": "{t4: ['10de:1eb8']}"})
+    unit.hook("install")
+    unit.hook("config_changed")
+    assert unit.status == ready("2 NVIDIA GPUs, 2 whole cards")
+    assert not unit.machine.did("apt-get")
+
+
+def test_device_that_the_host_does_not_have_is_for_other_hosts(unit):
+    configure(unit, "{h100: ['10de:2331'], t4: ['3b:00.0', '99:00.0']}")
+    assert unit.status == ready("5 NVIDIA GPUs, 1 whole card")
+    assert pci(unit, "device_spec") == [{"address": T4, "managed": "no"}]
+
+
+def test_functions_of_the_board_travel_with_the_card(deploy):
+    functions = [
+        {**function, "boot-vga": False} for function in recorded.host("whole-cards")["functions"]
+    ]
+    unit = deploy("whole-cards", functions=functions)
+    configure(unit, "{a6000: ['10de:2230']}")
+    assert [driver_of(unit, address) for address in (DISPLAY, AUDIO)] == ["vfio-pci", "vfio-pci"]
+    assert pci(unit, "device_spec") == [{"address": DISPLAY, "managed": "no"}]
+    configure(unit, "")
+    assert [driver_of(unit, address) for address in (DISPLAY, AUDIO)] == [
+        "nvidia",
+        "snd_hda_intel",
+    ]
+
+
+# Changing
+
+
+def test_card_that_is_no_longer_named_goes_back_to_its_driver(unit):
+    configure(unit, "{t4: ['3b:00.0']}")
+    configure(unit, "")
+    assert driver_of(unit, T4) == "nvidia"
+    assert unit.sections == {}
+    unit.machine.reboot()
+    assert driver_of(unit, T4) == "nvidia"
+
+
+def test_card_that_a_guest_is_defined_with_stays_until_the_guest_is_deleted(unit):
+    configure(unit, "{t4: ['3b:00.0']}")
+    unit.machine.define_guest(T4)
+    configure(unit, "")
+    assert driver_of(unit, T4) == "vfio-pci"
+    unit.machine.define_guest()
+    unit.hook("update_status")
+    assert driver_of(unit, T4) == "nvidia"
+
+
+def test_card_that_an_operator_has_bound_is_offered_but_never_released(unit):
+    unit.machine.driver.bind(T4, "vfio-pci")
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert pci(unit, "device_spec") == [{"address": T4, "managed": "no"}]
+    configure(unit, "")
+    assert driver_of(unit, T4) == "vfio-pci"
+
+
+def test_card_changes_from_vgpus_to_a_whole_card_and_back(unit):
+    configure(unit, "", MAPPING)
+    configure(unit, "{l40s: ['86:00.0']}", "{A100D-20C: ['10de:20b5']}")
+    assert driver_of(unit, L40S) == "vfio-pci"
+    assert pci(unit, "device_spec") == [{"address": L40S, "managed": "no"}]
+    configure(unit, "", MAPPING)
+    assert driver_of(unit, L40S) == "nvidia"
+    assert len(unit.device_specs()) == 6
+    assert unit.status == ready("5 NVIDIA GPUs, 2 vGPU types")
+
+
+def test_card_with_vgpus_of_guests_is_not_taken_from_them(unit):
+    configure(unit, "", MAPPING)
+    unit.machine.define_guest("0000:86:00.5")
+    unit.hook("update_status")
+    before = unit.databag
+    configure(unit, "{l40s: ['86:00.0']}", "{A100D-20C: ['10de:20b5']}")
+    assert driver_of(unit, L40S) == "nvidia"
+    assert unit.databag == before
+    assert unit.status == testing.WaitingStatus(
+        "Guests have vGPUs on 0000:86:00.0; delete or migrate them to give the card away whole"
+    )
+    unit.machine.define_guest()
+    unit.hook("update_status")
+    assert driver_of(unit, L40S) == "vfio-pci"
+
+
+def test_guests_with_mediated_devices_keep_their_card(unit):
+    configure(unit, "", MAPPING)
+    unit.start_guest("0000:5e:00.4", "nvidia-696", UUIDS[0])
+    configure(unit, "{a100: ['5e:00.0']}", "{L40S-8Q: ['10de:26b9']}")
+    assert driver_of(unit, A100) == "nvidia"
+    assert UUIDS[0] in unit.machine.facts.in_use
+
+
+def test_vgpus_stay_published_while_only_they_have_to_wait(unit):
+    """A mapping that is not valid keeps its own part, and whole cards are offered beside it."""
+    configure(unit, "", MAPPING)
+    vgpus = unit.sections
+    configure(unit, "{t4: ['3b:00.0']}", "{L40S-8Q: nonsense}")
+    assert unit.status.name == "blocked"
+    assert unit.sections["mdev_nvidia-696"] == vgpus["mdev_nvidia-696"]
+    assert unit.sections["pci"][: len(vgpus["pci"])] == vgpus["pci"]
+    assert pci(unit, "device_spec")[-1] == {"address": T4, "managed": "no"}
+    configure(unit, "{t4: nonsense}", "{L40S-8Q: ['10de:26b9']}")
+    assert "mdev_nvidia-696" not in unit.sections
+    assert pci(unit, "device_spec")[-1] == {"address": T4, "managed": "no"}
+    assert driver_of(unit, T4) == "vfio-pci"
+
+
+# Values that are wrong on this host
+
+
+@pytest.mark.parametrize(
+    ("passthrough", "mapping", "message"),
+    [
+        (
+            "{a: ['10de:1eb8'], b: ['3b:00.0']}",
+            "",
+            "passthrough-devices: 0000:3b:00.0 is mapped to both a and b; remove one",
+        ),
+        (
+            "{t4: ['3b:00.0']}",
+            "{T4-8Q: ['10de:1eb8']}",
+            "0000:3b:00.0: remove it from t4 in passthrough-devices, or from T4-8Q in "
+            "vgpu-device-mappings",
+        ),
+        (
+            "{gpu: ['3b:00.0', 'af:00.0']}",
+            "",
+            "gpu: 0000:af:00.0 and 0000:3b:00.0 differ in SR-IOV; use two names in "
+            "passthrough-devices",
+        ),
+        (
+            "{t4: {devices: ['3b:00.0'], resource-class: CUSTOM_T4}}",
+            "",
+            "resource-class of t4 needs report-in-placement=true (irreversible); set it or "
+            "remove the class",
+        ),
+        (
+            "{L40S-8Q: ['3b:00.0']}",
+            MAPPING,
+            "The alias L40S-8Q exists in vgpu-device-mappings; rename it in passthrough-devices",
+        ),
+    ],
+)
+def test_conflict_is_named_and_changes_nothing(unit, passthrough, mapping, message):
+    configure(unit, "{h200: ['af:00.0']}", MAPPING)
+    before = unit.databag
+    configure(unit, passthrough, mapping or MAPPING)
+    assert unit.status == testing.BlockedStatus(message)
+    assert driver_of(unit, H200) == "vfio-pci"
+    assert [value for value in pci(unit, "alias") if value["name"] == "h200"]
+    if mapping:
+        assert unit.databag == before
+    unit.machine.reboot()
+    assert [driver_of(unit, address) for address in (T4, H200)] == ["nvidia", "vfio-pci"]
+
+
+def test_cards_of_one_model_under_two_names_need_placement(deploy):
+    unit = deploy("t4-pair", nova="3:31.0.0-0ubuntu1")
+    text = "{a: ['84:00.0'], b: ['d8:00.0']}"
+    configure(unit, text)
+    assert unit.status == testing.BlockedStatus(
+        "Nova cannot distinguish a from b; map one, or set report-in-placement=true (irreversible)"
+    )
+    configure(unit, text, **{"report-in-placement": True})
+    assert [alias["resource_class"] for alias in pci(unit, "alias")] == ["CUSTOM_A", "CUSTOM_B"]
+
+
+def test_models_under_one_name_are_alternatives_only_without_placement(deploy):
+    functions = [
+        *recorded.host("t4-pair")["functions"],
+        *recorded.host("v100-pair")["functions"][:1],
+    ]
+    unit = deploy("t4-pair", functions=functions, nova="3:31.0.0-0ubuntu1")
+    configure(unit, "{gpu: ['10de:1eb8', '10de:1db4', '10de:1db6']}")
+    assert [alias["name"] for alias in pci(unit, "alias")] == ["gpu", "gpu"]
+
+
+def operator_sets(unit, *lines):
+    path = unit.machine.root / "etc/nova/nova.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[DEFAULT]\nalias = {}\n[pci]\n" + "\n".join(lines) + "\n[pci]\nalias = 1\n")
+
+
+def test_alias_that_the_operator_has_set_on_nova_compute_is_not_published_twice(unit):
+    operator_sets(unit, 'alias = {"name": "t4", "product_id": "1eb8", "vendor_id": "10de"}')
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert unit.status == testing.BlockedStatus(
+        "The alias t4 exists in pci-alias of nova-compute; rename it in passthrough-devices"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"vendor_id": "10de", "product_id": "1eb8"}',
+        '[{"address": "3b:00.0"}, 1]',
+        '{"vendor_id": "10DE"}',
+    ],
+)
+def test_whitelist_of_the_operator_that_covers_a_card_is_named(unit, value):
+    operator_sets(unit, f"passthrough_whitelist = {value}", "device_spec = nonsense")
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert unit.status.message.startswith(
+        "Unit is ready: 5 NVIDIA GPUs, 1 whole card; pci-passthrough-whitelist of nova-compute "
+        "covers 0000:3b:00.0 too"
+    )
+
+
+# Cards that cannot be given away
+
+
+def test_iommu_that_is_off_is_named_with_the_remedy_for_this_cpu(deploy):
+    unit = deploy("whole-cards", iommu=False)
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert unit.status == testing.BlockedStatus(
+        "0000:3b:00.0 needs an IOMMU; enable VT-d in the BIOS and boot with intel_iommu=on"
+    )
+    assert driver_of(unit, T4) == "nvidia"
+
+
+def changed(address, **changes):
+    """Return the functions of the host with one of them changed."""
+    return [
+        {**function, **(changes if function["address"] == address else {})}
+        for function in recorded.host("whole-cards")["functions"]
+    ]
+
+
+def test_card_whose_group_has_a_device_of_the_host_is_refused(deploy):
+    functions = changed("0000:b1:00.0", **{"iommu-group": 15104})
+    unit = deploy("whole-cards", functions=functions)
+    configure(unit, "{t4: ['3b:00.0'], h200: ['af:00.0']}")
+    assert unit.status == testing.BlockedStatus(
+        "0000:3b:00.0 shares its IOMMU group with 0000:b1:00.0 (mlx5_core); use another slot"
+    )
+    assert driver_of(unit, T4) == "nvidia"
+    assert pci(unit, "device_spec") == [{"address": H200, "managed": "no"}]
+
+
+@pytest.mark.parametrize("driver", [None, "vfio-pci", "pci-stub"])
+def test_device_that_the_host_does_not_use_may_share_the_group(deploy, driver):
+    functions = changed("0000:b1:00.0", **{"iommu-group": 15104, "driver": driver})
+    unit = deploy("whole-cards", functions=functions)
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert driver_of(unit, T4) == "vfio-pci"
+
+
+def test_boot_display_is_refused(unit):
+    configure(unit, "{a6000: ['10de:2230']}")
+    assert unit.status == testing.BlockedStatus(
+        "0000:d8:00.0 is the boot display; choose another in the BIOS, then reboot"
+    )
+    assert [driver_of(unit, address) for address in (DISPLAY, AUDIO)] == [
+        "nvidia",
+        "snd_hda_intel",
+    ]
+
+
+def test_card_that_nouveau_has_needs_a_reboot(deploy):
+    unit = deploy("whole-cards", driver=None, functions=changed(T4, driver="nouveau"))
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert driver_of(unit, T4) == "nouveau"
+    assert unit.machine.did("update-initramfs -u")
+    assert (
+        "Reboot needed: nouveau is bound to 0000:3b:00.0; run reboot-install i-really-mean-it=true"
+        in unit.action("show-plan")["output"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("af:00.4", "is a virtual function of a GPU; remove it from passthrough-devices"),
+        ("b1:00.0", "is a network function; remove it from passthrough-devices"),
+    ],
+)
+def test_function_that_is_no_whole_card_is_refused(unit, address, message):
+    configure(unit, f"{{x: ['{address}']}}")
+    assert unit.status == testing.BlockedStatus(f"0000:{address} {message}")
+
+
+def test_program_that_keeps_the_card_open_is_named(unit):
+    root = unit.machine.root
+    information = root / f"proc/driver/nvidia/gpus/{T4}/information"
+    information.parent.mkdir(parents=True)
+    information.write_text("Model: \t\t Tesla T4\nDevice Minor: \t 0\n")
+    (root / "proc/77/fd").mkdir(parents=True)
+    (root / "proc/77/fd/4").symlink_to("/dev/nvidia0")
+    (root / "proc/77/cgroup").write_text("0::/system.slice/nvidia-persistenced.service\n")
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert unit.status == testing.BlockedStatus(
+        "nvidia-persistenced uses 0000:3b:00.0; stop it, then run reboot-install"
+    )
+    assert driver_of(unit, T4) == "nvidia"
+
+
+# Failures
+
+
+def test_card_that_vfio_pci_refuses_goes_back_and_is_named(unit):
+    unit.machine.driver.unbindable.add(T4)
+    configure(unit, "{t4: ['3b:00.0'], h200: ['af:00.0']}")
+    assert unit.status == testing.BlockedStatus(
+        "0000:3b:00.0 cannot be bound to vfio-pci: refused, see dmesg; fix this, then "
+        "run reboot-install (next try 12:04 UTC)"
+    )
+    assert driver_of(unit, T4) == "nvidia"
+    assert pci(unit, "device_spec") == [{"address": H200, "managed": "no"}]
+    unit.machine.commands.clear()
+    unit.hook("update_status")
+    assert not unit.machine.did("systemctl restart nova-compute-nvidia-vgpu")
+    unit.machine.driver.unbindable.clear()
+    unit.update_status_after(minutes=10)
+    assert driver_of(unit, T4) == "vfio-pci"
+
+
+def test_kernel_without_vfio_pci_is_named(unit):
+    unit.machine.driver.has_vfio = False
+    configure(unit, "{t4: ['3b:00.0']}")
+    assert unit.status.message.startswith("0000:3b:00.0 cannot be bound to vfio-pci: modprobe:")
+
+
+def test_other_card_in_the_slot_of_a_whole_card_is_left_alone_at_boot(unit):
+    configure(unit, "{t4: ['3b:00.0']}")
+    machine = unit.machine
+    functions = [
+        {**function, "id": "10de:1db4", "types": "V100"} if function["address"] == T4 else function
+        for function in machine.host["functions"]
+    ]
+    machine.host = {**machine.host, "functions": functions}
+    (machine.root / "etc/systemd/system/multi-user.target.wants").rename(machine.root / "off")
+    machine.reboot()
+    assert driver_of(unit, T4) == "nvidia"
