@@ -1,7 +1,7 @@
 # `make test` needs make, python3 and, for the booted hosts, root. It installs everything else.
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova pack \
-	test-pack lock demo bench statuses clean
+.PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova \
+	test-kernel pack test-pack lock demo bench statuses clean
 
 # Everything that is downloaded or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -61,6 +61,10 @@ test: lint unit fuzz-smoke functional release  ## Run lint, unit, fuzz-smoke, fu
 
 test-nova: setup  ## Boot servers on Nova itself with the charm's configuration, without hardware
 	@$(TOX) run -e nova
+
+test-kernel: setup  ## Bind whole cards on a real kernel in QEMU, without KVM or hardware
+	@tests/kernel/setup
+	@$(NAMESPACE) $(VENV)/bin/python -m pytest -rs tests/kernel
 
 $(CHARMCRAFT)/ready: packing/setup packing/requirements.txt
 	@packing/setup "$(CHARMCRAFT)"

@@ -90,6 +90,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             (self.on["reboot-install"].action, self._on_reboot_install),
             (self.on["list-vgpu-types"].action, self._on_list_vgpu_types),
             (self.on["show-plan"].action, self._on_show_plan),
+            (self.on["show-requests"].action, self._on_show_requests),
         ):
             framework.observe(event, handler)
 
@@ -286,6 +287,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         show = show_plan.plan_json if is_json else show_plan.plan_text
         published = self.nova_vgpu.published().sections
         self._set_output(event, show(assessment, predicted, published, self.app.name))
+
+    def _on_show_requests(self, event: ops.ActionEvent) -> None:
+        from actions import show_requests
+        from actions.detailed_facts import gather_detailed
+
+        state = charm_state.load(self.root)
+        facts = gather_detailed(self.root, self.run, self._inputs(state).whole_devices)
+        consumer = str(event.params.get("consumer", "all"))
+        text = show_requests.requests_text(self._assess(facts, state), consumer)
+        self._set_output(event, text)
 
     def _set_output(self, event: ops.ActionEvent, text: str) -> None:
         """Return an action's result; one that is too large and cannot be truncated fails."""

@@ -8,13 +8,13 @@ import json
 from typing import Mapping, Sequence
 
 from actions import whole_cards
-from actions.inventory import CardInventory, card_inventories
+from actions.inventory import CardInventory
+from actions.offers import inventories as inventories_of
+from actions.offers import offers, type_text
 from actions.output import aligned, truncate_to_result
-from gpu.card import Card, Framework
+from gpu.card import Card
 from gpu.problems import PREPARATION_PENDING, Problem
 from host.facts import HostFacts
-from nova_compute.nova_conf import alias
-from planning.plan import Assignment
 from planning.preparation import Partitioning, TypeAssignment
 from status.assessment import Assessment
 from status.diagnosis import why_no_types
@@ -36,7 +36,7 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
         app: the name of the application.
     """
     changes = _pending_changes(assessment)
-    inventories = _inventories(predicted)
+    inventories = inventories_of(predicted)
     statuses = [problem_status(problem, app) for problem in _problems(assessment, predicted)]
     severe = [status.message for status in statuses if status.level is not Level.ACTIVE]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
@@ -48,7 +48,7 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
         _list("Pending changes", changes),
         _nova_conf_text(predicted, published, bool(changes)),
         _block("Required on nova-cloud-controller", _controller_lines(predicted)),
-        _block("Flavor properties", _flavor_lines(inventories, predicted)),
+        _block("Flavor properties", _flavor_lines(predicted)),
         _list("Problems", severe),
         _list("Notes", notes),
         _list("Requests for other hosts", requests),
@@ -59,7 +59,7 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
 def plan_json(assessment: Assessment, predicted: Assessment, published: Sections, app: str) -> str:
     """Return the same as JSON; `sections` and `cards` are those after the preparation."""
     facts, driver = assessment.facts, assessment.facts.driver
-    inventories = _inventories(predicted)
+    inventories = inventories_of(predicted)
     return json.dumps(
         {
             "nova": str(facts.nova) if facts.nova else None,
@@ -85,11 +85,6 @@ def plan_json(assessment: Assessment, predicted: Assessment, published: Sections
             "for_other_hosts": _requests_for_other_hosts(assessment),
         }
     )
-
-
-def _inventories(predicted: Assessment) -> tuple[CardInventory, ...]:
-    nova = predicted.facts.nova
-    return () if nova is None else card_inventories(predicted.plan, predicted.facts.cards, nova)
 
 
 def _problems(assessment: Assessment, predicted: Assessment) -> list[Problem]:
@@ -171,12 +166,12 @@ def _card_table(
     rows: list[tuple[str, ...]] = [heading]
     for card in cards:
         card_cells = _card_cells(card)
-        offers = [
-            (_type_text(item.assignment), _count(item.total), _count(item.free))
+        offered = [
+            (type_text(item.assignment), _count(item.total), _count(item.free))
             for item in inventories
             if item.card.address == card.address
         ]
-        for offer in offers or [("-", "-", "-")]:
+        for offer in offered or [("-", "-", "-")]:
             rows.append((*card_cells, *offer))
             card_cells = ("",) * len(card_cells)
     return aligned(rows)
@@ -209,11 +204,6 @@ def _card_json(card: Card, inventories: Sequence[CardInventory]) -> dict[str, ob
             if item.card.address == card.address
         ],
     }
-
-
-def _type_text(assignment: Assignment) -> str:
-    name = f" ({assignment.name})" if assignment.name else ""
-    return assignment.type_id + name
 
 
 def _count(count: int | None) -> str:
@@ -266,20 +256,10 @@ def _controller_lines(predicted: Assessment) -> list[str]:
     return lines
 
 
-def _flavor_lines(inventories: Sequence[CardInventory], predicted: Assessment) -> list[str]:
-    """Return the property with which a flavor requests each type and each whole card."""
-    properties = {}
-    for assignment in dict.fromkeys(inventory.assignment for inventory in inventories):
-        if assignment.framework is Framework.VENDOR_VFIO:
-            name = json.loads(alias(assignment, predicted.options))["name"]
-            flavor_property = f"pci_passthrough:alias={name}:1"
-        else:
-            flavor_property = f"resources:{assignment.resource_class or 'VGPU'}=1"
-        properties[assignment] = flavor_property
-    names = {_type_text(offer): text for offer, text in properties.items()}
-    for offer in () if predicted.keeps_whole_cards else predicted.whole_cards.offers:
-        names[f"{offer.name} (whole card)"] = f"pci_passthrough:alias={offer.name}:1"
-    return aligned([(text, name) for name, text in names.items()]).splitlines()
+def _flavor_lines(predicted: Assessment) -> list[str]:
+    """Return the properties with which a flavor requests each type and each whole card."""
+    rows = [(" ".join(offer.properties), offer.title) for offer in offers(predicted)]
+    return aligned(rows).splitlines()
 
 
 def _requests_for_other_hosts(assessment: Assessment) -> list[str]:

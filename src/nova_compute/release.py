@@ -29,6 +29,16 @@ SINGLE_TYPE_SINCE = 29  # 2024.1
 NUMA_SOCKET_SINCE = 23  # Wallaby, nova/pci/request.py
 REPORT_IN_PLACEMENT_SINCE = 26  # Zed, nova/conf/pci.py
 
+_SCHEDULER_FILTERS = (
+    "Compute",
+    "ComputeCapabilities",
+    "ImageProperties",
+    "ServerGroupAntiAffinity",
+    "ServerGroupAffinity",
+    "DifferentHost",
+    "SameHost",
+)
+
 _VERSION = re.compile(r"(?:[0-9]+:)?([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:\.([0-9]{1,4}))?", re.ASCII)
 
 # The principal compares this name with those in its own release table and fails on an unknown
@@ -133,3 +143,18 @@ class NovaVersion(NamedTuple):
     def supports_alias_class(self) -> bool:
         """Whether an alias takes `resource_class` (2023.1)."""
         return self.major >= 27
+
+    @property
+    def supports_two_vgpus(self) -> bool:
+        """Whether a guest can have two vGPUs of mediated devices (2026.1)."""
+        return self.major >= 33
+
+    @property
+    def default_scheduler_filters(self) -> tuple[str, ...]:
+        """The filters that nova-cloud-controller enables by itself, in its order.
+
+        hooks/nova_cc_context.py in charm-nova-cloud-controller.
+        """
+        names = ["Retry"] if self.major < 22 else []
+        names += ["AvailabilityZone"] if self.major < 28 else []
+        return tuple(f"{name}Filter" for name in (*names, *_SCHEDULER_FILTERS))

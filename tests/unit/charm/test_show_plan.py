@@ -38,7 +38,7 @@ def test_proposed_mapping_changes_nothing(deploy):
         "  device_addresses = 0000:d8:00.0\n"
         "\n"
         "Flavor properties:\n"
-        "  resources:VGPU=1  nvidia-232 (GRID T4-4Q)\n"
+        "  resources:VGPU=1  vGPU type nvidia-232 (GRID T4-4Q)\n"
         "\n"
         "Notes:\n"
         "  - Nova 25.2.1 offers nvidia-232 on every card that supports it, mapped "
@@ -68,7 +68,7 @@ def test_controller_settings_are_shown(l40s):
         '"product_id": "26b9"}\n'
         "\n"
         "Flavor properties:\n"
-        "  pci_passthrough:alias=L40S-24Q:1  nvidia-1155 (NVIDIA L40S-24Q)"
+        "  pci_passthrough:alias=L40S-24Q:1  vGPU type nvidia-1155 (NVIDIA L40S-24Q)"
     ) in output
 
 

@@ -1,0 +1,123 @@
+# Copyright 2026 the nova-compute-nvidia-vgpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What guests can request of a host, and how; pure.
+
+Flavor properties: https://docs.openstack.org/nova/latest/configuration/extra-specs.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from actions.inventory import CardInventory, card_inventories
+from gpu.card import Framework
+from gpu.pci import PciId
+from gpu.whole_card import WholeCard
+from nova_compute.nova_conf import alias
+from planning.plan import Assignment
+from planning.whole_cards import WholeCardOffer
+from status.assessment import Assessment
+
+__all__ = ["Offer", "inventories", "offers", "type_text"]
+
+
+class Offer(NamedTuple):
+    """One thing that a guest can request.
+
+    Attributes:
+        name: the vGPU type without its brand, `T4-8Q`, or the alias of a whole card.
+        title: a description.
+        properties: the properties of a flavor that requests one.
+        two_properties: the properties of a flavor that requests two; none if Nova cannot.
+        available: how many this host has; None if that is unknown.
+        needs_uefi: whether the memory of the card is too large for the default machine.
+        whole_card_id: vendor and device ID of a whole card; None for a vGPU.
+    """
+
+    name: str
+    title: str
+    properties: tuple[str, ...]
+    two_properties: tuple[str, ...]
+    available: int | None
+    needs_uefi: bool = False
+    whole_card_id: PciId | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name in lower case, as names of flavors and of Kubernetes' objects are written."""
+        return re.sub(r"[^a-z0-9.-]", "-", self.name.lower())
+
+
+def inventories(assessment: Assessment) -> tuple[CardInventory, ...]:
+    """Return the vGPUs that a host offers on each card."""
+    facts = assessment.facts
+    return () if facts.nova is None else card_inventories(assessment.plan, facts.cards, facts.nova)
+
+
+def offers(assessment: Assessment) -> tuple[Offer, ...]:
+    """Return what guests can request of a host, in the order of its cards and of the options."""
+    by_type: dict[Assignment, list[CardInventory]] = {}
+    for inventory in inventories(assessment):
+        by_type.setdefault(inventory.assignment, []).append(inventory)
+    whole_cards = () if assessment.keeps_whole_cards else assessment.whole_cards.offers
+    return (
+        *(_vgpu(assignment, on_cards, assessment) for assignment, on_cards in by_type.items()),
+        *(_whole_card(offer, assessment) for offer in whole_cards),
+    )
+
+
+def type_text(assignment: Assignment) -> str:
+    """Return ID and name of a type, `nvidia-233 (GRID T4-8Q)`."""
+    name = f" ({assignment.name})" if assignment.name else ""
+    return assignment.type_id + name
+
+
+def _vgpu(assignment: Assignment, on_cards: list[CardInventory], assessment: Assessment) -> Offer:
+    nova, totals = assessment.facts.nova, [item.total for item in on_cards]
+    known = [total for total in totals if total is not None]
+    name = ((assignment.name or "").split() or [assignment.type_id])[-1]
+    if assignment.framework is Framework.VENDOR_VFIO:
+        requested = json.loads(alias(assignment, assessment.options))["name"]
+        one, two = _alias_properties(requested)
+    else:
+        resource = assignment.resource_class or "VGPU"
+        one, two = (f"resources:{resource}=1",), ()
+        if nova is not None and nova.supports_two_vgpus:
+            groups = (f"resources{number}:{resource}=1" for number in (1, 2))
+            two = (*groups, "group_policy=none")
+    return Offer(
+        name=name,
+        title=f"vGPU type {type_text(assignment)}",
+        properties=one,
+        two_properties=two,
+        available=sum(known) if len(known) == len(totals) else None,
+    )
+
+
+def _whole_card(offer: WholeCardOffer, assessment: Assessment) -> Offer:
+    one, two = _alias_properties(offer.name)
+    if offer.numa_policy is not None:  # void for a guest without a NUMA topology
+        one, two = (*one, "hw:numa_nodes=1"), (*two, "hw:numa_nodes=1")
+    cards = [card for card in assessment.facts.whole_cards if card.address in offer.addresses]
+    return Offer(
+        name=offer.name,
+        title=f"whole card {offer.id}",
+        properties=one,
+        two_properties=two,
+        available=len(offer.addresses),
+        needs_uefi=any(map(_has_large_memory, cards)),
+        whole_card_id=offer.id,
+    )
+
+
+def _has_large_memory(whole_card: WholeCard) -> bool:
+    """Whether a card maps all of its memory, as Ampere and newer ones do."""
+    card = whole_card.card
+    return card is not None and card.gpu.is_ampere_or_newer
+
+
+def _alias_properties(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    prefix = f"pci_passthrough:alias={name}"
+    return (f"{prefix}:1",), (f"{prefix}:2",)
