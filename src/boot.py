@@ -12,14 +12,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from cards.guest_mdevs import record_guest_mdevs
-from cards.prepare import prepare_cards
-from cards.whole_cards import parse_passthrough, prepare_whole_cards, requested_devices
-from gpu.pci import Device
+from cards.prepare import prepare_cards, restore_guests
+from cards.whole_cards import (
+    PassthroughRequest,
+    parse_passthrough,
+    prepare_whole_cards,
+    whole_devices,
+)
 from gpu.problems import NEEDS_REBOOT, RETRIABLE, HostError, Problem
-from host.facts import gather
+from host.facts import HostReader, gather
 from state import boot_result, charm_state
 from state.charm_state import CharmState
 from system import commands
@@ -39,16 +44,16 @@ def main(root: Path, run: Runner) -> int:
     if state.paused:
         logger.info("nothing to do: paused")
         return 0
-    devices: tuple[Device, ...] = ()
+    requests: tuple[PassthroughRequest, ...] = ()
     problems: tuple[Problem, ...] = ()
     try:
         requests = parse_passthrough(state.requested_passthrough)
-        devices = requested_devices(requests)
         problems = prepare_whole_cards(root, run, requests, state.mapping.requested)
     except HostError as error:
         problems = (error.problem,)
+    host = HostReader(root, whole_devices(requests))
     try:
-        problems += _prepare(root, run, state, devices, is_boot=is_boot)
+        problems += _prepare(host, run, state, is_boot=is_boot)
     except HostError as error:
         problems = (*problems, error.problem)
     try:
@@ -57,9 +62,9 @@ def main(root: Path, run: Runner) -> int:
         problems = (*problems, error.problem)
     for problem in problems:
         logger.error("%s", problem)
-    facts = gather(root, devices)
-    obstacles = [card.obstacle for card in facts.cards if card.obstacle is not None]
-    obstacles += [card.obstacle for card in facts.whole_cards if card.obstacle is not None]
+    cards, whole_cards = host.facts.cards, host.facts.whole_cards
+    obstacles = [card.obstacle for card in cards if card.obstacle is not None]
+    obstacles += [card.obstacle for card in whole_cards if card.obstacle is not None]
     for obstacle in obstacles:
         logger.warning("left alone: %s", obstacle)
     if not (problems or obstacles):
@@ -68,36 +73,31 @@ def main(root: Path, run: Runner) -> int:
 
 
 def _prepare(
-    root: Path, run: Runner, state: CharmState, devices: tuple[Device, ...], *, is_boot: bool
+    host: HostReader, run: Runner, state: CharmState, *, is_boot: bool
 ) -> tuple[Problem, ...]:
-    """Apply the requested mapping, or the published one if that fails."""
+    """Apply the requested mapping, or the published one if that fails; then restore guests."""
     mapping, start = state.mapping, time.monotonic()
+    apply = partial(
+        prepare_cards,
+        host,
+        run,
+        report_in_placement=mapping.requested_report_in_placement or state.reported_in_placement,
+        is_boot=is_boot,
+    )
     # At a boot, what was offered must return; with nothing offered, nothing can be lost.
     is_new = mapping.is_new and (state.has_published or not is_boot)
-    in_placement = mapping.requested_report_in_placement or state.reported_in_placement
-    problems = prepare_cards(
-        root,
-        run,
+    problems = apply(
         mapping.requested,
-        passthrough=devices,
-        report_in_placement=in_placement,
         is_new_mapping=is_new,
         replaces_published=is_new and state.has_published,
-        is_boot=is_boot,
         budget=_NEW_BUDGET if is_new else _BUDGET,
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
-    if mapping.published and mapping.is_new and is_failed:
-        logger.info("the new mapping cannot be applied; returning to the previous one")
+    if is_failed and mapping.is_new and mapping.published and state.has_published:
+        logger.info("the new mapping cannot be applied; returning to the published one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)
-        problems += prepare_cards(
-            root,
-            run,
-            mapping.published,
-            passthrough=devices,
-            report_in_placement=in_placement,
-            budget=remaining,
-        )
+        problems += apply(mapping.published, budget=remaining)
+    problems += restore_guests(host)
     return tuple(dict.fromkeys(problems))
 
 

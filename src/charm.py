@@ -154,7 +154,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _on_relation_joined(self, _: ops.RelationEvent) -> None:
         state = charm_state.load(self.root)
-        self._report(state._replace(is_related=True, published_digest=""))
+        state = state._replace(is_related=True, published_digest="", preparation=Backoff())
+        self._report(state)
 
     def _on_relation_changed(self, event: ops.RelationChangedEvent) -> None:
         trigger = self.nova_vgpu.restart_trigger(event.relation)[:200]
@@ -266,7 +267,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self._set_output(event, result)
 
     def _on_show_plan(self, event: ops.ActionEvent) -> None:
-        from actions import dry_run, show_plan
+        from actions import dry_run, gpudirect, show_plan
         from actions.detailed_facts import gather_detailed
 
         state = charm_state.load(self.root)
@@ -286,7 +287,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         is_json = event.params.get("format") == "json"
         show = show_plan.plan_json if is_json else show_plan.plan_text
         published = self.nova_vgpu.published().sections
-        self._set_output(event, show(assessment, predicted, published, self.app.name))
+        advice = gpudirect.advice(self.root, self.run, facts.whole_cards)
+        self._set_output(event, show(assessment, predicted, published, self.app.name, advice))
 
     def _on_show_requests(self, event: ops.ActionEvent) -> None:
         from actions import show_requests
@@ -424,7 +426,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = assessment.state
         if state.published_digest:
             return assessment
-        has_published = bool(self.nova_vgpu.published().sections)
+        has_published = assessment.has_vgpus(self.nova_vgpu.published().sections)
         return assessment._replace(state=state._replace(has_published=has_published))
 
     def _publish(self, assessment: Assessment) -> Assessment:
@@ -436,14 +438,24 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if not state.is_related:
                 state = state._replace(published_digest="")
             elif self._digest(assessment) != state.published_digest:
-                published = self.nova_vgpu.published().sections
+                is_kept = assessment.keeps_vgpus or assessment.keeps_whole_cards
+                published = self.nova_vgpu.published().sections if is_kept else {}
                 if assessment.would_keep_nothing(published):
                     assessment = self._saved(assessment.with_nothing_to_keep())
+                assessment = self._with_publication(assessment)
                 state = self._publish_changes(assessment, published)
-            if state.is_related and not assessment.plan.problems and not assessment.keeps_vgpus:
-                state = state._replace(mapping=state.mapping.publish())
+            else:
+                state = self._with_publication(assessment).state
         self._assessment = self._saved(assessment._replace(state=state))
         return self._assessment
+
+    def _with_publication(self, assessment: Assessment) -> Assessment:
+        """Record the mapping that is published; what cannot be recorded is not published."""
+        mapping = assessment.state.mapping
+        if assessment.plan.problems or assessment.keeps_vgpus or not mapping.is_new:
+            return assessment
+        state = assessment.state._replace(mapping=mapping.publish())
+        return self._saved(assessment._replace(state=state))
 
     def _digest(self, assessment: Assessment) -> str:
         """Return a digest of what is published, and of what stays as it is published."""
@@ -466,7 +478,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         return assessment.state._replace(
             is_related=is_related,
             published_digest=self._digest(assessment) if is_published else "",
-            has_published=bool(sections),
+            has_published=assessment.has_vgpus(sections),
         )
 
     def _saved(self, assessment: Assessment) -> Assessment:

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Sequence
 
 from cards import nvidia_smi
 from gpu.card import Card, Framework, VgpuType
-from gpu.pci import Device
+from gpu.pci import NO_WHOLE_DEVICES, WholeDevices
 from host.facts import HostFacts, gather
 from system.commands import CommandError, Runner
 
@@ -19,7 +18,9 @@ __all__ = ["gather_detailed"]
 logger = logging.getLogger(__name__)
 
 
-def gather_detailed(root: Path, run: Runner, passthrough: Sequence[Device] = ()) -> HostFacts:
+def gather_detailed(
+    root: Path, run: Runner, passthrough: WholeDevices = NO_WHOLE_DEVICES
+) -> HostFacts:
     """Read a host as `gather` does, and add available instances and nvidia-smi's types.
 
     It reads hundreds of files and starts a program for each card.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 from actions.inventory import CardInventory, card_inventories
 from gpu.card import Framework
@@ -33,7 +33,8 @@ class Offer(NamedTuple):
         two_properties: the properties of a flavor that requests two; none if Nova cannot.
         available: how many this host has; None if that is unknown.
         needs_uefi: whether the memory of the card is too large for the default machine.
-        whole_card_id: vendor and device ID of a whole card; None for a vGPU.
+        whole_card_ids: vendor and device ID of a whole card, and of its network function; none
+            for a vGPU.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Offer(NamedTuple):
     two_properties: tuple[str, ...]
     available: int | None
     needs_uefi: bool = False
-    whole_card_id: PciId | None = None
+    whole_card_ids: tuple[PciId, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -62,9 +63,14 @@ def offers(assessment: Assessment) -> tuple[Offer, ...]:
     for inventory in inventories(assessment):
         by_type.setdefault(inventory.assignment, []).append(inventory)
     whole_cards = () if assessment.keeps_whole_cards else assessment.whole_cards.offers
+    nics = {offer.name: offer for offer in whole_cards if offer.is_nic}
     return (
         *(_vgpu(assignment, on_cards, assessment) for assignment, on_cards in by_type.items()),
-        *(_whole_card(offer, assessment) for offer in whole_cards),
+        *(
+            _whole_card(offer, nics.get(f"{offer.name}-nic"), assessment)
+            for offer in whole_cards
+            if not offer.is_nic
+        ),
     )
 
 
@@ -80,7 +86,7 @@ def _vgpu(assignment: Assignment, on_cards: list[CardInventory], assessment: Ass
     name = ((assignment.name or "").split() or [assignment.type_id])[-1]
     if assignment.framework is Framework.VENDOR_VFIO:
         requested = json.loads(alias(assignment, assessment.options))["name"]
-        one, two = _alias_properties(requested)
+        one, two = _alias_properties([requested], assignment.numa_policy)
     else:
         resource = assignment.resource_class or "VGPU"
         one, two = (f"resources:{resource}=1",), ()
@@ -96,19 +102,22 @@ def _vgpu(assignment: Assignment, on_cards: list[CardInventory], assessment: Ass
     )
 
 
-def _whole_card(offer: WholeCardOffer, assessment: Assessment) -> Offer:
-    one, two = _alias_properties(offer.name)
-    if offer.numa_policy is not None:  # void for a guest without a NUMA topology
-        one, two = (*one, "hw:numa_nodes=1"), (*two, "hw:numa_nodes=1")
+def _whole_card(
+    offer: WholeCardOffer, nic: WholeCardOffer | None, assessment: Assessment
+) -> Offer:
+    both = (offer,) if nic is None else (offer, nic)
+    one, two = _alias_properties([item.name for item in both], offer.numa_policy)
     cards = [card for card in assessment.facts.whole_cards if card.address in offer.addresses]
     return Offer(
         name=offer.name,
-        title=f"whole card {offer.id}",
+        title=" with network function ".join(
+            ["whole card " + str(offer.id), *(str(item.id) for item in both[1:])]
+        ),
         properties=one,
         two_properties=two,
         available=len(offer.addresses),
         needs_uefi=any(map(_has_large_memory, cards)),
-        whole_card_id=offer.id,
+        whole_card_ids=tuple(item.id for item in both),
     )
 
 
@@ -118,6 +127,17 @@ def _has_large_memory(whole_card: WholeCard) -> bool:
     return card is not None and card.gpu.is_ampere_or_newer
 
 
-def _alias_properties(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    prefix = f"pci_passthrough:alias={name}"
-    return (f"{prefix}:1",), (f"{prefix}:2",)
+def _alias_properties(
+    names: Sequence[str], numa_policy: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the properties that request one device of each alias, and two.
+
+    Nova ignores the policy of a guest that has no NUMA topology:
+    _filter_pools_for_numa_cells in nova/pci/stats.py.
+    """
+    topology = () if numa_policy is None else ("hw:numa_nodes=1",)
+    one, two = (
+        "pci_passthrough:alias=" + ",".join(f"{name}:{count}" for name in names)
+        for count in (1, 2)
+    )
+    return (one, *topology), (two, *topology)

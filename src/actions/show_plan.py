@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Mapping, Sequence
 
-from actions import whole_cards
+from actions import gpudirect, whole_cards
 from actions.inventory import CardInventory
 from actions.offers import inventories as inventories_of
 from actions.offers import offers, type_text
@@ -26,7 +26,13 @@ __all__ = ["plan_json", "plan_text"]
 Sections = Mapping[str, Sequence["tuple[str, str]"]]
 
 
-def plan_text(assessment: Assessment, predicted: Assessment, published: Sections, app: str) -> str:
+def plan_text(
+    assessment: Assessment,
+    predicted: Assessment,
+    published: Sections,
+    app: str,
+    advice: Sequence[str] = (),
+) -> str:
     """Return what the host has, what would be published, and why the rest is not.
 
     Args:
@@ -34,6 +40,7 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
         predicted: the state after the preparation of the cards; the same if there is none.
         published: the sections that the principal has now.
         app: the name of the application.
+        advice: what the operator should know about the hardware; see `gpudirect.advice`.
     """
     changes = _pending_changes(assessment)
     inventories = inventories_of(predicted)
@@ -45,18 +52,26 @@ def plan_text(assessment: Assessment, predicted: Assessment, published: Sections
         _host_text(assessment),
         _card_table(assessment.facts, inventories, "WILL OFFER" if changes else "OFFERS"),
         whole_cards.table(assessment),
+        gpudirect.distances(assessment),
         _list("Pending changes", changes),
         _nova_conf_text(predicted, published, bool(changes)),
         _block("Required on nova-cloud-controller", _controller_lines(predicted)),
         _block("Flavor properties", _flavor_lines(predicted)),
         _list("Problems", severe),
         _list("Notes", notes),
+        _list("Hardware", advice),
         _list("Requests for other hosts", requests),
     ]
     return truncate_to_result("\n\n".join(filter(None, blocks)))
 
 
-def plan_json(assessment: Assessment, predicted: Assessment, published: Sections, app: str) -> str:
+def plan_json(
+    assessment: Assessment,
+    predicted: Assessment,
+    published: Sections,
+    app: str,
+    advice: Sequence[str] = (),
+) -> str:
     """Return the same as JSON; `sections` and `cards` are those after the preparation."""
     facts, driver = assessment.facts, assessment.facts.driver
     inventories = inventories_of(predicted)
@@ -73,6 +88,7 @@ def plan_json(assessment: Assessment, predicted: Assessment, published: Sections
             "paused": assessment.is_paused,
             "cards": [_card_json(card, inventories) for card in facts.cards],
             "whole_cards": whole_cards.rows(assessment),
+            "hardware": list(advice),
             "pending_changes": _pending_changes(assessment),
             "keeps_published": predicted.keeps_vgpus or predicted.keeps_whole_cards,
             "sections": predicted.sections,

@@ -141,11 +141,11 @@ def _capv(assessment: Assessment) -> str:
 
 
 def _vsphere_machine(version: str, offer: Offer) -> str:
-    card = offer.whole_card_id
-    if card is None:
-        device = f"      - vGPUProfile: grid_{offer.name.lower()}\n"
-    else:
-        device = f"      - deviceId: {card.device}\n        vendorId: {card.vendor}\n"
+    devices = "".join(
+        f"      - deviceId: {pci_id.device}\n        vendorId: {pci_id.vendor}\n"
+        for pci_id in offer.whole_card_ids
+    )
+    profile = f"      - vGPUProfile: grid_{offer.name.lower()}\n"
     return (
         _machine_template("VSphereMachineTemplate", version, offer)
         + "      template: ${VSPHERE_TEMPLATE}\n"
@@ -161,7 +161,7 @@ def _vsphere_machine(version: str, offer: Offer) -> str:
         "        devices:\n"
         "        - networkName: ${VSPHERE_NETWORK}\n"
         "          dhcp4: true\n"
-        "      pciDevices:\n" + device
+        "      pciDevices:\n" + (devices or profile)
     )
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from actions.output import aligned
+from gpu.topology import distance
 from gpu.whole_card import WholeCard
 from status.assessment import Assessment
 
@@ -33,6 +34,11 @@ def rows(assessment: Assessment) -> list[dict[str, object]]:
             "iommu_group": card.function.iommu_group,
             "numa_node": card.function.numa_node,
             "device_type": card.function.device_type,
+            "distances": {
+                str(nic.address): distance(card.function, nic.function).name
+                for nic in assessment.facts.whole_cards
+                if nic.is_nic and not card.is_nic
+            },
             "companions": [str(companion.address) for companion in card.companions],
             "guests": list(card.guests),
             "alias": _alias(card, assessment),
@@ -67,9 +73,8 @@ def _state(card: WholeCard, assessment: Assessment) -> str:
 
 def _alias(card: WholeCard, assessment: Assessment) -> str | None:
     """Return the name under which a card is offered, or would be."""
-    names = (
-        request.name
-        for request in assessment.whole_cards.requests
-        if card.address in request.devices or card.function.id in request.devices
-    )
-    return next(names, None)
+    for request in assessment.whole_cards.requests:
+        devices = request.nics if card.is_nic else request.devices
+        if card.address in devices or card.function.id in devices:
+            return request.nic_name if card.is_nic else request.name
+    return None

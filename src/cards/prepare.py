@@ -13,12 +13,12 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import AbstractSet, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import AbstractSet, Callable, Dict, NamedTuple, Optional
 
 from cards import guest_mdevs, partitioning, type_assignment, virtual_functions
 from cards.type_assignment import PlanMaker
 from gpu.card import Card
-from gpu.pci import Device, PciAddress
+from gpu.pci import PciAddress
 from gpu.problems import (
     DRIVER_PENDING,
     GUEST_PENDING,
@@ -45,7 +45,7 @@ from state import driver_cache
 from system import systemd
 from system.commands import CommandError, Runner
 
-__all__ = ["prepare_cards"]
+__all__ = ["prepare_cards", "restore_guests"]
 
 # Preparation or guests should resolve these; they do not show whether the mapping is right.
 _PENDING = PREPARATION_PENDING | GUEST_PENDING
@@ -81,11 +81,10 @@ class _Run(NamedTuple):
 
 
 def prepare_cards(
-    root: Path,
+    host: HostReader,
     run: Runner,
     mapping: str,
     *,
-    passthrough: Sequence[Device] = (),
     report_in_placement: bool = False,
     is_new_mapping: bool = False,
     replaces_published: bool = False,
@@ -98,10 +97,9 @@ def prepare_cards(
     and a card that fails does not stop the others.
 
     Args:
-        root: the root of the host's file system.
+        host: the host; afterwards it has been read again.
         run: starts programs on the host.
         mapping: the value of the option vgpu-device-mappings.
-        passthrough: the devices that guests get as a whole, which are left alone.
         report_in_placement: whether functions are reported to placement.
         is_new_mapping: whether another mapping was applied before. Then cards that offer vGPUs
             are left alone until the others have shown that the mapping can be applied.
@@ -117,15 +115,26 @@ def prepare_cards(
     options = PciOptions(report_in_placement=report_in_placement)
     make_plan = functools.partial(_make_plan, _parse(mapping), options)
     delays = _BOOT_DELAYS if is_boot else ()
-    this = _Run(HostReader(root, passthrough), run, make_plan, time.monotonic() + budget, delays)
+    this = _Run(host, run, make_plan, time.monotonic() + budget, delays)
     problems = _run_passes(this, is_new_mapping, replaces_published)
-    this.host.read()  # guests may have started meanwhile
-    facts = this.host.facts
-    problems += _types_not_restored(facts)
+    host.read()  # guests may have started meanwhile
     if not any(problem.kind is ProblemKind.MAPPING_WITHHELD for problem in problems):
-        problems += _remaining_problems(make_plan(facts), problems, is_new_mapping)
-    problems += guest_mdevs.restore_guest_mdevs(root, facts.mdevs_to_restore)
+        problems += _remaining_problems(make_plan(host.facts), problems, is_new_mapping)
     return tuple(dict.fromkeys(problems))
+
+
+def restore_guests(host: HostReader) -> tuple[Problem, ...]:
+    """Recreate what defined guests lost at boot, once the cards are prepared.
+
+    Args:
+        host: the host as `prepare_cards` has left it.
+
+    Returns:
+        What could not be restored.
+    """
+    problems = _types_not_restored(host.facts)
+    problems += guest_mdevs.restore_guest_mdevs(host.root, host.facts.mdevs_to_restore)
+    return tuple(problems)
 
 
 def _parse(mapping: str) -> tuple[VgpuRequest, ...]:

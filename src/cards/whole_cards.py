@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Sequence
 
 from cards import vfio_binding, virtual_functions
-from gpu.pci import Device, PciAddress
+from gpu.pci import PciAddress
 from gpu.problems import HostError, Problem
 from gpu.whole_card import WholeCard
 from host import pci_functions
 from host.facts import gather
 from planning import mappings, passthrough
 from planning.mappings import VgpuRequest
-from planning.passthrough import PassthroughRequest
+from planning.passthrough import PassthroughRequest, whole_devices
 from planning.whole_cards import plan_whole_cards
 from state import bound_functions
 from system.commands import Runner
 
-__all__ = ["parse_passthrough", "prepare_whole_cards", "requested_devices"]
+__all__ = ["PassthroughRequest", "parse_passthrough", "prepare_whole_cards", "whole_devices"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def prepare_whole_cards(
         requests: the requests for whole cards.
         mapping: the mapping of vGPUs that is in force; a card in both is left alone.
     """
-    facts = gather(root, requested_devices(requests))
+    facts = gather(root, whole_devices(requests))
     plan = plan_whole_cards(
         tuple(requests), facts.whole_cards, _vgpu_requests(mapping), facts.functions_to_return
     )
@@ -64,11 +64,6 @@ def parse_passthrough(text: str) -> tuple[PassthroughRequest, ...]:
     if data is not None:  # the charm has validated it, but its file may be damaged
         passthrough.OPTION.check(data)
     return passthrough.requests(data)
-
-
-def requested_devices(requests: Sequence[PassthroughRequest]) -> tuple[Device, ...]:
-    """Return the devices of all requests."""
-    return tuple(device for request in requests for device in request.devices)
 
 
 def _vgpu_requests(mapping: str) -> tuple[VgpuRequest, ...]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator
 
 from driver import kept_package, nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
-from gpu.pci import Device
+from gpu.pci import NO_WHOLE_DEVICES, WholeDevices
 from gpu.problems import HostError, Problem, ProblemKind
 from host import driver_state, libvirt_guests
 from host.driver_state import DAEMON
@@ -42,7 +42,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def refresh_detection(root: Path, run: Runner, passthrough: Sequence[Device] = ()) -> HostFacts:
+def refresh_detection(
+    root: Path, run: Runner, passthrough: WholeDevices = NO_WHOLE_DEVICES
+) -> HostFacts:
     """Read the host again, without what the driver answered earlier, and compare it with lspci.
 
     lspci is installed only on a host that has a card for vGPUs.

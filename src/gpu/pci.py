@@ -9,12 +9,15 @@ from typing import NamedTuple, Union
 
 __all__ = [
     "NOVA_MAX_DOMAIN",
+    "NO_WHOLE_DEVICES",
+    "NVSWITCH_CLASS",
     "VFIO_PCI",
     "Device",
     "Gpu",
     "PciAddress",
     "PciFunction",
     "PciId",
+    "WholeDevices",
 ]
 
 # Nova refuses to start with a larger domain, as devices behind Intel VMD have: MAX_DOMAIN in
@@ -24,7 +27,9 @@ NOVA_MAX_DOMAIN = 0xFFFF
 # The driver through which guests get complete functions, https://docs.kernel.org/driver-api/vfio.html
 VFIO_PCI = "vfio-pci"
 
-_NETWORK, _BRIDGE, _NVSWITCH = 0x02, 0x06, 0x0680  # https://pci-ids.ucw.cz/read/PD
+# Classes, https://pci-ids.ucw.cz/read/PD
+NVSWITCH_CLASS = 0x0680
+_NETWORK, _BRIDGE = 0x02, 0x06
 
 _ADDRESS = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.ASCII | re.IGNORECASE
@@ -91,6 +96,26 @@ class PciId(NamedTuple):
 Device = Union[PciAddress, PciId]  # as the options name them
 
 
+class WholeDevices(NamedTuple):
+    """The devices that guests are to get as a whole.
+
+    Attributes:
+        cards: GPUs and other devices.
+        nics: network functions.
+    """
+
+    cards: tuple[Device, ...] = ()
+    nics: tuple[Device, ...] = ()
+
+    @property
+    def all(self) -> tuple[Device, ...]:
+        """All of them."""
+        return (*self.cards, *self.nics)
+
+
+NO_WHOLE_DEVICES = WholeDevices()
+
+
 class PciFunction(NamedTuple):
     """A PCI function of any kind; each field is a file in /sys/bus/pci/devices/ADDRESS."""
 
@@ -103,6 +128,7 @@ class PciFunction(NamedTuple):
     total_vfs: int = 0  # sriov_totalvfs; 0: it has no SR-IOV
     enabled_vfs: int = 0  # sriov_numvfs
     physical_function: PciAddress | None = None  # physfn, a link; None: it is not a virtual one
+    bridges: tuple[str, ...] = ()  # root complex and bridges above it, from its place in sysfs
 
     @property
     def device_type(self) -> str:
@@ -123,7 +149,7 @@ class PciFunction(NamedTuple):
     @property
     def is_bridge(self) -> bool:
         """Whether it is a bridge, which no guest can have; an NVSwitch is not one of them."""
-        return self.pci_class >> 8 == _BRIDGE and self.pci_class != _NVSWITCH
+        return self.pci_class >> 8 == _BRIDGE and self.pci_class != NVSWITCH_CLASS
 
     @property
     def has_vfio(self) -> bool:

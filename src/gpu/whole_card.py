@@ -22,6 +22,7 @@ class WholeCard(NamedTuple):
             guest can have the card while one of them has another driver.
         card: the same as a GPU that offers vGPUs; None if it is not one of NVIDIA's GPUs.
         guests: the guests that are defined with it, running or not.
+        is_nic: whether it is requested as a network function beside cards (GPUDirect).
         obstacle: why it cannot be given away, by what the host shows; see `host.whole_cards`.
     """
 
@@ -29,6 +30,7 @@ class WholeCard(NamedTuple):
     companions: tuple[PciFunction, ...] = ()
     card: Card | None = None
     guests: tuple[str, ...] = ()
+    is_nic: bool = False
     obstacle: Problem | None = None
 
     @property

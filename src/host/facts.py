@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence
+from typing import Mapping, NamedTuple
 
 from gpu.card import Card, VgpuType
-from gpu.pci import Device, Gpu, PciAddress
+from gpu.pci import NO_WHOLE_DEVICES, Gpu, PciAddress, WholeDevices
 from gpu.whole_card import WholeCard
 from host import (
     driver_state,
@@ -77,7 +77,7 @@ class HostFacts(NamedTuple):
     lost_types: tuple[tuple[PciAddress, str], ...] = ()
     vgpus_on_unreadable_cards: tuple[str, ...] = ()
     is_container: bool = False
-    passthrough: tuple[Device, ...] = ()
+    passthrough: WholeDevices = NO_WHOLE_DEVICES
     whole_cards: tuple[WholeCard, ...] = ()
     functions_to_return: tuple[PciAddress, ...] = ()
     operator_pci_options: tuple[tuple[str, str], ...] = ()
@@ -145,7 +145,9 @@ class HostFacts(NamedTuple):
         return libvirt >= (10, 0, 0) and qemu >= (8, 2, 2)
 
 
-def gather(root: Path, passthrough: Sequence[Device] = (), *, count: bool = False) -> HostFacts:
+def gather(
+    root: Path, passthrough: WholeDevices = NO_WHOLE_DEVICES, *, count: bool = False
+) -> HostFacts:
     """Read a host.
 
     Args:
@@ -161,7 +163,7 @@ def gather(root: Path, passthrough: Sequence[Device] = (), *, count: bool = Fals
     lost_mdevs = guest_vgpus.lost_mdevs(root, cards)
     lost_types = guest_vgpus.lost_types(root, cards)
     cards = guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types)
-    guests = libvirt_guests.defined_functions(root) if passthrough else {}
+    guests = libvirt_guests.defined_functions(root) if passthrough.cards else {}
     whole_cards = read_whole_cards(root, passthrough, cards, guests)
     given_away = {item.address for item in whole_cards if not item.has_vgpus}
     return HostFacts(
@@ -180,7 +182,7 @@ def gather(root: Path, passthrough: Sequence[Device] = (), *, count: bool = Fals
             root, cards, scan.unreadable
         ),
         is_container=(root / _CONTAINER).exists(),
-        passthrough=tuple(passthrough),
+        passthrough=passthrough,
         whole_cards=whole_cards,
         functions_to_return=functions_to_return(root, passthrough),
         operator_pci_options=principal_config.pci_options(root) if whole_cards else (),
@@ -198,7 +200,7 @@ class HostReader:
         facts: the host as it was last read.
     """
 
-    def __init__(self, root: Path, passthrough: Sequence[Device] = ()) -> None:
+    def __init__(self, root: Path, passthrough: WholeDevices = NO_WHOLE_DEVICES) -> None:
         self.root = root
         self.passthrough = passthrough
         self.facts = gather(root, passthrough)
@@ -229,7 +231,7 @@ def _read_cards(
     root: Path,
     scanned: tuple[Gpu, ...],
     driver: DriverState,
-    passthrough: Sequence[Device],
+    passthrough: WholeDevices,
     *,
     count: bool,
 ) -> tuple[Card, ...]:

@@ -16,7 +16,7 @@ from host.gpus import GPU_CLASSES, NVIDIA, is_virtual_function
 from system import sysfs
 from system.commands import CommandError, Runner
 
-__all__ = ["compare", "is_installed"]
+__all__ = ["capabilities", "compare", "is_installed"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,3 +52,13 @@ def _list_gpus(root: Path, run: Runner) -> list[PciAddress]:
     return [
         address for address in addresses if not is_virtual_function(sysfs.device(root, address))
     ]
+
+
+def capabilities(run: Runner) -> dict[str, str]:
+    """Return what lspci shows of each function's configuration space, by address.
+
+    Raises:
+        CommandError: lspci is missing or fails.
+    """
+    blocks = run("lspci", "-Dvvv").stdout.split("\n\n")
+    return {block.split(maxsplit=1)[0]: block for block in blocks if block.strip()}

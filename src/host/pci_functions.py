@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 from typing import Iterable
 
-from gpu.pci import Device, PciAddress, PciFunction, PciId
+from gpu.pci import NVSWITCH_CLASS, Device, PciAddress, PciFunction, PciId
 from system import sysfs
 from system.text import one_line
 
-__all__ = ["group_members", "read", "select"]
+__all__ = ["group_members", "nvswitches", "read", "select"]
 
 
 def select(root: Path, devices: Iterable[Device]) -> tuple[PciFunction, ...]:
@@ -49,6 +49,7 @@ def read(root: Path, address: PciAddress) -> PciFunction | None:
         total_vfs=sysfs.read_number(os.path.join(folder, "sriov_totalvfs")) or 0,
         enabled_vfs=sysfs.read_number(os.path.join(folder, "sriov_numvfs")) or 0,
         physical_function=_linked_address(folder, "physfn"),
+        bridges=_bridges(folder),
     )
 
 
@@ -65,6 +66,26 @@ def group_members(root: Path, function: PciFunction) -> tuple[PciFunction, ...]:
         for member in members
         if member and member.address != function.address and not member.is_bridge
     )
+
+
+def nvswitches(root: Path) -> tuple[PciAddress, ...]:
+    """Return NVIDIA's NVSwitches, which connect the cards of an HGX board."""
+    found = []
+    for name in sysfs.names(root / sysfs.PCI_DEVICES):
+        folder = os.path.join(root, sysfs.PCI_DEVICES, name)
+        address = _address(name)
+        if address is not None and sysfs.read(os.path.join(folder, "vendor")) == "0x10de":
+            pci_class = _hexadecimal(os.path.join(folder, "class"))
+            if pci_class is not None and pci_class >> 8 == NVSWITCH_CLASS:
+                found.append(address)
+    return tuple(sorted(found))
+
+
+def _bridges(folder: str) -> tuple[str, ...]:
+    """Return the parts of the place of a function from its root complex to the last bridge."""
+    parts = os.path.realpath(folder).split(os.sep)[:-1]
+    roots = [number for number, part in enumerate(parts) if part.startswith("pci")]
+    return tuple(parts[roots[-1] :]) if roots else ()
 
 
 def _with_ids(root: Path, ids: set[PciId]) -> list[PciAddress]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from gpu.card import Card
-from gpu.pci import NOVA_MAX_DOMAIN, VFIO_PCI, Device, PciAddress, PciFunction
+from gpu.pci import NOVA_MAX_DOMAIN, VFIO_PCI, PciAddress, PciFunction, WholeDevices
 from gpu.problems import Problem, ProblemKind
 from gpu.whole_card import WholeCard
 from host import libvirt_guests, obstacles, own_use, pci_functions
@@ -27,11 +27,11 @@ _HARMLESS = (None, VFIO_PCI, "pci-stub")
 
 def read(
     root: Path,
-    devices: Iterable[Device],
+    devices: WholeDevices,
     cards: Iterable[Card],
     guests: Mapping[PciAddress, str],
 ) -> tuple[WholeCard, ...]:
-    """Read the functions that some devices mean.
+    """Read the functions that some devices mean, network functions included.
 
     Args:
         root: the root of the host's file system.
@@ -40,15 +40,20 @@ def read(
         guests: the PCI functions that guests are defined with, and the guests.
     """
     by_address = {card.address: card for card in cards}
-    functions = pci_functions.select(root, devices)
+    functions = pci_functions.select(root, devices.all)
     requested = {function.address for function in functions}
-    return tuple(
-        _read(root, function, requested, by_address.get(function.address), guests)
-        for function in functions
-    )
+    whole_cards = []
+    for function in functions:
+        whole_card = WholeCard(
+            function=function,
+            card=by_address.get(function.address),
+            is_nic=function.address in devices.nics or function.id in devices.nics,
+        )
+        whole_cards.append(_with_evidence(root, whole_card, requested, guests))
+    return tuple(whole_cards)
 
 
-def functions_to_return(root: Path, devices: Iterable[Device]) -> tuple[PciAddress, ...]:
+def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, ...]:
     """Return the functions that the charm has bound to vfio-pci and nobody requests any more.
 
     Not those of guests, nor those of a board of which another function is requested. A function
@@ -61,7 +66,7 @@ def functions_to_return(root: Path, devices: Iterable[Device]) -> tuple[PciAddre
     bound = bound_functions.load(root)
     if not bound:
         return ()
-    requested = [function.address for function in pci_functions.select(root, devices)]
+    requested = [function.address for function in pci_functions.select(root, devices.all)]
     guests = libvirt_guests.defined_functions(root)
     return tuple(
         address
@@ -70,25 +75,23 @@ def functions_to_return(root: Path, devices: Iterable[Device]) -> tuple[PciAddre
     )
 
 
-def _read(
+def _with_evidence(
     root: Path,
-    function: PciFunction,
+    whole_card: WholeCard,
     requested: set[PciAddress],
-    card: Card | None,
     guests: Mapping[PciAddress, str],
 ) -> WholeCard:
+    """Add the other functions of the board, the guests, and why it cannot be given away."""
+    function = whole_card.function
     group = pci_functions.group_members(root, function)
     board = [other for other in group if other.address.is_on_board_of(function.address)]
     others = [other for other in group if other not in board and other.address not in requested]
     addresses = {member.address for member in (function, *board)}
-    whole_card = WholeCard(
-        function=function,
+    whole_card = whole_card._replace(
         companions=tuple(other for other in board if other.address not in requested),
-        card=card,
         guests=tuple(sorted({guests[address] for address in addresses & guests.keys()})),
     )
-    obstacle = next(_obstacles(root, whole_card, others), None)
-    return whole_card._replace(obstacle=obstacle)
+    return whole_card._replace(obstacle=next(_obstacles(root, whole_card, others), None))
 
 
 def _obstacles(
@@ -96,7 +99,7 @@ def _obstacles(
 ) -> Iterator[Problem]:
     """Return why a function cannot be given away; others are those of its IOMMU group."""
     function, address = whole_card.function, whole_card.address
-    yield from _unsuitable(function)
+    yield from _unsuitable(whole_card)
     if whole_card.has_vgpus:
         yield Problem(ProblemKind.VGPUS_ON_CARD, address)
     if function.iommu_group is None:
@@ -110,8 +113,9 @@ def _obstacles(
         yield from _obstacles_to_binding(root, member)
 
 
-def _unsuitable(function: PciFunction) -> Iterator[Problem]:
-    """Return why a function is of a kind that cannot be given away by this option."""
+def _unsuitable(whole_card: WholeCard) -> Iterator[Problem]:
+    """Return why a function is of a kind that cannot be given away in this way."""
+    function = whole_card.function
     address, is_virtual = function.address, function.physical_function is not None
     if address.domain > NOVA_MAX_DOMAIN:
         yield Problem(ProblemKind.PCI_DOMAIN_UNSUPPORTED, address)
@@ -119,8 +123,10 @@ def _unsuitable(function: PciFunction) -> Iterator[Problem]:
         yield Problem(ProblemKind.NOT_ASSIGNABLE, address, what="a bridge")
     if is_virtual and function.pci_class in GPU_CLASSES:
         yield Problem(ProblemKind.NOT_ASSIGNABLE, address, what="a virtual function of a GPU")
-    if function.is_network:
+    if function.is_network and not whole_card.is_nic:
         yield Problem(ProblemKind.NETWORK_FUNCTION, address)
+    if whole_card.is_nic and not function.is_network:
+        yield Problem(ProblemKind.NOT_NETWORK_FUNCTION, address)
 
 
 def _obstacles_to_binding(root: Path, function: PciFunction) -> Iterator[Problem]:

@@ -208,6 +208,9 @@ def _unsupported_options(
 ) -> Iterator[Problem]:
     """Find the options of one type that the installed Nova does not support."""
     installed = str(nova)
+    if assignment.numa_policy is not None:
+        vgpu_type = assignment.name or assignment.type_id
+        yield Problem(ProblemKind.NUMA_UNSUPPORTED, vgpu_type=vgpu_type)
     if assignment.resource_class is not None:
         option = "resource-class"
         if not nova.supports_mdev_class:

@@ -118,6 +118,8 @@ def alias(assignment: Assignment, options: PciOptions) -> str:
     if assignment.function_id is not None:
         fields["vendor_id"] = f"{assignment.function_id.vendor:04x}"
         fields["product_id"] = f"{assignment.function_id.device:04x}"
+    if assignment.numa_policy is not None:
+        fields["numa_policy"] = assignment.numa_policy
     if options.report_in_placement:
         fields["resource_class"] = _resource_class(assignment)
     if options.live_migratable:

@@ -32,6 +32,7 @@ class VgpuRequest(NamedTuple):
         devices: in the order written, without duplicates.
         max_instances: the limit on each host; None for as many as fit.
         resource_class: the class in placement; None for Nova's default, VGPU.
+        numa_policy: Nova's numa_policy for virtual functions; None for its default.
         is_plain: whether it can be published on any host as it is written: an ID and a list of
             addresses, nothing else.
     """
@@ -40,6 +41,7 @@ class VgpuRequest(NamedTuple):
     devices: tuple[Device, ...]
     max_instances: int | None = None
     resource_class: str | None = None
+    numa_policy: str | None = None
     is_plain: bool = False
 
 
@@ -63,6 +65,7 @@ def requests(data: Any) -> tuple[VgpuRequest, ...]:
                 devices=devices,
                 max_instances=None if limit is None else int(limit),
                 resource_class=options.get("resource-class"),
+                numa_policy=options.get("numa-policy"),
                 is_plain=is_plain and _PLAIN_TYPE_ID.fullmatch(vgpu_type) is not None,
             )
         )

@@ -28,6 +28,7 @@ class Assignment(NamedTuple):
         name: NVIDIA's name for it, if this host knows it.
         max_instances: the limit on this host.
         resource_class: the class in placement; None for Nova's default, VGPU.
+        numa_policy: Nova's numa_policy (vendor VFIO); None for its default.
         framework: how it is published to Nova.
         function_id: vendor and device ID of its virtual functions (vendor VFIO).
     """
@@ -38,6 +39,7 @@ class Assignment(NamedTuple):
     name: str | None = None
     max_instances: int | None = None
     resource_class: str | None = None
+    numa_policy: str | None = None
     framework: Framework = Framework.MDEV
     function_id: PciId | None = None
 
@@ -248,6 +250,7 @@ def _resolve(card_request: CardRequest) -> Assignment | Problem | None:
         name=vgpu_type.name if vgpu_type else None,
         max_instances=request.max_instances,
         resource_class=request.resource_class,
+        numa_policy=request.numa_policy,
         framework=card.framework or Framework.MDEV,
         function_id=card.function_id,
     )

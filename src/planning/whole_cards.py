@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Iterator, NamedTuple
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple
 
-from gpu.pci import PciAddress, PciId
+from gpu.pci import Device, PciAddress, PciId
 from gpu.problems import Problem, ProblemKind
+from gpu.topology import Distance, distance
 from gpu.whole_card import WholeCard
 from planning import passthrough
 from planning.card_requests import match_cards
 from planning.mappings import VgpuRequest
 from planning.passthrough import PassthroughRequest
 
-__all__ = ["WholeCardOffer", "WholeCardPlan", "plan_whole_cards"]
+__all__ = ["WholeCardOffer", "WholeCardPlan", "nics_near", "plan_whole_cards"]
 
 
 class WholeCardOffer(NamedTuple):
@@ -27,6 +28,7 @@ class WholeCardOffer(NamedTuple):
         addresses: the cards.
         numa_policy: Nova's numa_policy; None for its default.
         resource_class: the requested class in placement; None if none was requested.
+        is_nic: whether they are network functions beside cards.
     """
 
     name: str
@@ -35,6 +37,7 @@ class WholeCardOffer(NamedTuple):
     addresses: tuple[PciAddress, ...]
     numa_policy: str | None = None
     resource_class: str | None = None
+    is_nic: bool = False
 
 
 class WholeCardPlan(NamedTuple):
@@ -95,72 +98,126 @@ def plan_whole_cards(
         to_return: the functions that no request selects any more; see `HostFacts`.
     """
     selected = {request: _select(request, whole_cards) for request in requests}
+    usable = [item for request in requests for item in _usable(request, selected[request])]
     plan = WholeCardPlan(
-        requests=tuple(request for request in requests if selected[request]),
+        requests=tuple(request for request in requests if selected[request].cards),
         offers=_offers(selected, lambda card: card.is_ready),
         later_offers=_offers(selected, lambda card: card.obstacle is None),
-        notes=tuple(filter(None, map(_reason_not_offered, whole_cards))),
+        notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
         to_bind=tuple(
-            card.address for card in whole_cards if card.obstacle is None and not card.is_ready
+            card.address for card in whole_cards if card in usable and not card.is_ready
         ),
         to_return=to_return,
-        for_other_hosts=tuple(request for request in requests if not selected[request]),
+        for_other_hosts=tuple(request for request in requests if not selected[request].cards),
     )
     return plan.with_problems([*_named_twice(selected), *_in_both(selected, vgpu_requests)])
 
 
-def _select(
-    request: PassthroughRequest, whole_cards: tuple[WholeCard, ...]
+class _Selection(NamedTuple):
+    """The devices of this host that a request selects."""
+
+    cards: tuple[WholeCard, ...]
+    nics: tuple[WholeCard, ...]
+
+
+_Selected = Dict[PassthroughRequest, _Selection]
+
+
+def _select(request: PassthroughRequest, whole_cards: tuple[WholeCard, ...]) -> _Selection:
+    def matching(devices: tuple[Device, ...], *, are_nics: bool) -> tuple[WholeCard, ...]:
+        return tuple(
+            item
+            for item in whole_cards
+            if item.is_nic is are_nics
+            if item.address in devices or item.function.id in devices
+        )
+
+    cards = matching(request.devices, are_nics=False)
+    return _Selection(cards, matching(request.nics, are_nics=True))
+
+
+def nics_near(
+    card: WholeCard, nics: Iterable[WholeCard], limit: Distance
 ) -> tuple[WholeCard, ...]:
+    """Return the network functions that are near enough to a card and can be given away."""
     return tuple(
-        card
-        for card in whole_cards
-        if card.address in request.devices or card.function.id in request.devices
+        nic
+        for nic in nics
+        if nic.obstacle is None and distance(card.function, nic.function) <= limit
     )
 
 
+def _usable(request: PassthroughRequest, selection: _Selection) -> tuple[WholeCard, ...]:
+    """Return the cards that can be given away, and the network functions near to them."""
+    cards = [card for card in selection.cards if card.obstacle is None]
+    if not request.nics:
+        return tuple(cards)
+    near = {card: nics_near(card, selection.nics, request.nic_distance) for card in cards}
+    nics = dict.fromkeys(nic for card in cards for nic in near[card])
+    return (*(card for card in cards if near[card]), *nics)
+
+
 def _offers(
-    selected: dict[PassthroughRequest, tuple[WholeCard, ...]],
-    is_offered: Callable[[WholeCard], bool],
+    selected: _Selected, is_offered: Callable[[WholeCard], bool]
 ) -> tuple[WholeCardOffer, ...]:
     return tuple(
         offer
-        for request, cards in selected.items()
-        for offer in _offers_of(request, filter(is_offered, cards))
+        for request, selection in selected.items()
+        for offer in _offers_of(request, filter(is_offered, _usable(request, selection)))
     )
 
 
 def _offers_of(
-    request: PassthroughRequest, cards: Iterable[WholeCard]
+    request: PassthroughRequest, devices: Iterable[WholeCard]
 ) -> Iterator[WholeCardOffer]:
-    """Return the cards of a request, by model and type: one alias for each."""
-    models: dict[tuple[PciId, str], list[PciAddress]] = {}
-    for card in cards:
-        model = (card.function.id, card.function.device_type)
-        models.setdefault(model, []).append(card.address)
-    for (pci_id, device_type), addresses in models.items():
+    """Return the devices of a request, by model and type: one alias for each."""
+    models: dict[tuple[bool, PciId, str], list[PciAddress]] = {}
+    for item in devices:
+        model = (item.is_nic, item.function.id, item.function.device_type)
+        models.setdefault(model, []).append(item.address)
+    for (is_nic, pci_id, device_type), addresses in models.items():
         yield WholeCardOffer(
-            name=request.name,
+            name=request.nic_name if is_nic else request.name,
             id=pci_id,
             device_type=device_type,
             addresses=tuple(addresses),
             numa_policy=request.numa_policy,
-            resource_class=request.resource_class,
+            resource_class=None if is_nic else request.resource_class,
+            is_nic=is_nic,
         )
 
 
-def _reason_not_offered(card: WholeCard) -> Problem | None:
-    if card.obstacle is not None or card.is_ready:
-        return card.obstacle
-    return Problem(ProblemKind.BINDING_PENDING, card.address)
+def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[Problem]:
+    """Return why single devices are not offered."""
+    for item in whole_cards:
+        if item.obstacle is not None:
+            yield item.obstacle
+    for request, selection in selected.items():
+        usable = _usable(request, selection)
+        for item in usable:
+            if not item.is_ready:
+                yield Problem(ProblemKind.BINDING_PENDING, item.address)
+        for card in selection.cards if request.nics else ():
+            if card.obstacle is None and card not in usable:
+                yield _too_far(card, request, selection.nics)
 
 
-def _named_twice(
-    selected: dict[PassthroughRequest, tuple[WholeCard, ...]],
-) -> Iterator[Problem]:
+def _too_far(card: WholeCard, request: PassthroughRequest, nics: tuple[WholeCard, ...]) -> Problem:
+    distances = sorted((distance(card.function, nic.function), nic.address) for nic in nics)
+    nearest = f"{distances[0][1]} ({distances[0][0].name})" if distances else "none on this host"
+    return Problem(
+        ProblemKind.NIC_TOO_FAR,
+        card.address,
+        name=request.name,
+        limit=request.nic_distance.name,
+        nearest=nearest,
+    )
+
+
+def _named_twice(selected: _Selected) -> Iterator[Problem]:
     owners: dict[PciAddress, str] = {}
-    for request, cards in selected.items():
-        for card in cards:
+    for request, selection in selected.items():
+        for card in (*selection.cards, *selection.nics):
             first = owners.setdefault(card.address, request.name)
             if first != request.name:
                 yield Problem(
@@ -172,13 +229,10 @@ def _named_twice(
                 )
 
 
-def _in_both(
-    selected: dict[PassthroughRequest, tuple[WholeCard, ...]],
-    vgpu_requests: tuple[VgpuRequest, ...],
-) -> Iterator[Problem]:
+def _in_both(selected: _Selected, vgpu_requests: tuple[VgpuRequest, ...]) -> Iterator[Problem]:
     """Find cards that are to be divided and to be given away whole."""
-    for request, cards in selected.items():
-        gpus = tuple(card.card for card in cards if card.card is not None)
+    for request, selection in selected.items():
+        gpus = tuple(card.card for card in selection.cards if card.card is not None)
         for vgpu_request in vgpu_requests:
             for match in match_cards(vgpu_request, gpus):
                 yield Problem(

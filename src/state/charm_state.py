@@ -22,6 +22,7 @@ from system.files import ensure_contents, read_json
 __all__ = ["CharmState", "load", "save"]
 
 _PATH = KEPT / "state.json"
+_COPY = KEPT / "state-copy.json"  # read only if the other one is damaged
 _IN_PLACEMENT_TEXT = "This compute node reports PCI devices to placement permanently.\n"
 
 logger = logging.getLogger(__name__)
@@ -89,10 +90,11 @@ class CharmState(NamedTuple):
 
 
 def load(root: Path) -> CharmState:
-    """Read the state; a missing or damaged file is an empty state."""
+    """Read the state; without a readable file it is empty."""
     data = read_json(root / _PATH)
     if not data and (root / _PATH).exists():
-        logger.warning("%s is damaged, starting with an empty state", root / _PATH)
+        logger.warning("%s is damaged; reading the copy", root / _PATH)
+        data = read_json(root / _COPY)
     state = CharmState(**_fields(CharmState._field_defaults, data))
     in_placement = state.reported_in_placement or (root / IN_PLACEMENT).exists()
     return state._replace(reported_in_placement=in_placement)
@@ -109,6 +111,7 @@ def save(root: Path, state: CharmState) -> None:
     data = _merged(read_json(root / _PATH), state._asdict())
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
     ensure_contents(root / _PATH, text, mode=0o600)
+    ensure_contents(root / _COPY, text, mode=0o600)
 
 
 def _merged(before: object, fields: dict[str, Any]) -> dict[str, Any]:

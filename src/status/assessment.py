@@ -95,11 +95,12 @@ class Assessment(NamedTuple):
     def with_unwritable_state(self, problem: Problem) -> Assessment:
         """Return the assessment if the charm's state cannot be saved.
 
-        What Nova is offered stays as it is if it depends on the state.
+        What Nova is offered stays as it is, since a boot restores what the state says.
         """
         problems = tuple(dict.fromkeys((problem, *self.problems)))
-        keeps = self.plan.keeps_published or self.state.reported_in_placement
-        return self._replace(problems=problems, plan=self.plan._replace(keeps_published=keeps))
+        state, plan = self.state, self.plan
+        keeps = plan.keeps_published or state.has_published or state.reported_in_placement
+        return self._replace(problems=problems, plan=plan._replace(keeps_published=keeps))
 
     def with_nothing_to_keep(self) -> Assessment:
         """Return the assessment if what is published was to stay, but nothing is published.
@@ -195,6 +196,11 @@ class Assessment(NamedTuple):
             keeps_whole_cards=self.keeps_whole_cards,
         )
 
+    @staticmethod
+    def has_vgpus(published: nova_conf.Sections) -> bool:
+        """Whether vGPUs are published."""
+        return nova_conf.has_vgpus(published)
+
     def would_keep_nothing(self, published: nova_conf.Sections) -> bool:
         """Whether vGPUs stay for guests, or for Nova, but none are published."""
         plan = self.plan
@@ -235,7 +241,7 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
     if is_pending or facts.has_vgpus_to_restore:
         failures = boot_result.failures(root)
         problems += [failure for failure in failures if not _is_explained(failure, plan)]
-        plan = _without_failed_cards(plan, facts, failures)
+        plan = _without_failed_cards(plan, facts, failures, state)
         whole_cards = whole_cards.without_notes_on(failure.address for failure in failures)
     if facts.unreadable_devices and inputs.vgpus:
         problems.append(Problem(ProblemKind.CARD_UNREADABLE, facts.unreadable_devices[0]))
@@ -314,17 +320,20 @@ def _why_withheld(plan: Plan, facts: HostFacts) -> list[Problem]:
     return [Problem(ProblemKind.MAPPING_WITHHELD, card.address) for card in cards[:1]]
 
 
-def _without_failed_cards(plan: Plan, facts: HostFacts, failures: tuple[Problem, ...]) -> Plan:
+def _without_failed_cards(
+    plan: Plan, facts: HostFacts, failures: tuple[Problem, ...], state: CharmState
+) -> Plan:
     """Offer what the other cards have if the preparation of one has failed.
 
     What the others have may have changed, and Nova must not be left with what they had before.
-    Not if guests have vGPUs of the failed card: what is published stays for them, and the boot
-    service does not change the other cards either.
+    Not if guests have vGPUs of the failed card, and something is published: that stays for them,
+    and the boot service does not change the other cards either.
     """
     if any(failure.kind is ProblemKind.MAPPING_WITHHELD for failure in failures):
         return plan  # the last run has tried nothing of this mapping
     failed = {problem.address for problem in failures}
-    failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
+    if state.has_published:
+        failed.difference_update(card.address for card in facts.cards if card.guest_vgpus)
     excluded = [
         problem
         for problem in plan.problems

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping, NamedTuple, TypeVar
 
-from gpu.pci import Device
+from gpu.pci import WholeDevices
 from gpu.problems import HostError, Problem
 from host.facts import HostFacts
 from nova_compute.nova_conf import PciOptions
@@ -51,9 +51,9 @@ class Inputs(NamedTuple):
         return tuple(filter(None, (self.mapping_problem, self.passthrough_problem)))
 
     @property
-    def whole_devices(self) -> tuple[Device, ...]:
+    def whole_devices(self) -> WholeDevices:
         """The devices that guests are to get as a whole."""
-        return tuple(device for request in self.whole_cards for device in request.devices)
+        return passthrough.whole_devices(self.whole_cards)
 
     @classmethod
     def read(cls, config: Mapping[str, object], state: CharmState) -> tuple[Inputs, CharmState]:

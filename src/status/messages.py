@@ -238,9 +238,17 @@ MESSAGES: dict[ProblemKind, Message] = {
         "No guest can have it by this option, which is for complete devices.",
     ),
     ProblemKind.NETWORK_FUNCTION: _blocked(
-        "{address} is a network function; remove it from passthrough-devices",
-        "The option gives away GPUs and other cards. For network functions, use the options of "
-        "nova-compute and neutron.",
+        "{address} is a network function; list it under nics of a card",
+        "passthrough-devices gives network functions away only beside cards, for GPUDirect.",
+    ),
+    ProblemKind.NOT_NETWORK_FUNCTION: _blocked(
+        "{address} is not a network function; list it under devices",
+        "Under nics, passthrough-devices takes network functions only.",
+    ),
+    ProblemKind.NIC_TOO_FAR: _blocked(
+        "{address} has no NIC of {name} within {limit}; nearest: {nearest}",
+        "A card with nics is offered together with those that are near to it. The action "
+        "`show-plan` shows all distances.",
     ),
     ProblemKind.GROUP_SHARED: _blocked(
         "{address} shares its IOMMU group with {other} ({driver}); use another slot",
@@ -310,6 +318,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Nova {nova} ignores {option} if only one type is mapped; remove it or upgrade to Nova "
         "{required}",
         "Earlier releases ignore the section of a type if it is the only one.",
+    ),
+    ProblemKind.NUMA_UNSUPPORTED: _blocked(
+        "numa-policy of {vgpu_type}: Nova has none for mediated devices; remove it",
+        "Nova places only PCI devices by NUMA node: virtual functions with vendor-specific VFIO, "
+        "and whole cards.",
     ),
     ProblemKind.MAX_INSTANCES_DROPS_CARD: _blocked(
         "max-instances {limit} excludes {address}, as Nova counts whole cards; use a multiple of "

@@ -112,10 +112,18 @@ def _summary(assessment: Assessment) -> str:
     offered = [assignment for assignment in plan.assignments if assignment.cards]
     if facts.nova is not None and not facts.nova.supports_several_types:
         offered = offered[:1]
-    whole_cards = sum(len(offer.addresses) for offer in assessment.whole_cards.offers)
+    whole_cards, nics = (
+        sum(
+            len(offer.addresses)
+            for offer in assessment.whole_cards.offers
+            if offer.is_nic is are_nics
+        )
+        for are_nics in (False, True)
+    )
     parts = [_counted(gpus, "NVIDIA GPU")]
     parts += [_counted(len(offered), "vGPU type")] if offered else []
     parts += [_counted(whole_cards, "whole card")] if whole_cards else []
+    parts += [_counted(nics, "network function")] if nics else []
     return ", ".join(parts if len(parts) > 1 else [*parts, _why_none(assessment)])
 
 

@@ -34,7 +34,7 @@ class Device(NamedTuple):
 
     Attributes:
         address: the function that has the vGPU; for a mediated device, its parent.
-        type_id: the vGPU type of the device in the host's tree.
+        type_id: the vGPU type of the device in the host's tree; empty for a whole card.
         managed: whether libvirt detaches the function from its driver, and reattaches it.
     """
 
@@ -111,7 +111,8 @@ class Libvirt(fakelibvirt.Connection):
         numbers = (address.attrib[key][2:] for key in ("domain", "bus", "slot", "function"))
         name = "{}:{}:{}.{}".format(*numbers)
         path = self.root / "sys/bus/pci/devices" / name / "nvidia/current_vgpu_type"
-        return Device(name, f"nvidia-{path.read_text().strip()}", managed)
+        type_id = f"nvidia-{path.read_text().strip()}" if path.exists() else ""
+        return Device(name, type_id, managed)
 
 
 class Cloud(base.ServersTestBase):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 from bed import principal
@@ -24,7 +24,10 @@ class Unit:
 
     Attributes:
         root: the host's tree, which the charm changes.
+        pci: what the operator has set on nova-compute; see `principal.render`.
     """
+
+    pci: Sequence[tuple[str, str]] = ()
 
     def __init__(self, folder: Path, host: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
         machine = Machine(recorded.build(folder / "host", host), host)
@@ -59,4 +62,4 @@ class Unit:
     @property
     def nova_conf(self) -> str:
         """The nova.conf that nova-compute writes."""
-        return principal.render(self.sections)
+        return principal.render(self.sections, self.pci)

@@ -88,7 +88,7 @@ def _pci_xml(folder: Path) -> str:
     if (folder / "physfn").is_symlink():
         element = ElementTree.SubElement(capability, "capability", type="phys_function")
         ElementTree.SubElement(element, "address", _address((folder / "physfn").resolve()))
-    elif functions:
+    elif _read_number(folder / "sriov_totalvfs"):  # also if none is enabled
         element = ElementTree.SubElement(
             capability,
             "capability",
@@ -136,6 +136,10 @@ def _address(folder: Path) -> dict[str, str]:
 
 def _add(element: ElementTree.Element, tag: str, text: str, **attributes: str) -> None:
     ElementTree.SubElement(element, tag, attributes).text = text
+
+
+def _read_number(path: Path) -> int:
+    return int(_read(path)) if path.exists() else 0
 
 
 def _read(path: Path) -> str:

@@ -18,7 +18,7 @@ import tempfile
 import types
 import zipfile
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from oslo_config import cfg
 
@@ -83,10 +83,16 @@ def _reader(databag: Mapping[str, str]) -> tuple[Any, Any]:
     return context, utils
 
 
-def render(sections: Mapping[str, Any]) -> str:
-    """Write nova.conf as the principal's template does: every pair verbatim, without escaping."""
+def render(sections: Mapping[str, Any], pci: Sequence[tuple[str, str]] = ()) -> str:
+    """Write nova.conf as the principal's template does: every pair verbatim, without escaping.
+
+    Args:
+        sections: the sections of its subordinates, which follow its own.
+        pci: what the principal's own options pci-alias and pci-passthrough-whitelist say.
+    """
     default = "".join(f"{key} = {value}\n" for key, value in sections.get("DEFAULT", ()))
     text = _NOVA_CONF.format(default=default)
+    text += "".join(f"{key} = {value}\n" for key, value in pci)
     for name, pairs in sections.items():
         if name != "DEFAULT":
             text += f"\n[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in pairs)

@@ -181,6 +181,7 @@ def test_plan_as_json(assess):
         "kernel": "5.15.0-173-generic",
         "paused": False,
         "whole_cards": [],
+        "hardware": [],
         "cards": [
             {
                 "address": "0000:84:00.0",

@@ -131,7 +131,8 @@ def test_publication_without_a_relation_is_not_taken_for_success(deploy):
 
 def test_unit_that_has_lost_the_host_withdraws_what_it_published(units):
     first, second = units
-    (first.machine.root / "var/lib/nova-compute-nvidia-vgpu/state.json").write_text("{")
+    for path in (first.machine.root / "var/lib/nova-compute-nvidia-vgpu").glob("state*.json"):
+        path.write_text("{")
     second.configure(OTHER_MAPPING)
     assert len(second.device_specs()) == 2
     first.hook("update_status")

@@ -8,12 +8,13 @@ import pytest
 
 from gpu.pci import PciAddress, PciId
 from gpu.problems import HostError, Problem, ProblemKind
+from gpu.topology import Distance
 from planning import passthrough
 from planning.passthrough import PassthroughRequest
 
 T4 = PciId(0x10DE, 0x1EB8)
 SLOT = PciAddress.parse("0000:3b:00.0")
-LONG_FORM = "expected devices, and optionally numa-policy and resource-class"
+LONG_FORM = "expected devices, and optionally nics, nic-distance, numa-policy, resource-class"
 PAIR = "expected vendor-id and device-id, and nothing else"
 NAME = "expected a name of letters, digits, '.', '_' or '-', up to 64"
 NUMBER = "expected a PCI ID as a number: 7864 or 0x1eb8"
@@ -117,6 +118,51 @@ def test_device_under_two_names_is_refused(second):
         first="a",
         second="b",
     )
+
+
+def test_network_functions_are_requested_beside_cards():
+    text = "{h200: {devices: ['10de:2335'], nics: ['15b3:1021', 'b1:00.1'], nic-distance: PIX}}"
+    (request,) = read(text)
+    assert request.nics == (PciId(0x15B3, 0x1021), PciAddress.parse("0000:b1:00.1"))
+    assert request.nic_distance is Distance.PIX
+    assert request.nic_name == "h200-nic"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        (
+            "{a: {devices: ['3b:00.0'], nics: ['b1:00.0']}, a-nic: ['5e:00.0']}",
+            "a-nic",
+            "is the alias of the network functions of a; rename it",
+        ),
+        (
+            "{a: {devices: ['3b:00.0'], nics: ['b1:00.0'], nic-distance: SYS}}",
+            "a, nic-distance",
+            "expected PIX, PXB, PHB or NODE",
+        ),
+        ("{a: {devices: ['3b:00.0'], nic-distance: PIX}}", "a", LONG_FORM),
+        (
+            "{a: {devices: ['3b:00.0'], nics: []}}",
+            "a, nics",
+            "expected a list of 1 to 4096 devices: ['0000:3b:00.0']",
+        ),
+    ],
+)
+def test_wrong_request_for_network_functions_is_refused(text, place, reason):
+    with pytest.raises(HostError) as error:
+        read(text)
+    assert error.value.problem == Problem(
+        ProblemKind.OPTION_INVALID, option="passthrough-devices", place=place, reason=reason
+    )
+
+
+def test_network_function_under_two_names_is_refused():
+    entry = "{devices: ['%s'], nics: ['15b3:1021']}"
+    with pytest.raises(HostError) as error:
+        read(f"{{a: {entry % '3b:00.0'}, b: {entry % '5e:00.0'}}}")
+    assert error.value.problem.argument("first") == "a-nic"
+    assert error.value.problem.argument("second") == "b-nic"
 
 
 def test_syntax_error_shows_an_example_of_this_option():

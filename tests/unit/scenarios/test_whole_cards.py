@@ -390,7 +390,7 @@ def test_card_that_nouveau_has_needs_a_reboot(deploy):
     ("address", "message"),
     [
         ("af:00.4", "is a virtual function of a GPU; remove it from passthrough-devices"),
-        ("b1:00.0", "is a network function; remove it from passthrough-devices"),
+        ("b1:00.0", "is a network function; list it under nics of a card"),
     ],
 )
 def test_function_that_is_no_whole_card_is_refused(unit, address, message):

@@ -10,7 +10,9 @@ import pytest
 from ops import testing
 
 import recorded
+from gpu.problems import HostError, Problem, ProblemKind
 from recorded import UUIDS
+from state import charm_state
 from system import sysfs
 
 NOVA_29 = "3:29.2.0-0ubuntu1~cloud0"
@@ -269,3 +271,131 @@ def test_mixed_size_mode_is_set_at_boot_before_the_guests_return(deploy):
     unit.hook("start")
     assert unit.status.name == "active"
     assert UUIDS[0] in unit.machine.facts.in_use
+
+
+L40S_12Q = L40S_AND_T4S.replace("L40S-8Q", "L40S-12Q")
+
+
+def boot(unit, *, t4_is_dead=True):
+    """Reboot, and run the boot service."""
+    unit.machine.reboot(starts=False)
+    if t4_is_dead:
+        unit.machine.driver.bind("0000:84:00.0", None)
+    unit.machine("systemctl", "restart", "nova-compute-nvidia-vgpu", check=False)
+
+
+@pytest.mark.parametrize("hooks", [0, 1], ids=["before a hook", "after a hook"])
+def test_boot_restores_what_is_published_although_the_state_is_damaged(deploy, hooks):
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+    withhold(unit, L40S_AND_T4S)
+    before, assigned = unit.databag, unit.assigned_types()
+    (unit.machine.root / "var/lib/nova-compute-nvidia-vgpu/state.json").write_text("{")
+    for _ in range(hooks):
+        unit.hook("update_status")
+    boot(unit)
+    assert (unit.databag, unit.assigned_types()) == (before, assigned)
+
+
+def test_boot_that_returns_to_the_published_mapping_tries_again_at_once(deploy):
+    functions = [*recorded.host("a100-80-pair")["functions"], t4()]
+    unit = deploy("a100-80-pair", functions=functions)
+    withhold(unit, "{A100D-20C: ['10de:20b5'], T4-8Q: ['10de:1eb8']}")
+    (parent, *_) = [p for p in unit.device_addresses("nvidia-696") if "b1:" in p]
+    unit.start_guest(parent, "nvidia-696", UUIDS[1])
+    unit.configure("{A100D-40C: ['31:00.0'], A100D-20C: ['b1:00.0'], T4-8Q: ['10de:1eb8']}")
+    unit.machine.sriov_no_ops = 2
+    boot(unit)
+    assert UUIDS[1] in unit.machine.facts.in_use
+    unit.hook("start")
+    assert "cannot be recreated" not in unit.status.message.replace("0000:84:00.0", "")
+
+
+def test_guests_of_mixed_sizes_return_although_a_boot_tries_two_mappings(deploy):
+    """Their devices are recreated once the published mapping has set the mode of their card."""
+    (card, other) = recorded.host("a100-80-pair")["functions"]
+    unit = deploy("a100-80-pair", functions=[{**card, "mixed-size": True}, other, t4()])
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    mapping = "{A100D-20C: ['31:00.4', 'b1:00.0'], A100D-40C: ['31:00.5'], T4-8Q: ['10de:1eb8']}"
+    unit.configure(mapping)
+    (parent, *_) = [p for p in unit.device_addresses("nvidia-696") if "b1:" in p]
+    unit.start_guest("0000:31:00.4", "nvidia-696", UUIDS[1])
+    unit.start_guest("0000:31:00.5", "nvidia-697", UUIDS[2])
+    unit.start_guest(parent, "nvidia-696", UUIDS[3])
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.driver.bind("0000:84:00.0", None)
+    unit.configure(mapping.replace("['10de:1eb8']", "{devices: ['10de:1eb8'], max-instances: 2}"))
+    unit.machine.fail("/usr/lib/nvidia/sriov-manage -e 0000:b1:00.0", output="x")
+    boot(unit, t4_is_dead=False)
+    assert set(UUIDS[:3]) <= set(unit.machine.facts.in_use)
+
+
+def create_relation_again(unit):
+    unit.relation_hook("broken")
+    unit.relation = testing.SubordinateRelation("nova-vgpu")
+    unit.change(relations={unit.relation})
+    unit.relation_hook("joined")
+
+
+@pytest.mark.parametrize("in_placement", [False, True])
+@pytest.mark.parametrize("fault", ["dead", "silent"])
+@pytest.mark.parametrize("way", ["relation", "option"])
+def test_nothing_is_withheld_once_nothing_is_published(deploy, way, fault, in_placement):
+    """A line report_in_placement alone offers nothing."""
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+
+    def configure(mapping):
+        config = {"vgpu-device-mappings": mapping, "report-in-placement": in_placement}
+        unit.change(config=config)
+        unit.hook("config_changed")
+
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    configure(L40S_AND_T4S)
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    if fault == "dead":
+        unit.machine.driver.bind("0000:84:00.0", None)
+    else:
+        silence(unit)
+    unit.hook("update_status")
+    if way == "option":
+        configure("")
+    configure(L40S_12Q)
+    if way == "relation":
+        create_relation_again(unit)
+    for _ in range(2):
+        unit.update_status_after(minutes=5)
+    assert set(unit.assigned_types().values()) == {"nvidia-1153"}
+    assert unit.device_specs() == list(unit.assigned_types())
+
+
+def test_what_cannot_be_recorded_is_not_published(deploy, monkeypatch):
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    unit.configure(L40S_AND_T4S)
+    before = unit.databag
+    save = charm_state.save
+
+    def refuse(root, state):
+        if state.mapping.published == L40S_12Q:
+            problem = Problem(ProblemKind.DISK_WRITE_FAILED, path="x", reason="No space left")
+            raise HostError(problem)
+        save(root, state)
+
+    monkeypatch.setattr(charm_state, "save", refuse)
+    unit.configure(L40S_12Q)
+    assert unit.databag == before
+    assert unit.status.name == "blocked"
+
+
+def test_good_card_is_offered_although_the_mapping_before_had_no_relation(deploy, monkeypatch):
+    unit = deploy("l40s-vendor-vfio", functions=recorded.card_pair("l40s-vendor-vfio"))
+    unit.configure(f"{{L40S-8Q: ['{L40S}']}}")
+    unit.relation_hook("broken")
+    unit.change(relations=set())
+    refuse_types_of(monkeypatch, "0000:c1")
+    unit.configure(f"{{L40S-12Q: ['{L40S}']}}")
+    unit.relation = testing.SubordinateRelation("nova-vgpu")
+    unit.change(relations={unit.relation})
+    unit.relation_hook("joined")
+    unit.update_status_after(minutes=300)
+    assert set(unit.assigned_types().values()) == {"nvidia-1153"}
+    assert unit.device_specs() == list(unit.assigned_types())

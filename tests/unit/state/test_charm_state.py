@@ -83,7 +83,7 @@ def test_fresh_host_has_an_empty_state(tmp_path, caplog):
 def test_damaged_file_is_an_empty_state_and_is_logged(tmp_path, caplog, text):
     write(tmp_path, text)
     assert charm_state.load(tmp_path) == CharmState()
-    assert "state.json is damaged, starting with an empty state" in caplog.text
+    assert "state.json is damaged; reading the copy" in caplog.text
 
 
 @pytest.mark.parametrize("data", [[], None, 7, "paused"], ids=["list", "null", "number", "text"])
@@ -127,3 +127,17 @@ def test_deep_nesting_is_damage_that_the_next_save_repairs(tmp_path, depth):
     assert charm_state.load(tmp_path) == CharmState()
     charm_state.save(tmp_path, FULL)
     assert charm_state.load(tmp_path) == FULL
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]"])
+def test_copy_is_read_where_the_state_is_damaged(tmp_path, damage):
+    charm_state.save(tmp_path, FULL)
+    path_below(tmp_path).write_text(damage)
+    assert charm_state.load(tmp_path) == FULL
+
+
+def test_copy_does_not_outlive_a_state_that_was_deleted(tmp_path):
+    """As by an operator who starts again."""
+    charm_state.save(tmp_path, FULL)
+    path_below(tmp_path).unlink()
+    assert not charm_state.load(tmp_path).paused
