@@ -15,7 +15,7 @@ from typing import Iterable, Mapping, Sequence
 import trees
 from oslo_config import cfg, iniparser
 
-from actions import list_vgpu_types, show_plan
+from actions import list_vgpu_types, show_plan, show_requests
 from actions.dry_run import cards_after
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import ProviderData
 from gpu.card import Card
@@ -24,7 +24,8 @@ from host import facts
 from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
 from state.charm_state import CharmState
 from status import unit_status
-from status.assessment import Assessment, Inputs, assess
+from status.assessment import Assessment, assess
+from status.inputs import Inputs
 from status.messages import MESSAGES, Level
 
 APP = "nova-compute-nvidia-vgpu"
@@ -42,16 +43,19 @@ _OPTIONS = {
     "max_instances": r"[1-9][0-9]{0,3}",
     "report_in_placement": "true",
 }
+_DEVICE = {
+    "address": _ADDRESS,
+    "managed": "no",
+    "live_migratable": "yes",
+    "resource_class": _CLASS,
+}
 _JSON_OPTIONS = {
-    "device_spec": {
-        "address": _ADDRESS,
-        "managed": "no",
-        "live_migratable": "yes",
-        "resource_class": _CLASS,
-    },
+    "device_spec": _DEVICE,
+    "passthrough_whitelist": _DEVICE,
     "alias": {
         "name": r"[A-Za-z0-9._-]{1,255}",
-        "device_type": "type-VF",
+        "device_type": "type-(?:VF|PF|PCI)",
+        "numa_policy": "required|preferred|legacy|socket",
         "vendor_id": "[0-9a-f]{4}",
         "product_id": "[0-9a-f]{4}",
         "resource_class": _CLASS,
@@ -63,10 +67,14 @@ _JSON_OPTIONS = {
 _ARCHIVED = r"(?:linux-headers-\S+|linux-modules-extra-\S+|dkms|pciutils|mdevctl)"
 _NAME = r"nvidia-vgpu-ubuntu(?:-aie)?(?:-[0-9]+)?"
 _FILE = r"/\S+\.deb"
-_UNIT = r"nvidia-vgpu-mgr|nvidia-vgpud|nova-compute-nvidia-vgpu"
+_SERVICE = "nova-compute-nvidia-vgpu"
+_UNIT = rf"nvidia-vgpu-mgr|nvidia-vgpud|{_SERVICE}"
+_WRITE = r'sh -c echo "\$0" >"\$1"'
+_PCI = r"{root}/sys/bus/pci"
 _INSTALL = r"install --no-install-recommends --allow-downgrades (?:--no-remove|--simulate)"
 _APT = r"apt-get -y -q -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "
 _COMMANDS = (
+    r"lspci -Dvvv",
     r"lspci -A linux-sysfs -O sysfs\.path={root}/sys/bus/pci -Dvmmn -d 10de:",
     rf"dpkg-deb --(?:ctrl-tarfile|contents) {_FILE}",
     r"dpkg --print-architecture",
@@ -78,12 +86,14 @@ _COMMANDS = (
     rf"{_APT}{_INSTALL} --reinstall [a-z0-9.+-]+(?: [a-z0-9.+-]+)*",
     rf"apt-cache policy {_ARCHIVED}(?: {_ARCHIVED})*",
     rf"systemctl (?:start|stop|restart|enable|disable|mask|unmask|is-active) (?:{_UNIT})",
-    r"systemctl disable --now nova-compute-nvidia-vgpu",
+    rf"systemctl (?:enable|disable --now) {_SERVICE} {_SERVICE}-early",
     r"systemctl daemon-reload",
     r"systemd-run --on-active=30 systemctl reboot",
-    r"modprobe (?:nvidia|nvidia-vgpu-vfio|--dry-run pci-pf-stub)",
+    r"modprobe (?:nvidia|nvidia-vgpu-vfio|vfio-pci|--dry-run pci-pf-stub)",
     r"update-initramfs -u",
-    rf'sh -c echo "\$0" >"\$1" {_ADDRESS} {{root}}/sys/bus/pci/drivers/nvidia/bind',
+    rf"{_WRITE} {_ADDRESS} {_PCI}/(?:drivers/nvidia/bind|drivers_probe)",
+    rf"{_WRITE} {_ADDRESS} {_PCI}/devices/{_ADDRESS}/driver/unbind",
+    rf"{_WRITE} (?:vfio-pci)? {_PCI}/devices/{_ADDRESS}/driver_override",
     rf"/usr/lib/nvidia/sriov-manage -[ed] {_ADDRESS}",
     rf"nvidia-smi -i {_ADDRESS} (?:-q|--gpu-reset|-mig [01]|"
     r"--query-gpu=mig\.mode\.current,mig\.mode\.pending --format=csv,noheader)",
@@ -206,11 +216,22 @@ class Log(logging.Handler):
 
 
 def host(
-    root: Path, text: str, options: PciOptions = DEFAULT_OPTIONS, *, count: bool = False
+    root: Path,
+    text: str,
+    options: PciOptions = DEFAULT_OPTIONS,
+    *,
+    passthrough: str = "",
+    count: bool = False,
 ) -> Assessment:
     """All that an event publishes and reports, and the outputs of actions, pass the checks."""
-    gathered = facts.gather(root, count=count)
-    inputs = Inputs(text, needs_software=bool(gathered.cards), options=options)
+    config = {
+        "vgpu-device-mappings": text,
+        "passthrough-devices": passthrough,
+        "report-in-placement": options.report_in_placement,
+        "live-migratable": options.live_migratable,
+    }
+    inputs, _ = Inputs.read(config, CharmState())
+    gathered = facts.gather(root, inputs.whole_devices, count=count)
     assessment = assess(root, gathered, CharmState(), inputs)
     for line in unit_status.unit_statuses(assessment, APP, time.time()):
         status(line.level.value, line.message)
@@ -228,6 +249,7 @@ def host(
     sections(predicted.sections)
     action_output(show_plan.plan_text(assessment, predicted, {}, APP))
     action_output(list_vgpu_types.types_text(gathered.cards))
+    action_output(show_requests.requests_text(assessment, "all"))
     assert json.loads(show_plan.plan_json(assessment, predicted, {}, APP)).keys() == _PLAN_KEYS
     for row in json.loads(list_vgpu_types.types_json(gathered.cards)):
         assert row.keys() == _TYPE_KEYS
@@ -235,7 +257,8 @@ def host(
 
 
 _PLAN_KEYS = {
-    "nova", "codename", "driver", "kernel", "paused", "cards", "pending_changes",
+    "nova", "codename", "driver", "kernel", "paused", "cards", "whole_cards", "hardware",
+    "pending_changes",
     "keeps_published", "sections", "published", "aliases", "problems", "for_other_hosts",
 }  # fmt: skip
 _TYPE_KEYS = {"id", "address", "name", "framebuffer", "framework", "mig_backed", "free", "maximum"}
@@ -247,5 +270,5 @@ def files(root: Path) -> None:
     for path in filter(Path.exists, map(root.joinpath, names)):
         assert path.stat().st_mode & 0o022 == 0, path
         for file in path.iterdir() if path.is_dir() else [path]:
-            secret = file.name in ("state.json", "mdevs.json")
+            secret = file.name in ("state.json", "state-copy.json", "mdevs.json")
             assert file.stat().st_mode & 0o777 == (0o600 if secret else 0o644), file

@@ -132,6 +132,29 @@ def documents() -> SearchStrategy[str]:
     return st.builds(json.dumps, nearly(mapping), ensure_ascii=st.booleans())
 
 
+def passthroughs() -> SearchStrategy[str]:
+    """Any value of the option passthrough-devices that is not large."""
+    names = st.one_of(st.sampled_from(["t4", "gpu", "gpu-nic", "h-1.2_x"]), texts(20))
+    numbers = st.one_of(st.integers(-1, 70_000), st.sampled_from(["0x10de", "4318"]), texts(8))
+    pair = st.fixed_dictionaries(
+        {"vendor-id": numbers}, optional={"device-id": numbers, "vgpu-profile": texts(8)}
+    )
+    device = st.one_of(st.sampled_from(DEVICES), nearly(st.sampled_from(DEVICES)), pair)
+    listed = st.lists(device, max_size=4)
+    long_form = st.fixed_dictionaries(
+        {"devices": listed},
+        optional={
+            "numa-policy": st.one_of(st.sampled_from(["required", "socket"]), texts(8)),
+            "resource-class": st.one_of(st.just("CUSTOM_X"), texts(8)),
+            "nics": listed,
+            "nic-distance": st.one_of(st.sampled_from(["PIX", "NODE", "SYS"]), texts(8)),
+        },
+    )
+    option = st.dictionaries(names, nearly(st.one_of(listed, long_form)), max_size=3)
+    written = st.builds(json.dumps, nearly(option), ensure_ascii=st.booleans())
+    return st.one_of(written, written, scribbles(), texts(200))
+
+
 def mappings() -> SearchStrategy[str]:
     """Any value of the option that is not large; some values are valid on some host."""
     valid = [text for texts_of_host in trees.MAPPINGS.values() for text in texts_of_host]

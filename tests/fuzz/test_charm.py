@@ -27,6 +27,8 @@ ATTRIBUTES = st.sampled_from(sorted(set(test_sysfs.NEARLY) - {"vendor"}))
 
 def configure(draw, unit):
     config = {"vgpu-device-mappings": draw(hostile.mappings())}
+    if draw(st.booleans()):
+        config["passthrough-devices"] = draw(hostile.passthroughs())
     for name in ("report-in-placement", "live-migratable", "force-install-nvidia-vgpu"):
         config[name] = draw(st.booleans())
     unit.change(config=config)
@@ -74,7 +76,9 @@ def attach(draw, unit):
 
 
 def run_action(draw, unit):
-    name = draw(st.sampled_from(["show-plan", "list-vgpu-types", "pause", "resume"]))
+    name = draw(
+        st.sampled_from(["show-plan", "show-requests", "list-vgpu-types", "pause", "resume"])
+    )
     with contextlib.suppress(testing.ActionFailed):
         unit.action(name)
 

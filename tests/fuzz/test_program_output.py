@@ -19,6 +19,7 @@ from gpu.card import COUNT_LIMIT, NAME_LIMIT
 from gpu.pci import PciAddress
 from gpu.problems import HostError
 from host.driver_state import DriverState
+from host.facts import HostReader
 from system import apt, commands
 from system.commands import CommandError, Result
 from system.dpkg import Package
@@ -66,7 +67,7 @@ def test_cards_are_prepared_or_problems_reported_for_any_nvidia_smi_output(hosts
     name = data.draw(st.sampled_from(["a100-80-pair", "a40-mdev", "l40s-vendor-vfio"]))
     text = data.draw(st.sampled_from(trees.MAPPINGS[name]))
     with trees.modified(hosts[name], {}) as root, checks.Log():
-        for problem in prepare.prepare_cards(root, run, text):
+        for problem in prepare.prepare_cards(HostReader(root), run, text):
             checks.problem(problem)
         detailed_facts.gather_detailed(root, run)
         checks.host(root, text, count=True)

@@ -65,6 +65,9 @@ RECORDS = {
             for name, default in CharmState._field_defaults.items()
         },
     ),
+    f"{STATE}/bound-functions.json": st.dictionaries(
+        ADDRESS, hostile.nearly(st.sampled_from(["10de:1eb8", "10de:26b9"]))
+    ),
     f"{STATE}/mdevs.json": st.dictionaries(
         st.just(trees.UUID),
         st.fixed_dictionaries(
