@@ -1,7 +1,7 @@
 # `make test` needs make, python3 and, for the booted hosts, root. It installs everything else.
 .DEFAULT_GOAL := help
 .PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova \
-	test-kernel pack test-pack lock demo bench statuses clean
+	test-kernel pack test-pack lock demo bench record-host statuses clean
 
 # Everything that is downloaded or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -83,6 +83,9 @@ lock:  ## Regenerate requirements/: the newest that requirements.txt and each Py
 
 demo: setup  ## Show the charm at work on simulated hosts
 	@$(VENV)/bin/python tests/functional/demo.py
+
+record-host:  ## Print a file for tests/hosts that describes this host's cards
+	@python3 tests/record_host.py
 
 statuses:  ## Write the table of statuses into the README
 	@python3 tests/statuses.py

@@ -60,7 +60,10 @@ print(json.dumps(state))
 """
 
 # The other entries of state.json only avoid repeated effort, and may be lost.
-_COMPARED = ("paused", "handled_restart_trigger", "restart_pending", "reported_in_placement")
+_COMPARED = (
+    "paused", "handled_restart_trigger", "restart_pending", "reported_in_placement",
+    "requested_passthrough",
+)  # fmt: skip
 _COMPARED_MAPPING = ("requested", "published", "requested_report_in_placement")
 
 # Steps whose outcome a power failure undoes: changes of the cards and of files in memory.
@@ -87,7 +90,7 @@ def state(host: machine.Machine, unit: juju.Juju) -> dict[str, Any]:
     """Return everything that an event may change, on the host and in what the unit reports."""
     host_state: dict[str, Any] = json.loads(host.run("python3", "-c", _INSPECT).stdout)
     for path, text in host_state.items():
-        if path.endswith("state.json"):
+        if path.endswith(("state.json", "state-copy.json")):
             entries = json.loads(text)
             mapping = {key: entries["mapping"][key] for key in _COMPARED_MAPPING}
             host_state[path] = {**{key: entries[key] for key in _COMPARED}, "mapping": mapping}
@@ -157,6 +160,10 @@ def configured(text: str) -> Event:
     return lambda unit: unit.configure(vgpu_device_mappings=text)
 
 
+def given_away(text: str) -> Event:
+    return lambda unit: unit.configure(passthrough_devices=text)
+
+
 def hook(name: str) -> Event:
     return lambda unit: unit.hook(name)
 
@@ -189,6 +196,10 @@ SCENARIOS = {
     "GPU instances": Scenario("a100-sriov-off", A100),
     "unset the option": Scenario(
         "l40s-vendor-vfio", configured(""), (L40S_24,), is_due_at_boot=True
+    ),
+    "a whole card": Scenario("t4-fresh", given_away("{t4: ['84:00.0']}")),
+    "a whole card that is returned": Scenario(
+        "t4-fresh", given_away(""), (given_away("{t4: ['84:00.0']}"),)
     ),
     "pause": Scenario("a40-mdev", action("pause"), (A40,), is_due_at_boot=True),
     "resume": Scenario("a40-mdev", action("resume"), (A40, action("pause")), is_due_at_boot=True),

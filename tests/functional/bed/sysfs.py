@@ -34,6 +34,8 @@ def write_only(folder: str) -> tuple[str, ...]:
         return ("create",)
     if parent == "drivers":
         return ("bind", "unbind")
+    if folder.endswith("/bus/pci"):
+        return ("drivers_probe",)
     return ("remove",) if os.path.lexists(f"{folder}/mdev_type") else ()
 
 
