@@ -133,6 +133,16 @@ def test_without_hardware_the_guest_tests_are_skipped_with_a_reason(tmp_path, mo
     assert guests.why_skipped() == ""
 
 
+def test_without_a_request_the_tests_of_whole_cards_are_skipped(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in guests.WHOLE_CARD_NEEDS:
+        monkeypatch.delenv(variable, raising=False)
+    caplog.set_level("INFO")
+    test.run_unittest(guests.WholeCardTest, "target.guests.WholeCardTest")
+    (skipped,) = (line for line in caplog.messages if line.startswith("skipped "))
+    assert "TEST_NVIDIA_PASSTHROUGH (passthrough-devices with one name" in skipped
+
+
 def test_the_name_of_a_bundle_is_its_series_and_release(name, bundle):
     series, release = name.split("-")
     assert bundle["series"] == series

@@ -22,6 +22,7 @@ PRINCIPAL = "nova-compute"
 ENDPOINT = "nova-vgpu"
 RESOURCE = "nvidia-vgpu-software"
 MAPPINGS = "vgpu-device-mappings"
+PASSTHROUGH = "passthrough-devices"
 NOVA_CONF = "/etc/nova/nova.conf"
 TIMEOUT = 900  # seconds for a change to reach nova.conf
 PAUSE = 5  # seconds between two checks
@@ -74,22 +75,22 @@ def plan(unit: str, **parameters: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def configured(mappings: str | None) -> Iterator[None]:
-    """Set the option vgpu-device-mappings temporarily; None unsets it."""
-    before = zaza.model.get_application_config(APPLICATION)[MAPPINGS].get("value") or None
-    _configure(mappings)
+def configured(value: str | None, option: str = MAPPINGS) -> Iterator[None]:
+    """Set an option temporarily; None unsets it."""
+    before = zaza.model.get_application_config(APPLICATION)[option].get("value") or None
+    _configure(option, value)
     try:
         yield
     finally:
-        _configure(before)
+        _configure(option, before)
         settle()
 
 
-def _configure(mappings: str | None) -> None:
-    if mappings is None:
-        zaza.model.reset_application_config(APPLICATION, [MAPPINGS])
+def _configure(option: str, value: str | None) -> None:
+    if value is None:
+        zaza.model.reset_application_config(APPLICATION, [option])
     else:
-        zaza.model.set_application_config(APPLICATION, {MAPPINGS: mappings})
+        zaza.model.set_application_config(APPLICATION, {option: value})
 
 
 def remove_relation() -> None:

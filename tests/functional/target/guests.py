@@ -1,6 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that computes on its vGPU, also after a reboot of its host; needs real cards."""
+"""A guest that computes on its vGPU or whole card, also after a reboot of its host.
+
+It needs real cards.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import re
 import unittest
 import urllib.request
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Mapping
 
 import zaza.model
 from zaza.utilities import deployment_env
@@ -23,13 +26,19 @@ NEEDS = {
     "TEST_NVIDIA_VGPU_MAPPINGS": "vgpu-device-mappings of one type, e.g. {T4-8Q: ['10de:1eb8']}",
     "TEST_NVIDIA_VGPU_GUEST_IMAGE": "path of a qcow2 of Ubuntu with NVIDIA's guest driver",
 }
+# The same for whole cards, which need no package on the host.
+WHOLE_CARD_NEEDS = {
+    "TEST_NVIDIA_PASSTHROUGH": "passthrough-devices with one name, e.g. {t4: ['10de:1eb8']}",
+    "TEST_NVIDIA_PASSTHROUGH_IMAGE": "path of a qcow2 of Ubuntu with NVIDIA's driver for the card",
+}
+OFFERED_WHOLE = r"Unit is ready: [1-9][0-9]* NVIDIA GPUs?, [1-9][0-9]* whole cards?(; .+)?"
 OFFERED = r"Unit is ready: [1-9][0-9]* NVIDIA GPUs?, 1 vGPU type(; .+)?"
 
 
-def why_skipped() -> str:
+def why_skipped(needs: Mapping[str, str] = NEEDS) -> str:
     """Return what the tests lack; empty if they can run."""
     settings = deployment_env.get_deployment_context()
-    missing = [f"{name} ({use})" for name, use in NEEDS.items() if not settings.get(name)]
+    missing = [f"{name} ({use})" for name, use in needs.items() if not settings.get(name)]
     return f"needs hosts with NVIDIA cards and {'; '.join(missing)}" if missing else ""
 
 
@@ -93,6 +102,57 @@ class GuestTest(unittest.TestCase):
         fleet.run(self.unit, "systemd-run --on-active=5 systemctl reboot")
         fleet.await_boot(self.unit, before)
         fleet.await_status(self.unit, "active", OFFERED)
+        self.guest.start_again()
+        second = self.guest.await_verdict(after=self.first.boot)
+        self.assertEqual(second.result, "passed", second.text)
+
+
+class WholeCardTest(unittest.TestCase):
+    """A real card that is given to a guest as a whole; skipped unless all variables are set."""
+
+    unit: str
+    guest: cloud.Guest
+    first: cloud.Verdict
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        reason = why_skipped(WHOLE_CARD_NEEDS)
+        if reason:
+            raise unittest.SkipTest(reason)
+        settings = deployment_env.get_deployment_context()
+        with contextlib.ExitStack() as stack:
+            passthrough = settings["TEST_NVIDIA_PASSTHROUGH"]
+            stack.enter_context(fleet.configured(passthrough, fleet.PASSTHROUGH))
+            fleet.settle()
+            plans = {unit: fleet.plan(unit) for unit in fleet.units()}
+            offering = [unit for unit in plans if plans[unit]["whole_cards"]]
+            if not offering:
+                raise unittest.SkipTest("no compute host of the model has such a card")
+            for unit in offering:
+                fleet.await_status(unit, "active", OFFERED_WHOLE)
+            plan = fleet.plan(offering[0])
+            stack.enter_context(_aliases(plan["aliases"]))
+            cls.guest = cloud.Guest(cloud.connect(), stack)
+            image = settings["TEST_NVIDIA_PASSTHROUGH_IMAGE"]
+            cls.guest.create(image, cloud.flavor_specs(plan))
+            cls.unit = _unit_on(cls.guest.host)
+            cls.first = cls.guest.await_verdict()
+            cls.addClassCleanup(stack.pop_all().close)
+
+    def test_1_a_guest_adds_vectors_on_its_card(self) -> None:
+        self.assertEqual(self.first.result, "passed", self.first.text)
+
+    def test_2_the_card_of_the_guest_is_not_taken_back(self) -> None:
+        with fleet.configured(None, fleet.PASSTHROUGH):
+            fleet.settle()
+            drivers = fleet.run(self.unit, "lspci -k -d 10de: | grep -c 'in use: vfio-pci'")
+            self.assertNotEqual(drivers, "0")
+
+    def test_3_the_guest_adds_vectors_again_after_a_reboot_of_its_host(self) -> None:
+        before = fleet.boot_id(self.unit)
+        fleet.run(self.unit, "systemd-run --on-active=5 systemctl reboot")
+        fleet.await_boot(self.unit, before)
+        fleet.await_status(self.unit, "active", OFFERED_WHOLE)
         self.guest.start_again()
         second = self.guest.await_verdict(after=self.first.boot)
         self.assertEqual(second.result, "passed", second.text)
