@@ -28,6 +28,12 @@ BAD_MAPPING = '{nvidia-233: ["0000:84:00.0\\nvirt_type=qemu"]}'
 A40 = "One A40, jammy, caracal; mdev on its virtual functions"
 A40_MAPPING = "{A40-8Q: ['10de:2235']}"
 L40S = "One L40S, noble, epoxy; vendor-specific VFIO"
+WHOLE_CARDS = "whole cards beside vGPUs, and a card with its network function"
+BOTH_MAPPING = "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}"
+PASSTHROUGH = (
+    "{t4: ['10de:1eb8'], h200: {devices: ['10de:2335'], nics: ['15b3:1021'], "
+    "numa-policy: required}}"
+)
 L40S_MAPPING = "{L40S-8Q: ['10de:26b9']}"
 APP = "nova-compute-nvidia-vgpu"
 ABOUT = """\
@@ -140,6 +146,16 @@ def show_other_hosts(charm: Path, image: Path) -> None:
     with other_host("l40s-vendor-vfio", charm, image) as (_, unit):
         configure(unit, L40S_MAPPING)
         show_plan(unit)
+
+    heading(f"Another host: {WHOLE_CARDS}\n")
+    with other_host("whole-cards", charm, image) as (_, unit):
+        configure(unit, BOTH_MAPPING)
+        heading(f'$ juju config {APP} passthrough-devices="{PASSTHROUGH}"')
+        unit.configure(passthrough_devices=PASSTHROUGH)
+        show(unit)
+        show_plan(unit)
+        heading(f"$ juju run {APP}/0 show-requests consumer=openstack")
+        show_outcome(unit.action("show-requests", consumer="openstack"))
 
 
 @contextlib.contextmanager
