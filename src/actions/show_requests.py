@@ -23,6 +23,12 @@ _API = "infrastructure.cluster.x-k8s.io"
 # https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/getting-started.html
 _VECTOR_ADD = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04"
 _KEPT = "# vGPUs are not listed: what is published for them stays; see the action show-plan\n"
+# A guest has a few PCIe ports beside those of its disks and interfaces.
+_MANY_DEVICES = 4
+_PCIE_PORTS = """\
+# A guest with many devices needs more PCIe ports, [libvirt] num_pcie_ports in nova.conf:
+juju config nova-compute num-pcie-ports=28
+"""
 _NONE = "# This host offers nothing to guests now; see the action show-plan\n"
 
 
@@ -46,6 +52,8 @@ def requests_text(assessment: Assessment, consumer: str) -> str:
 
 def _openstack(assessment: Assessment) -> str:
     blocks = [_flavor_commands(offer) for offer in offers(assessment)]
+    if sum(len(offer.addresses) for offer in assessment.whole_cards.offers) >= _MANY_DEVICES:
+        blocks.append(_PCIE_PORTS)
     return "\n".join(["# Flavors\n", *(blocks or [_NONE])])
 
 

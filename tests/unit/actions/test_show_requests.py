@@ -71,6 +71,18 @@ def test_two_vgpus_of_mediated_devices_need_a_group_each(deploy):
     ) in requests(unit, "openstack")
 
 
+def test_many_devices_need_more_pcie_ports(deploy):
+    card = {"id": "10de:1eb8", "class": "030200", "driver": "nvidia", "types": "T4"}
+    functions = [{**card, "address": f"0000:{bus}:00.0"} for bus in ("3b", "5e", "86", "af")]
+    unit = deploy("t4-pair", functions=functions)
+    unit.change(config={"passthrough-devices": "{t4: ['10de:1eb8']}"})
+    unit.hook("config_changed")
+    assert requests(unit, "openstack").endswith(
+        "# A guest with many devices needs more PCIe ports, [libvirt] num_pcie_ports in "
+        "nova.conf:\njuju config nova-compute num-pcie-ports=28\n"
+    )
+
+
 def option_values(text):
     """Return the options that the commands set, as a shell would pass them to Juju."""
     lines = [line for line in text.splitlines() if line.startswith("juju config ")]
