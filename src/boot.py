@@ -14,6 +14,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any, Callable
 
 from cards.guest_mdevs import record_guest_mdevs
 from cards.prepare import prepare_cards, restore_guests
@@ -85,20 +86,32 @@ def _prepare(
         is_boot=is_boot,
     )
     # At a boot, what was offered must return; with nothing offered, nothing can be lost.
-    is_new = mapping.is_new and (state.has_published or not is_boot)
-    problems = apply(
+    is_replaced = state.has_published and bool(mapping.published)
+    is_new = mapping.is_new and (is_replaced or not is_boot)
+    problems = _attempt(
+        apply,
         mapping.requested,
         is_new_mapping=is_new,
         replaces_published=is_new and state.has_published,
         budget=_NEW_BUDGET if is_new else _BUDGET,
     )
     is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
-    if is_failed and mapping.is_new and mapping.published and state.has_published:
+    if is_failed and mapping.is_new and is_replaced:
         logger.info("the new mapping cannot be applied; returning to the published one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)
-        problems += apply(mapping.published, budget=remaining)
+        problems += _attempt(apply, mapping.published, budget=remaining)
     problems += restore_guests(host)
     return tuple(dict.fromkeys(problems))
+
+
+def _attempt(
+    apply: Callable[..., tuple[Problem, ...]], mapping: str, **options: Any
+) -> tuple[Problem, ...]:
+    """Apply a mapping; one that is not valid, as in a damaged file, is a problem of its own."""
+    try:
+        return apply(mapping, **options)
+    except HostError as error:
+        return (error.problem,)
 
 
 def record(root: Path) -> int:

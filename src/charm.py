@@ -61,6 +61,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         super().__init__(framework)
         self.nova_vgpu = NovaVgpuProvides(self)
         self._assessment: Assessment | None = None
+        self._inputs_read: dict[object, Inputs] = {}
         other_unit = self._other_owner()
         if other_unit is not None:
             self._not_owner = Problem(ProblemKind.OTHER_UNIT, unit=other_unit)
@@ -374,7 +375,12 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _inputs(self, state: CharmState, values: Mapping[str, object] = _NO_VALUES) -> Inputs:
         """Return the options, some with other values."""
-        return Inputs.read({**self.config, **values}, state)[0]
+        # An event needs them several times.
+        depends_on = (state.mapping.requested, state.requested_passthrough)
+        key = (depends_on, state.reported_in_placement, tuple(values.items()))
+        if key not in self._inputs_read:
+            self._inputs_read[key] = Inputs.read({**self.config, **values}, state)
+        return self._inputs_read[key]
 
     def _gather(self, state: CharmState) -> HostFacts:
         return gather(self.root, self._inputs(state).whole_devices)
@@ -383,7 +389,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         self, facts: HostFacts, state: CharmState, values: Mapping[str, object] = _NO_VALUES
     ) -> Assessment:
         """Assess the host with the options, or with other values of some."""
-        inputs, state = Inputs.read({**self.config, **values}, state)
+        inputs = self._inputs(state, values)
         if state.is_related or self.nova_vgpu.is_related:
             return assess(self.root, facts, state._replace(is_related=True), inputs)
         assessment = assess(self.root, facts, state, inputs)
@@ -438,12 +444,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if not state.is_related:
                 state = state._replace(published_digest="")
             elif self._digest(assessment) != state.published_digest:
-                is_kept = assessment.keeps_vgpus or assessment.keeps_whole_cards
-                published = self.nova_vgpu.published().sections if is_kept else {}
-                if assessment.would_keep_nothing(published):
+                if assessment.would_keep_nothing(self._published_sections(assessment)):
                     assessment = self._saved(assessment.with_nothing_to_keep())
                 assessment = self._with_publication(assessment)
-                state = self._publish_changes(assessment, published)
+                state = self._publish_changes(assessment, self._published_sections(assessment))
             else:
                 state = self._with_publication(assessment).state
         self._assessment = self._saved(assessment._replace(state=state))
@@ -455,7 +459,19 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if assessment.plan.problems or assessment.keeps_vgpus or not mapping.is_new:
             return assessment
         state = assessment.state._replace(mapping=mapping.publish())
-        return self._saved(assessment._replace(state=state))
+        try:
+            charm_state.save(self.root, state)
+        except HostError as error:
+            logger.error("%s", error)
+            return assessment.with_unwritable_state(error.problem)
+        return assessment._replace(state=state)
+
+    def _published_sections(
+        self, assessment: Assessment
+    ) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Return the sections that are published, if any of them stays; reading them is slow."""
+        is_kept = assessment.keeps_vgpus or assessment.keeps_whole_cards
+        return self.nova_vgpu.published().sections if is_kept else {}
 
     def _digest(self, assessment: Assessment) -> str:
         """Return a digest of what is published, and of what stays as it is published."""

@@ -18,14 +18,11 @@ from host import (
     libvirt_guests,
     mdev,
     obstacles,
-    principal_config,
     vendor_vfio,
 )
 from host.driver_state import DAEMON, DriverState
-from host.whole_cards import functions_to_return
-from host.whole_cards import read as read_whole_cards
 from nova_compute.release import NovaVersion
-from state import driver_cache
+from state import bound_functions, driver_cache
 from state.mdev_records import Mdev
 from system import dpkg, systemd
 
@@ -163,8 +160,7 @@ def gather(
     lost_mdevs = guest_vgpus.lost_mdevs(root, cards)
     lost_types = guest_vgpus.lost_types(root, cards)
     cards = guest_vgpus.with_lost_vgpus(cards, lost_mdevs, lost_types)
-    guests = libvirt_guests.defined_functions(root) if passthrough.cards else {}
-    whole_cards = read_whole_cards(root, passthrough, cards, guests)
+    whole_cards = _read_whole_cards(root, passthrough, cards)
     given_away = {item.address for item in whole_cards if not item.has_vgpus}
     return HostFacts(
         cards=tuple(card for card in cards if card.address not in given_away),
@@ -184,9 +180,37 @@ def gather(
         is_container=(root / _CONTAINER).exists(),
         passthrough=passthrough,
         whole_cards=whole_cards,
-        functions_to_return=functions_to_return(root, passthrough),
-        operator_pci_options=principal_config.pci_options(root) if whole_cards else (),
+        functions_to_return=_functions_to_return(root, passthrough),
+        operator_pci_options=_operator_pci_options(root) if whole_cards else (),
     )
+
+
+# Most hosts give no card away, so these import what they need.
+
+
+def _read_whole_cards(
+    root: Path, passthrough: WholeDevices, cards: tuple[Card, ...]
+) -> tuple[WholeCard, ...]:
+    if not passthrough.all:
+        return ()
+    from host import whole_cards
+
+    guests = libvirt_guests.defined_functions(root)
+    return whole_cards.read(root, passthrough, cards, guests)
+
+
+def _functions_to_return(root: Path, passthrough: WholeDevices) -> tuple[PciAddress, ...]:
+    if not bound_functions.load(root):
+        return ()
+    from host import whole_cards
+
+    return whole_cards.functions_to_return(root, passthrough)
+
+
+def _operator_pci_options(root: Path) -> tuple[tuple[str, str], ...]:
+    from host import principal_config
+
+    return principal_config.pci_options(root)
 
 
 class HostReader:
@@ -243,7 +267,7 @@ def _read_cards(
     cards = inspect(root, scanned, known_types, count=count)
     cards = tuple(card._replace(mode=modes.get(card.address)) for card in cards)
     guests = libvirt_guests.defined_functions(root)
-    to_return = functions_to_return(root, passthrough)
+    to_return = _functions_to_return(root, passthrough)
     return tuple(
         card._replace(obstacle=obstacles.find(root, card, driver, guests, to_return))
         for card in cards

@@ -110,8 +110,8 @@ def save(root: Path, state: CharmState) -> None:
         ensure_contents(root / IN_PLACEMENT, _IN_PLACEMENT_TEXT)
     data = _merged(read_json(root / _PATH), state._asdict())
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    ensure_contents(root / _PATH, text, mode=0o600)
     ensure_contents(root / _COPY, text, mode=0o600)
+    ensure_contents(root / _PATH, text, mode=0o600)
 
 
 def _merged(before: object, fields: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from host.facts import HostFacts
 from nova_compute import nova_conf
 from nova_compute.compatibility import plan_for_nova
 from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
-from nova_compute.pci_aliases import apply_release_to_whole_cards
 from nova_compute.release import NovaVersion
 from planning.plan import Plan
 from planning.preparation import Preparation
@@ -227,6 +226,10 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         state: the charm's state.
         inputs: what the operator has set.
     """
+    state = state._replace(
+        validated_mapping_digest=inputs.mapping_digest,
+        validated_passthrough_digest=inputs.passthrough_digest,
+    )
     problems = [*inputs.problems]
     if needs_software(inputs, facts):
         problems += software.find_problems(facts, state)
@@ -284,6 +287,10 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
     )
     if any(problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems):
         return plan._replace(keeps_published=True, preparation=Preparation()), whole_cards
+    if not whole_cards.later_offers:
+        return plan, whole_cards
+    from nova_compute.pci_aliases import apply_release_to_whole_cards  # for whole cards only
+
     aliases = [
         nova_conf.alias(assignment, inputs.pci)
         for assignment in plan.assignments

@@ -34,6 +34,8 @@ class Inputs(NamedTuple):
         whole_cards: the requests for whole cards; the same applies.
         mapping_problem: what is wrong with the mapping.
         passthrough_problem: what is wrong with passthrough-devices.
+        mapping_digest: digest of the mapping that last passed its schema.
+        passthrough_digest: the same of passthrough-devices.
     """
 
     mapping: str
@@ -44,6 +46,8 @@ class Inputs(NamedTuple):
     whole_cards: tuple[PassthroughRequest, ...]
     mapping_problem: Problem | None
     passthrough_problem: Problem | None
+    mapping_digest: str
+    passthrough_digest: str
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -56,13 +60,10 @@ class Inputs(NamedTuple):
         return passthrough.whole_devices(self.whole_cards)
 
     @classmethod
-    def read(cls, config: Mapping[str, object], state: CharmState) -> tuple[Inputs, CharmState]:
+    def read(cls, config: Mapping[str, object], state: CharmState) -> Inputs:
         """Read the charm's options; a value that has passed its schema is not validated again.
 
         A compute node that has ever reported devices to placement must keep doing so.
-
-        Returns:
-            The options, and the state with the digests of what has passed.
         """
         mapping, whole_cards = (
             str(config.get(option.name, "")) for option in (mappings.OPTION, passthrough.OPTION)
@@ -82,7 +83,7 @@ class Inputs(NamedTuple):
             state.requested_passthrough,
         )
         in_placement = config.get("report-in-placement") is True or state.reported_in_placement
-        inputs = cls(
+        return cls(
             mapping=mapping,
             passthrough=whole_cards,
             forces_software=config.get("force-install-nvidia-vgpu") is True,
@@ -94,9 +95,8 @@ class Inputs(NamedTuple):
             whole_cards=passed_through[0],
             mapping_problem=vgpus[2],
             passthrough_problem=passed_through[2],
-        )
-        return inputs, state._replace(
-            validated_mapping_digest=vgpus[1], validated_passthrough_digest=passed_through[1]
+            mapping_digest=vgpus[1],
+            passthrough_digest=passed_through[1],
         )
 
 

@@ -230,7 +230,7 @@ def host(
         "report-in-placement": options.report_in_placement,
         "live-migratable": options.live_migratable,
     }
-    inputs, _ = Inputs.read(config, CharmState())
+    inputs = Inputs.read(config, CharmState())
     gathered = facts.gather(root, inputs.whole_devices, count=count)
     assessment = assess(root, gathered, CharmState(), inputs)
     for line in unit_status.unit_statuses(assessment, APP, time.time()):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 from ops import testing
@@ -399,3 +400,52 @@ def test_good_card_is_offered_although_the_mapping_before_had_no_relation(deploy
     unit.update_status_after(minutes=300)
     assert set(unit.assigned_types().values()) == {"nvidia-1153"}
     assert unit.device_specs() == list(unit.assigned_types())
+
+
+def test_vgpus_stay_published_beside_whole_cards_if_the_state_cannot_be_saved(deploy, monkeypatch):
+    unit = deploy("whole-cards")
+
+    def configure(mapping):
+        config = {"vgpu-device-mappings": mapping, "passthrough-devices": "{t4: ['10de:1eb8']}"}
+        unit.change(config=config)
+        unit.hook("config_changed")
+
+    configure("{A100D-20C: ['10de:20b5']}")
+    before = unit.databag
+    save = charm_state.save
+
+    def refuse(root, state):
+        if "40C" in state.mapping.published:
+            problem = Problem(ProblemKind.DISK_WRITE_FAILED, path="x", reason="No space left")
+            raise HostError(problem)
+        save(root, state)
+
+    monkeypatch.setattr(charm_state, "save", refuse)
+    configure("{A100D-40C: ['10de:20b5']}")
+    assert unit.databag == before
+
+
+def test_state_without_a_published_mapping_is_applied_at_boot(deploy):
+    """As from an earlier revision of the charm, which did not record it."""
+    unit = deploy("l40s-vendor-vfio", functions=l40s_and_silent_t4())
+    withhold(unit, L40S_AND_T4S)
+    before, assigned = unit.databag, unit.assigned_types()
+    for path in (unit.machine.root / "var/lib/nova-compute-nvidia-vgpu").glob("state*.json"):
+        data = json.loads(path.read_text())
+        del data["mapping"]["published"]
+        path.write_text(json.dumps(data))
+    unit.hook("update_status")
+    boot(unit)
+    assert (unit.databag, unit.assigned_types()) == (before, assigned)
+
+
+def test_guests_are_restored_although_the_requested_mapping_is_damaged(deploy):
+    unit = deploy("t4-pair")
+    unit.configure("{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    path = unit.machine.root / "var/lib/nova-compute-nvidia-vgpu/state.json"
+    data = json.loads(path.read_text())
+    data["mapping"]["requested"] = "["
+    path.write_text(json.dumps(data))
+    boot(unit, t4_is_dead=False)
+    assert UUIDS[0] in unit.machine.facts.in_use
