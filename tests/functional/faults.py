@@ -19,6 +19,7 @@ TABLE = machine.REPOSITORY / "docs/faults.md"
 SECTIONS = {
     "test_package": "Host software",
     "test_cards": "Cards",
+    "test_whole_cards": "Whole cards",
     "test_boot": "Boot",
     "test_guests": "Running guests",
     "test_crash": "Crashes and power failures",

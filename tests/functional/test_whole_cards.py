@@ -73,6 +73,9 @@ def test_a_host_whose_cards_are_all_given_away_gets_no_driver(boot, nvidia_deb, 
         for hook in ("install", "start"):
             unit.hook(hook)
         unit.integrate()
+        assert unit.status[1].startswith(f"Reboot needed: nouveau is bound to {T4}; ")
+        host.reboot()
+        unit.hook("start")
         assert unit.status == ("active", "Unit is ready: 2 NVIDIA GPUs, 2 whole cards")
         assert host.run("dpkg-query", "-W", "nvidia-vgpu-ubuntu-570", check=False).returncode
         fault("All cards of a host are given away whole; no driver is installed").record(unit)
