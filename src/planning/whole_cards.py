@@ -8,14 +8,14 @@ from typing import Callable, Dict, Iterable, Iterator, NamedTuple
 
 from gpu.pci import Device, PciAddress, PciId
 from gpu.problems import Problem, ProblemKind
-from gpu.topology import Distance, distance
+from gpu.topology import distance
 from gpu.whole_card import WholeCard
 from planning import passthrough
 from planning.card_requests import match_cards
 from planning.mappings import VgpuRequest
 from planning.passthrough import PassthroughRequest
 
-__all__ = ["WholeCardOffer", "WholeCardPlan", "nics_near", "plan_whole_cards"]
+__all__ = ["WholeCardOffer", "WholeCardPlan", "plan_whole_cards"]
 
 
 class WholeCardOffer(NamedTuple):
@@ -98,11 +98,13 @@ def plan_whole_cards(
         to_return: the functions that no request selects any more; see `HostFacts`.
     """
     selected = {request: _select(request, whole_cards) for request in requests}
-    usable = [item for request in requests for item in _usable(request, selected[request])]
+    usable = [
+        item for request in requests for item in _offered(request, selected[request], _is_possible)
+    ]
     plan = WholeCardPlan(
         requests=tuple(request for request in requests if selected[request].cards),
-        offers=_offers(selected, lambda card: card.is_ready),
-        later_offers=_offers(selected, lambda card: card.obstacle is None),
+        offers=_offers(selected, _is_ready),
+        later_offers=_offers(selected, _is_possible),
         notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
         to_bind=tuple(
             card.address for card in whole_cards if card in usable and not card.is_ready
@@ -136,23 +138,34 @@ def _select(request: PassthroughRequest, whole_cards: tuple[WholeCard, ...]) -> 
     return _Selection(cards, matching(request.nics, are_nics=True))
 
 
-def nics_near(
-    card: WholeCard, nics: Iterable[WholeCard], limit: Distance
+def _is_ready(device: WholeCard) -> bool:
+    return device.is_ready
+
+
+def _is_possible(device: WholeCard) -> bool:
+    return device.obstacle is None
+
+
+def _offered(
+    request: PassthroughRequest,
+    selection: _Selection,
+    is_offered: Callable[[WholeCard], bool],
 ) -> tuple[WholeCard, ...]:
-    """Return the network functions that are near enough to a card and can be given away."""
-    return tuple(
-        nic
-        for nic in nics
-        if nic.obstacle is None and distance(card.function, nic.function) <= limit
-    )
+    """Return the cards and the network functions that a request offers of those that it selects.
 
-
-def _usable(request: PassthroughRequest, selection: _Selection) -> tuple[WholeCard, ...]:
-    """Return the cards that can be given away, and the network functions near to them."""
-    cards = [card for card in selection.cards if card.obstacle is None]
+    If it has network functions, a card is offered only with one that is near to it.
+    """
+    cards = tuple(filter(is_offered, selection.cards))
     if not request.nics:
-        return tuple(cards)
-    near = {card: nics_near(card, selection.nics, request.nic_distance) for card in cards}
+        return cards
+    near = {
+        card: [
+            nic
+            for nic in filter(is_offered, selection.nics)
+            if distance(card.function, nic.function) <= request.nic_distance
+        ]
+        for card in cards
+    }
     nics = dict.fromkeys(nic for card in cards for nic in near[card])
     return (*(card for card in cards if near[card]), *nics)
 
@@ -163,7 +176,7 @@ def _offers(
     return tuple(
         offer
         for request, selection in selected.items()
-        for offer in _offers_of(request, filter(is_offered, _usable(request, selection)))
+        for offer in _offers_of(request, _offered(request, selection, is_offered))
     )
 
 
@@ -193,7 +206,7 @@ def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[
         if item.obstacle is not None:
             yield item.obstacle
     for request, selection in selected.items():
-        usable = _usable(request, selection)
+        usable = _offered(request, selection, _is_possible)
         for item in usable:
             if not item.is_ready:
                 yield Problem(ProblemKind.BINDING_PENDING, item.address)

@@ -110,6 +110,14 @@ def test_host_without_the_network_function_says_so(deploy):
     )
 
 
+def test_card_is_not_offered_while_its_network_function_cannot_be_bound(unit):
+    unit.machine.driver.unbindable.add(NIC)
+    configure(unit, request())
+    assert driver_of(unit, H200) == "vfio-pci"
+    assert unit.sections == {}
+    assert unit.status.message.startswith("0000:b1:00.0 cannot be bound to vfio-pci: refused")
+
+
 def test_network_of_the_host_is_never_taken(unit):
     root = unit.machine.root
     interface = (root / "sys/bus/pci/devices" / NIC).resolve() / "net/ibs1"
