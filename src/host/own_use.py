@@ -7,6 +7,7 @@ A function that the host uses is never given to a guest.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -83,5 +84,15 @@ def _disks_in_use(root: Path, folder: str) -> Iterator[str]:
             sysfs.read(os.path.join(path, "dev")) in mounted
             or name in swaps
             or sysfs.names(os.path.join(path, "holders"))
+            or _is_claimed(root / "dev" / name)
         ):
             yield name
+
+
+def _is_claimed(device: Path) -> bool:
+    """Whether the kernel or a program has a disk for itself, as ZFS and Ceph: open(2), O_EXCL."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False

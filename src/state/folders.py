@@ -19,7 +19,7 @@ IN_PLACEMENT = KEPT / "reports-in-placement"
 UNTIL_BOOT = Path("run/nova-compute-nvidia-vgpu")
 _LEFT = Path("run/nova-compute-nvidia-vgpu.left")
 # What describes the cards, not the unit.
-_CARD_RECORDS = ("assigned-types.json", "types.json")
+_CARD_RECORDS = ("assigned-types.json", "bound-functions.json", "types.json")
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from gpu.pci import PciAddress
@@ -145,6 +148,21 @@ def test_part_of_a_volume_or_an_array_keeps_its_controller(build):
     root, folder = build(DISK)
     disk = add_disk(root, folder)
     (disk / "holders/dm-0").mkdir()
+    assert find(root, DISK) == storage("nvme0n1")
+
+
+def test_disk_that_a_program_has_for_itself_keeps_its_controller(build, monkeypatch):
+    """ZFS and Ceph appear neither as mounts nor as holders."""
+    root, folder = build(DISK)
+    add_disk(root, folder)
+    real_open = os.open
+
+    def refuse(path, flags, *arguments, **options):
+        if str(path).endswith("/dev/nvme0n1") and flags & os.O_EXCL:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return real_open(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
     assert find(root, DISK) == storage("nvme0n1")
 
 
