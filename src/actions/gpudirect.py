@@ -23,6 +23,8 @@ from system.commands import CommandError, Runner
 
 __all__ = ["advice", "distances"]
 
+_MELLANOX = 0x15B3
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,8 +93,10 @@ def _missing(
 def _translation(nic: WholeCard, shown: str) -> Iterator[str]:
     """Return why a network function cannot have its addresses translated (ATS)."""
     if "Address Translation Service" not in shown:
-        command = f"mlxconfig -d {nic.address} set ATS_ENABLED=true"
-        yield f"{nic.address}: ATS is off; {command}, then reboot"
+        remedy = "enable it with the vendor's tool"
+        if nic.function.id.vendor == _MELLANOX:
+            remedy = f"mlxconfig -d {nic.address} set ATS_ENABLED=true, then reboot"
+        yield f"{nic.address}: ATS is off; {remedy}"
     elif "Enable-" in shown.partition("ATSCtl:")[2].partition("\n")[0]:
         yield f"{nic.address}: ATS is not in use; enable it in the BIOS"
 
