@@ -166,7 +166,7 @@ def remove(root: Path, run: Runner) -> bool:
 
     What it prepared on the cards stays until the next boot.
     """
-    if not (root / _UNIT_PATH).exists() and not (root / UNTIL_BOOT).exists():
+    if not any((root / path).exists() for path in (_UNIT_PATH, _EARLY_UNIT_PATH, UNTIL_BOOT)):
         return False
     for arguments in (("disable", "--now", SERVICE, EARLY_SERVICE), ("daemon-reload",)):
         with contextlib.suppress(CommandError):

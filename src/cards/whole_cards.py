@@ -94,7 +94,8 @@ def _bind(root: Path, run: Runner, card: WholeCard) -> list[Problem]:
 def _release(root: Path, run: Runner, address: PciAddress) -> list[Problem]:
     function = pci_functions.read(root, address)
     try:
-        if function is not None and function.has_vfio:
+        # Without any driver, the one that released it was killed, or no driver has been loaded.
+        if function is not None and (function.has_vfio or function.driver is None):
             vfio_binding.release(root, run, function)
         bound_functions.forget(root, [address])
     except HostError as error:

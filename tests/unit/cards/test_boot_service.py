@@ -186,3 +186,11 @@ def test_removal_leaves_no_file(a40):
     left = [path for path in a40.root.rglob("*nova-compute-nvidia-vgpu*") if not path.is_dir()]
     assert left == []
     assert list((a40.root / "run").rglob("result.json")) == []
+
+
+def test_removal_that_was_killed_between_its_files_is_completed_after_a_boot(a40):
+    boot_service.ensure_installed(a40.root, a40, CHARM)
+    (a40.root / "usr/local/lib/systemd/system/nova-compute-nvidia-vgpu.service").unlink()
+    boot_service.remove(a40.root, a40)
+    left = [path for path in a40.root.rglob("*nova-compute-nvidia-vgpu*") if not path.is_dir()]
+    assert left == []

@@ -156,6 +156,14 @@ def test_card_that_is_no_longer_named_goes_back_to_its_driver(unit):
     assert driver_of(unit, T4) == "nvidia"
 
 
+def test_card_that_lost_vfio_pci_in_a_killed_hook_gets_its_driver_at_the_next_event(unit):
+    configure(unit, "{t4: ['3b:00.0']}")
+    unit.machine.driver.bind(T4, None)
+    configure(unit, "")
+    assert driver_of(unit, T4) == "nvidia"
+    assert T4 not in unit.machine.driver.overrides
+
+
 def test_card_that_a_guest_is_defined_with_stays_until_the_guest_is_deleted(unit):
     configure(unit, "{t4: ['3b:00.0']}")
     unit.machine.define_guest(T4)
