@@ -1,7 +1,7 @@
 # `make test` needs make, python3 and, for the booted hosts, root. It installs everything else.
 .DEFAULT_GOAL := help
 .PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova \
-	test-kernel pack test-pack lock demo bench record-host statuses clean
+	test-nova-25 test-kernel pack test-pack lock demo bench record-host statuses clean
 
 # Everything that is downloaded or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -61,6 +61,9 @@ test: lint unit fuzz-smoke functional release  ## Run lint, unit, fuzz-smoke, fu
 
 test-nova: setup  ## Boot servers on Nova itself with the charm's configuration, without hardware
 	@$(TOX) run -e nova
+
+test-nova-25: setup  ## Boot servers with whole cards on Nova 25, which needs Python 3.10
+	@$(TOX) run -e nova-25
 
 test-kernel: setup  ## Bind whole cards on a real kernel in QEMU, without KVM or hardware
 	@tests/kernel/setup
