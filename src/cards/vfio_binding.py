@@ -74,6 +74,8 @@ def bind(root: Path, run: Runner, function: PciFunction) -> None:
 def release(root: Path, run: Runner, function: PciFunction) -> None:
     """Give a function back to its own driver, if that is loaded.
 
+    Also one that has lost vfio-pci, or has not got it yet, since a hook was killed.
+
     Raises:
         HostError: BINDING_FAILED; a guest uses it, or the driver could not be changed.
     """
@@ -81,7 +83,10 @@ def release(root: Path, run: Runner, function: PciFunction) -> None:
     if _is_in_use(root, function):
         raise _failed(address, "its own driver", "a guest uses it")
     try:
-        _change_driver(root, run, function, _NO_OVERRIDE)
+        if function.driver in (VFIO_PCI, None):
+            _change_driver(root, run, function, _NO_OVERRIDE)
+        else:
+            _override(root, run, address, _NO_OVERRIDE)
     except CommandError as error:
         raise _failed(address, "its own driver", error.reason) from error
     if _driver(root, address) == VFIO_PCI:
@@ -96,10 +101,15 @@ def _change_driver(root: Path, run: Runner, function: PciFunction, driver: str) 
         CommandError: a write failed, or did not end in time.
     """
     folder, address = Path(sysfs.device(root, function.address)), str(function.address)
-    sysfs.write_in_process(run, folder / "driver_override", driver, _TIMEOUT)
+    _override(root, run, function.address, driver)
     if function.driver is not None:
         sysfs.write_in_process(run, folder / "driver/unbind", address, _TIMEOUT)
     sysfs.write_in_process(run, root / _PROBE, address, _TIMEOUT)
+
+
+def _override(root: Path, run: Runner, address: PciAddress, driver: str) -> None:
+    path = Path(sysfs.device(root, address), "driver_override")
+    sysfs.write_in_process(run, path, driver, _TIMEOUT)
 
 
 def _driver(root: Path, address: PciAddress) -> str | None:

@@ -94,8 +94,7 @@ def _bind(root: Path, run: Runner, card: WholeCard) -> list[Problem]:
 def _release(root: Path, run: Runner, address: PciAddress) -> list[Problem]:
     function = pci_functions.read(root, address)
     try:
-        # Without any driver, the one that released it was killed, or no driver has been loaded.
-        if function is not None and (function.has_vfio or function.driver is None):
+        if function is not None:
             vfio_binding.release(root, run, function)
         bound_functions.forget(root, [address])
     except HostError as error:

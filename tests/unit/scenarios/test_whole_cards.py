@@ -164,6 +164,14 @@ def test_card_that_lost_vfio_pci_in_a_killed_hook_gets_its_driver_at_the_next_ev
     assert T4 not in unit.machine.driver.overrides
 
 
+def test_card_that_had_not_got_vfio_pci_in_a_killed_hook_loses_its_override(unit):
+    configure(unit, "{t4: ['3b:00.0']}")
+    unit.machine.driver.bind(T4, "nvidia")
+    configure(unit, "")
+    assert driver_of(unit, T4) == "nvidia"
+    assert T4 not in unit.machine.driver.overrides
+
+
 def test_card_that_a_guest_is_defined_with_stays_until_the_guest_is_deleted(unit):
     configure(unit, "{t4: ['3b:00.0']}")
     unit.machine.define_guest(T4)
