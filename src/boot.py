@@ -42,16 +42,10 @@ def main(root: Path, run: Runner) -> int:
     is_boot = not boot_result.has_run(root)
     boot_result.clear(root)
     state = charm_state.load(root)
+    requests, problems = _prepare_whole_cards(root, run, state)
     if state.paused:
-        logger.info("nothing to do: paused")
+        logger.info("nothing else to do: paused")
         return 0
-    requests: tuple[PassthroughRequest, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    try:
-        requests = parse_passthrough(state.requested_passthrough)
-        problems = prepare_whole_cards(root, run, requests, state.mapping.requested)
-    except HostError as error:
-        problems = (error.problem,)
     host = HostReader(root, whole_devices(requests))
     try:
         problems += _prepare(host, run, state, is_boot=is_boot)
@@ -71,6 +65,25 @@ def main(root: Path, run: Runner) -> int:
     if not (problems or obstacles):
         logger.info("all cards are prepared")
     return 1 if problems else 0
+
+
+def _prepare_whole_cards(
+    root: Path, run: Runner, state: CharmState
+) -> tuple[tuple[PassthroughRequest, ...], tuple[Problem, ...]]:
+    """Bind the whole cards, also while paused, and return their requests and what failed.
+
+    A pause concerns NVIDIA's daemon, and the guests of these cards need them after a boot.
+    """
+    try:
+        requests = parse_passthrough(state.requested_passthrough)
+    except HostError as error:
+        return (), (error.problem,)
+    mapping, may_release = state.mapping.requested, not state.paused
+    try:
+        problems = prepare_whole_cards(root, run, requests, mapping, may_release=may_release)
+    except HostError as error:
+        problems = (error.problem,)
+    return requests, problems
 
 
 def _prepare(

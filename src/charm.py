@@ -404,6 +404,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
+            self._approve_whole_cards(assessment)
             off = boot_service.why_off(self.root)
             if off is not None:
                 return assessment._replace(problems=(off, *assessment.problems))
@@ -427,6 +428,13 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             delay = backoff.AFTER_AN_HOUR
         return prepared.with_failed_preparation(time.time(), problem, delay)
 
+    def _approve_whole_cards(self, assessment: Assessment) -> None:
+        """Allow the boot service to bind the whole cards; most hosts have none."""
+        if assessment.facts.whole_cards:
+            from cards import whole_cards
+
+            whole_cards.approve(self.root, assessment.facts, assessment.whole_cards)
+
     def _with_published(self, assessment: Assessment) -> Assessment:
         """Note whether anything is published, if that is not known from the last event."""
         state = assessment.state
@@ -437,15 +445,16 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
-        if assessment.state.reported_in_placement:  # Nova must never be without it again
+        if assessment.must_be_recorded_first:
             assessment = self._saved(assessment)
         state = assessment.state
         if assessment.facts.nova is not None:  # otherwise its option names are not known yet
             if not state.is_related:
                 state = state._replace(published_digest="")
             elif self._digest(assessment) != state.published_digest:
-                if assessment.would_keep_nothing(self._published_sections(assessment)):
-                    assessment = self._saved(assessment.with_nothing_to_keep())
+                published = self._published_sections(assessment)
+                if assessment.would_keep_nothing(published):
+                    assessment = self._saved(assessment.with_nothing_to_keep(published))
                 assessment = self._with_publication(assessment)
                 state = self._publish_changes(assessment, self._published_sections(assessment))
             else:

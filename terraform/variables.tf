@@ -27,10 +27,11 @@ variable "config" {
     condition = length(setsubtract(keys(var.config), [
       "force-install-nvidia-vgpu",
       "live-migratable",
+      "passthrough-devices",
       "report-in-placement",
       "vgpu-device-mappings",
     ])) == 0
-    error_message = "The charm has the options force-install-nvidia-vgpu, live-migratable, report-in-placement and vgpu-device-mappings."
+    error_message = "The charm has the options force-install-nvidia-vgpu, live-migratable, passthrough-devices, report-in-placement and vgpu-device-mappings."
   }
 }
 

@@ -35,6 +35,7 @@ class Offer(NamedTuple):
         needs_uefi: whether the memory of the card is too large for the default machine.
         whole_card_ids: vendor and device ID of a whole card, and of its network function; none
             for a vGPU.
+        slug: the name as names of flavors and of Kubernetes' objects are written; unique.
     """
 
     name: str
@@ -44,11 +45,7 @@ class Offer(NamedTuple):
     available: int | None
     needs_uefi: bool = False
     whole_card_ids: tuple[PciId, ...] = ()
-
-    @property
-    def slug(self) -> str:
-        """The name in lower case, as names of flavors and of Kubernetes' objects are written."""
-        return re.sub(r"[^a-z0-9.-]", "-", self.name.lower())
+    slug: str = ""
 
 
 def inventories(assessment: Assessment) -> tuple[CardInventory, ...]:
@@ -64,14 +61,31 @@ def offers(assessment: Assessment) -> tuple[Offer, ...]:
         by_type.setdefault(inventory.assignment, []).append(inventory)
     whole_cards = () if assessment.keeps_whole_cards else assessment.whole_cards.offers
     nics = {offer.name: offer for offer in whole_cards if offer.is_nic}
-    return (
-        *(_vgpu(assignment, on_cards, assessment) for assignment, on_cards in by_type.items()),
-        *(
-            _whole_card(offer, nics.get(f"{offer.name}-nic"), assessment)
-            for offer in whole_cards
-            if not offer.is_nic
-        ),
+    return _with_slugs(
+        [
+            *(_vgpu(assignment, on_cards, assessment) for assignment, on_cards in by_type.items()),
+            *(
+                _whole_card(offer, nics.get(f"{offer.name}-nic"), assessment)
+                for offer in whole_cards
+                if not offer.is_nic
+            ),
+        ]
     )
+
+
+def _with_slugs(found: Sequence[Offer]) -> tuple[Offer, ...]:
+    """Name offers; one alias may stand for two models, and names may differ in case only."""
+    used: set[str] = set()
+    named = []
+    for offer in found:
+        slug = base = re.sub(r"[^a-z0-9]+", "-", offer.name.lower()).strip("-")
+        number = 1
+        while slug in used:
+            number += 1
+            slug = f"{base}-{number}"
+        used.add(slug)
+        named.append(offer._replace(slug=slug))
+    return tuple(named)
 
 
 def type_text(assignment: Assignment) -> str:

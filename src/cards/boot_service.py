@@ -42,7 +42,6 @@ ProtectHome=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
-PrivateNetwork=yes
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any
 RestrictNamespaces=yes
@@ -54,7 +53,8 @@ SystemCallArchitectures=native
 SystemCallFilter=~@clock @cpu-emulation @debug @keyring @mount @obsolete @raw-io @reboot @swap
 SystemCallErrorNumber=EPERM
 UMask=0022"""
-# This one also starts NVIDIA's tools, and reads the open files of all processes.
+# This one also starts NVIDIA's tools, and reads the open files of all processes. It has no network
+# of its own (PrivateNetwork), in which it could not see what the host uses.
 _UNIT_TEXT = """\
 # Written by the charm nova-compute-nvidia-vgpu, which also removes it.
 [Unit]
@@ -101,6 +101,7 @@ RemainAfterExit=yes
 ExecStart={python} -S -W ignore {charm}/src/early_boot.py
 TimeoutStartSec=60
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_ADMIN CAP_SYS_MODULE
+PrivateNetwork=yes
 {sandbox}
 
 [Install]

@@ -4,6 +4,10 @@
 
 A boot undoes all of this. `early_boot` binds the recorded functions again before another driver
 can take them; this module does so later, before Nova, and whenever the option changes.
+
+Only a hook decides that a function may be bound, and records it (`approve`). At a boot, and from
+within the sandbox of the boot service, it cannot be seen whether the host uses the function: its
+network and its disks may not be set up yet.
 """
 
 from __future__ import annotations
@@ -13,44 +17,88 @@ from pathlib import Path
 from typing import Sequence
 
 from cards import vfio_binding, virtual_functions
-from gpu.pci import PciAddress
-from gpu.problems import HostError, Problem
+from gpu.pci import VFIO_PCI, PciAddress, PciId
+from gpu.problems import USED_BY_HOST, HostError, Problem
 from gpu.whole_card import WholeCard
 from host import pci_functions
-from host.facts import gather
+from host.facts import HostFacts, gather
 from planning import mappings, passthrough
 from planning.mappings import VgpuRequest
 from planning.passthrough import PassthroughRequest, whole_devices
-from planning.whole_cards import plan_whole_cards
+from planning.whole_cards import WholeCardPlan, plan_whole_cards
 from state import bound_functions
 from system.commands import Runner
 
-__all__ = ["PassthroughRequest", "parse_passthrough", "prepare_whole_cards", "whole_devices"]
+__all__ = [
+    "PassthroughRequest",
+    "approve",
+    "parse_passthrough",
+    "prepare_whole_cards",
+    "whole_devices",
+]
 
 logger = logging.getLogger(__name__)
 
 
+def approve(root: Path, facts: HostFacts, plan: WholeCardPlan) -> None:
+    """Record which functions may be bound, now and at each boot.
+
+    Those that the host uses again are forgotten; otherwise the next boot would take them.
+
+    Raises:
+        HostError: DISK_WRITE_FAILED.
+    """
+    recorded = bound_functions.load(root)
+    approved, used = [], []
+    for card in facts.whole_cards:
+        if card.address in plan.to_bind:
+            approved += [function for function in card.functions if not function.has_vfio]
+        elif card.obstacle is not None and card.obstacle.kind in USED_BY_HOST and not card.guests:
+            used += [
+                function.address
+                for function in card.functions
+                if function.address in recorded and function.driver not in (None, VFIO_PCI)
+            ]
+    if any(recorded.get(function.address) != function.id for function in approved):
+        bound_functions.record(root, approved)
+    if used:
+        bound_functions.forget(root, used)
+
+
 def prepare_whole_cards(
-    root: Path, run: Runner, requests: Sequence[PassthroughRequest], mapping: str
+    root: Path,
+    run: Runner,
+    requests: Sequence[PassthroughRequest],
+    mapping: str,
+    *,
+    may_release: bool = True,
 ) -> tuple[Problem, ...]:
-    """Bind vfio-pci to the requested cards, and release the others; return what failed.
+    """Bind vfio-pci to the approved cards, and release the others; return what failed.
 
     Args:
         root: the root of the host's file system.
         run: starts programs on the host.
         requests: the requests for whole cards.
         mapping: the mapping of vGPUs that is in force; a card in both is left alone.
+        may_release: whether cards that are no longer requested go back to their drivers.
     """
     facts = gather(root, whole_devices(requests))
     plan = plan_whole_cards(
         tuple(requests), facts.whole_cards, _vgpu_requests(mapping), facts.functions_to_return
     )
     problems = [*plan.problems]
-    for address in plan.to_return:
-        problems += _release(root, run, address)
+    recorded = bound_functions.load(root)
+    for address in plan.to_return if may_release else ():
+        problems += _release(root, run, address, recorded[address])
     for card in facts.whole_cards:
-        if card.address in plan.to_bind:
-            problems += _bind(root, run, card)
+        if card.address not in plan.to_bind:
+            continue
+        if any(
+            recorded.get(item.address) != item.id for item in card.functions if not item.has_vfio
+        ):
+            logger.info("%s waits for the next hook", card.address)
+            continue
+        problems += _bind(root, run, card)
     return tuple(problems)
 
 
@@ -80,7 +128,6 @@ def _vgpu_requests(mapping: str) -> tuple[VgpuRequest, ...]:
 def _bind(root: Path, run: Runner, card: WholeCard) -> list[Problem]:
     try:
         vfio_binding.ensure_module_loaded(root, run, card.address)
-        bound_functions.record(root, [item for item in card.functions if not item.has_vfio])
         if card.card is not None and card.card.gpu.virtual_functions:
             virtual_functions.disable_virtual_functions(root, run, card.card.gpu)
         for function in card.functions:
@@ -91,10 +138,11 @@ def _bind(root: Path, run: Runner, card: WholeCard) -> list[Problem]:
     return []
 
 
-def _release(root: Path, run: Runner, address: PciAddress) -> list[Problem]:
+def _release(root: Path, run: Runner, address: PciAddress, recorded: PciId) -> list[Problem]:
+    """Release a function, unless it is gone, or another device is in its slot now."""
     function = pci_functions.read(root, address)
     try:
-        if function is not None:
+        if function is not None and function.id == recorded:
             vfio_binding.release(root, run, function)
         bound_functions.forget(root, [address])
     except HostError as error:

@@ -156,6 +156,14 @@ class PciFunction(NamedTuple):
         """Whether it is bound to vfio-pci, so that a guest can have it."""
         return self.driver == VFIO_PCI
 
+    @property
+    def spares_its_group(self) -> bool:
+        """Whether a guest can have other functions of its IOMMU group, despite its driver.
+
+        https://docs.kernel.org/driver-api/vfio.html
+        """
+        return self.driver in (None, VFIO_PCI, "pci-stub")
+
 
 class Gpu(NamedTuple):
     """A GPU as a physical function; each field is a file in /sys/bus/pci/devices/ADDRESS."""

@@ -23,6 +23,7 @@ __all__ = [
     "PREPARATION_PENDING",
     "RETRIABLE",
     "SOFTWARE_BROKEN",
+    "USED_BY_HOST",
     "HostError",
     "Problem",
     "ProblemKind",
@@ -74,10 +75,12 @@ class ProblemKind(enum.Enum):
     NOT_NETWORK_FUNCTION = "not-network-function"
     NIC_TOO_FAR = "nic-too-far"
     GROUP_SHARED = "iommu-group-shared"
+    GROUP_FOR_ONE_GUEST = "iommu-group-for-one-guest"
     BOOT_DISPLAY = "boot-display"
     HOST_NETWORK = "host-network"
     HOST_STORAGE = "host-storage"
     USED_BY_PROGRAM = "used-by-program"
+    HELD_BY_DRIVER = "held-by-driver"
     HAS_VFS = "has-virtual-functions"
     VGPUS_ON_CARD = "vgpus-on-card"
     # whole cards against the installed Nova
@@ -206,6 +209,16 @@ OBSTACLES = frozenset(
         ProblemKind.SRIOV_OFF,
         ProblemKind.IOMMU_OFF,
         ProblemKind.OPEN_MODULE,
+    }
+)
+# The host uses the device for itself.
+USED_BY_HOST = frozenset(
+    {
+        ProblemKind.BOOT_DISPLAY,
+        ProblemKind.HOST_NETWORK,
+        ProblemKind.HOST_STORAGE,
+        ProblemKind.USED_BY_PROGRAM,
+        ProblemKind.HELD_BY_DRIVER,
     }
 )
 # The whole card is bound to another driver or assigned to a guest; it is not faulty.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gpu.card import Card
 from gpu.pci import PciAddress, PciFunction
-from gpu.problems import Problem
+from gpu.problems import Problem, ProblemKind
 
 __all__ = ["WholeCard"]
 
@@ -20,6 +20,8 @@ class WholeCard(NamedTuple):
         function: the function, mostly a GPU.
         companions: the other functions of its board in its IOMMU group, such as audio and USB. No
             guest can have the card while one of them has another driver.
+        neighbours: all others in its IOMMU group: of other boards, or requested by themselves. No
+            guest can have the card while the host uses one of them.
         card: the same as a GPU that offers vGPUs; None if it is not one of NVIDIA's GPUs.
         guests: the guests that are defined with it, running or not.
         is_nic: whether it is requested as a network function beside cards (GPUDirect).
@@ -28,6 +30,7 @@ class WholeCard(NamedTuple):
 
     function: PciFunction
     companions: tuple[PciFunction, ...] = ()
+    neighbours: tuple[PciFunction, ...] = ()
     card: Card | None = None
     guests: tuple[str, ...] = ()
     is_nic: bool = False
@@ -47,6 +50,19 @@ class WholeCard(NamedTuple):
     def is_ready(self) -> bool:
         """Whether a guest can have it now."""
         return self.obstacle is None and all(function.has_vfio for function in self.functions)
+
+    def blocked_by(self, other: PciFunction) -> Problem:
+        """Return that a function of its IOMMU group keeps guests from having it."""
+        kind, driver = ProblemKind.GROUP_SHARED, str(other.driver)
+        return Problem(kind, self.address, other=str(other.address), driver=driver)
+
+    @property
+    def is_for_its_guest(self) -> bool:
+        """Whether it stays offered, since a guest is defined with it, even if it is not ready.
+
+        Nova has allocated it to that guest, so no other can get it.
+        """
+        return self.obstacle is None and bool(self.guests)
 
     @property
     def has_vgpus(self) -> bool:

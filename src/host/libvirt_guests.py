@@ -98,9 +98,14 @@ def _sources(root: Path) -> Iterator[tuple[str, str, str]]:
     """Return each host device of each guest: the guest, its attributes, its source, as text."""
     for path in sorted((root / _DOMAINS).glob("*.xml")):
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-            for attributes, content in _elements(file.read(_MAX_BYTES), "hostdev"):
+            text = file.read(_MAX_BYTES)
+            for attributes, content in _elements(text, "hostdev"):
                 for _, source in _elements(content, "source"):
                     yield path.stem, attributes, source
+            for attributes, content in _elements(text, "interface"):
+                for _, source in _elements(content, "source"):
+                    if "hostdev" in attributes:  # as Neutron's ports with SR-IOV
+                        yield path.stem, "pci", source
 
 
 def _elements(text: str, name: str) -> Iterator[tuple[str, str]]:

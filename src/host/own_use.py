@@ -7,6 +7,7 @@ A function that the host uses is never given to a guest.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -15,35 +16,90 @@ from typing import Iterator
 
 from gpu.pci import PciFunction
 from gpu.problems import Problem, ProblemKind
-from host import nvml_clients
+from host import nvml_clients, programs
 from system import sysfs
 
 __all__ = ["find"]
 
-_STORAGE = 0x01  # the class of disk controllers, https://pci-ids.ucw.cz/read/PD
 # Destinations that every interface has: link-local and multicast addresses.
 _LOCAL_IPV6 = re.compile(r"fe[89ab]|ff", re.IGNORECASE)
 
 
 def find(root: Path, function: PciFunction) -> Problem | None:
-    """Return what the host uses a function for; None if it uses it for nothing."""
+    """Return what the host uses a function for; None if it uses it for nothing.
+
+    Interfaces and disks may be far below their function: behind a bus of virtio or USB, or as a
+    part of a device with several controllers.
+    """
     address = function.address
     folder = sysfs.device(root, address)
+    place = os.path.realpath(folder) + os.sep
     if sysfs.read(os.path.join(folder, "boot_vga")) == "1":
         return Problem(ProblemKind.BOOT_DISPLAY, address)
-    for interface in sorted(sysfs.names(os.path.join(folder, "net"))):
+    for interface in _interfaces(root, place):
         use = _network_use(root, interface)
         if use:
             return Problem(ProblemKind.HOST_NETWORK, address, interface=interface, use=use)
-    if function.pci_class >> 8 == _STORAGE:
-        disk = next(_disks_in_use(root, folder), None)
-        if disk is not None:
-            return Problem(ProblemKind.HOST_STORAGE, address, disk=disk)
-    if function.driver == "nvidia":
-        client = nvml_clients.find_user(root, address)
-        if client is not None:
-            return Problem(ProblemKind.USED_BY_PROGRAM, address, program=client)
+    disk = next(_disks_in_use(root, place), None)
+    if disk is not None:
+        return Problem(ProblemKind.HOST_STORAGE, address, disk=disk)
+    program = _program(root, function, folder)
+    if program is not None:
+        return Problem(ProblemKind.USED_BY_PROGRAM, address, program=program)
+    if _has_user_space_driver(function, folder):
+        return Problem(ProblemKind.HELD_BY_DRIVER, address, driver=str(function.driver))
     return None
+
+
+def _program(root: Path, function: PciFunction, folder: str) -> str | None:
+    """Return a program that has a device of a function open; None if there is none."""
+    driver = function.driver or ""
+    if driver == "nvidia":
+        client = nvml_clients.find_user(root, function.address)
+        if client is not None:
+            return client
+    devices = dict(_device_nodes(folder))
+    # Which switch has which of these devices is not shown.
+    patterns = [*map(re.escape, devices), *(["nvidia-nvswitch.*"] if _is_switch(driver) else [])]
+    if not patterns:
+        return None
+    path = re.compile(f"/dev/(?:.*/)?(?:{'|'.join(patterns)})")
+    return next(iter(programs.with_open(root, path, frozenset(devices.values()))), None)
+
+
+def _is_switch(driver: str) -> bool:
+    return driver == "nvidia-nvswitch"
+
+
+def _device_nodes(folder: str) -> Iterator[tuple[str, str]]:
+    """Return the names and numbers of a function's device nodes: of DRM, RDMA, UIO and so on."""
+    with contextlib.suppress(OSError), os.scandir(folder) as classes:
+        for entry in classes:
+            if entry.is_dir(follow_symlinks=False):
+                for name in sysfs.names(entry.path):
+                    number = sysfs.read(os.path.join(entry.path, name, "dev"))
+                    if number:
+                        yield name, number
+
+
+def _has_user_space_driver(function: PciFunction, folder: str) -> bool:
+    """Whether somebody has chosen a driver for programs, such as DPDK, or a variant of vfio-pci.
+
+    https://docs.kernel.org/driver-api/uio-howto.html
+    """
+    is_variant = "vfio" in (function.driver or "") or bool(
+        sysfs.names(os.path.join(folder, "vfio-dev"))
+    )
+    return is_variant or bool(sysfs.names(os.path.join(folder, "uio")))
+
+
+def _interfaces(root: Path, place: str) -> list[str]:
+    """Return the network interfaces below a function."""
+    folder = root / "sys/class/net"
+    below = [
+        name for name in sysfs.names(folder) if os.path.realpath(folder / name).startswith(place)
+    ]
+    return sorted({*below, *sysfs.names(os.path.join(place, "net"))})
 
 
 def _network_use(root: Path, interface: str) -> str:
@@ -69,24 +125,38 @@ def _rows(path: Path) -> Iterator[list[str]]:
     return (line.split() for line in sysfs.read(path).splitlines() if line.strip())
 
 
-def _disks_in_use(root: Path, folder: str) -> Iterator[str]:
-    """Return the disks of a controller that are mounted, or part of another disk.
+def _disks_in_use(root: Path, place: str) -> Iterator[str]:
+    """Return the disks below a function that are mounted, or part of another disk.
 
-    Disks below it are those whose real path is below that of the controller; a logical volume or
-    a RAID array appears in the holders of its disks.
+    A logical volume or a RAID array appears in the holders of its disks.
     """
-    controller = os.path.realpath(folder) + os.sep
     mounted = {row[2] for row in _rows(root / "proc/1/mountinfo") if len(row) > 2}
     swaps = {os.path.basename(row[0]) for row in _rows(root / "proc/swaps")}
     for name in sorted(sysfs.names(root / "sys/class/block")):
         path = os.path.realpath(root / "sys/class/block" / name)
-        if path.startswith(controller) and (
+        if _is_below(path, place) and (
             sysfs.read(os.path.join(path, "dev")) in mounted
             or name in swaps
             or sysfs.names(os.path.join(path, "holders"))
             or _is_claimed(root / "dev" / name)
         ):
             yield name
+
+
+def _is_below(disk: str, place: str) -> bool:
+    """Whether a disk is one of a controller.
+
+    The disks of NVMe with several paths are below a virtual device, which links to its
+    controllers: https://docs.kernel.org/admin-guide/nvme-multipath.html
+    """
+    if disk.startswith(place):
+        return True
+    subsystems = [path for path in Path(disk).parents if path.name.startswith("nvme-subsys")]
+    return any(
+        os.path.realpath(subsystem / name).startswith(place)
+        for subsystem in subsystems
+        for name in sysfs.names(subsystem)
+    )
 
 
 def _is_claimed(device: Path) -> bool:

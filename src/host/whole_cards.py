@@ -7,22 +7,19 @@ The reasons are found on the host, never derived from what was requested.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from gpu.card import Card
-from gpu.pci import NOVA_MAX_DOMAIN, VFIO_PCI, PciAddress, PciFunction, WholeDevices
+from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciFunction, WholeDevices
 from gpu.problems import Problem, ProblemKind
 from gpu.whole_card import WholeCard
-from host import libvirt_guests, obstacles, own_use, pci_functions
+from host import libvirt_guests, obstacles, own_use, pci_functions, programs
 from host.gpus import GPU_CLASSES
 from state import bound_functions
 
 __all__ = ["functions_to_return", "read"]
-
-# Drivers with which another function of the group does not keep a guest from the card:
-# https://docs.kernel.org/driver-api/vfio.html
-_HARMLESS = (None, VFIO_PCI, "pci-stub")
 
 
 def read(
@@ -50,14 +47,14 @@ def read(
             is_nic=function.address in devices.nics or function.id in devices.nics,
         )
         whole_cards.append(_with_evidence(root, whole_card, requested, guests))
-    return tuple(whole_cards)
+    return _without_those_of_programs(root, tuple(whole_cards))
 
 
 def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, ...]:
     """Return the functions that the charm has bound to vfio-pci and nobody requests any more.
 
-    Not those of guests, nor those of a board of which another function is requested. A function
-    that has its own driver already, or is gone, is among them: its record is stale.
+    Not those of guests, nor the companions of a requested function. A function that has its own
+    driver already, or is gone, is among them: its record is stale.
 
     Args:
         root: the root of the host's file system.
@@ -66,13 +63,42 @@ def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, 
     bound = bound_functions.load(root)
     if not bound:
         return ()
-    requested = [function.address for function in pci_functions.select(root, devices.all)]
-    guests = libvirt_guests.defined_functions(root)
+    stay = {*libvirt_guests.defined_functions(root)}
+    for function in pci_functions.select(root, devices.all):
+        companions = _companions(function, pci_functions.group_members(root, function))
+        stay.update(member.address for member in (function, *companions))
+    return tuple(sorted(bound.keys() - stay))
+
+
+def _companions(function: PciFunction, group: Iterable[PciFunction]) -> tuple[PciFunction, ...]:
+    """Return the other functions of its board among those of its IOMMU group."""
+    return tuple(other for other in group if other.address.is_on_board_of(function.address))
+
+
+def _without_those_of_programs(
+    root: Path, whole_cards: tuple[WholeCard, ...]
+) -> tuple[WholeCard, ...]:
+    """Find the devices on vfio-pci that a program has which is no guest of Nova.
+
+    Such as DPDK, a virtual machine of LXD, or a transient guest of libvirt.
+    """
+    free = [
+        card
+        for card in whole_cards
+        if card.function.has_vfio and not (card.guests or card.obstacle)
+    ]
+    taken = libvirt_guests.open_functions(root, [card.address for card in free]) if free else ()
     return tuple(
-        address
-        for address in sorted(bound)
-        if address not in guests and not any(address.is_on_board_of(other) for other in requested)
+        card._replace(obstacle=_used_by_program(root, card)) if card.address in taken else card
+        for card in whole_cards
     )
+
+
+def _used_by_program(root: Path, card: WholeCard) -> Problem:
+    path = re.compile(rf"/dev/vfio/{re.escape(str(card.function.iommu_group))}(?: \(deleted\))?")
+    programs_with_it = programs.with_open(root, path)
+    program = next(iter(programs_with_it), "a program")
+    return Problem(ProblemKind.USED_BY_PROGRAM, card.address, program=program)
 
 
 def _with_evidence(
@@ -84,31 +110,31 @@ def _with_evidence(
     """Add the other functions of the board, the guests, and why it cannot be given away."""
     function = whole_card.function
     group = pci_functions.group_members(root, function)
-    board = [other for other in group if other.address.is_on_board_of(function.address)]
-    others = [other for other in group if other not in board and other.address not in requested]
+    board = _companions(function, group)
     addresses = {member.address for member in (function, *board)}
+    companions = tuple(other for other in board if other.address not in requested)
     whole_card = whole_card._replace(
-        companions=tuple(other for other in board if other.address not in requested),
+        companions=companions,
+        neighbours=tuple(other for other in group if other not in companions),
         guests=tuple(sorted({guests[address] for address in addresses & guests.keys()})),
     )
-    return whole_card._replace(obstacle=next(_obstacles(root, whole_card, others), None))
+    return whole_card._replace(obstacle=next(_obstacles(root, whole_card, requested), None))
 
 
-def _obstacles(
-    root: Path, whole_card: WholeCard, others: Iterable[PciFunction]
-) -> Iterator[Problem]:
-    """Return why a function cannot be given away; others are those of its IOMMU group."""
+def _obstacles(root: Path, whole_card: WholeCard, requested: set[PciAddress]) -> Iterator[Problem]:
+    """Return why a function cannot be given away, by itself.
+
+    Whether a requested neighbour can be given away too depends on the plan.
+    """
     function, address = whole_card.function, whole_card.address
     yield from _unsuitable(whole_card)
     if whole_card.has_vgpus:
         yield Problem(ProblemKind.VGPUS_ON_CARD, address)
     if function.iommu_group is None:
         yield Problem(ProblemKind.IOMMU_OFF, address, remedy=obstacles.iommu_remedy(root))
-    for other in others:
-        if other.driver not in _HARMLESS:
-            driver = str(other.driver)
-            kind = ProblemKind.GROUP_SHARED
-            yield Problem(kind, address, other=str(other.address), driver=driver)
+    for other in whole_card.neighbours:
+        if not other.spares_its_group and other.address not in requested:
+            yield whole_card.blocked_by(other)
     for member in whole_card.functions:
         yield from _obstacles_to_binding(root, member)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Iterable, Mapping, NamedTuple, Sequence, Tuple
+from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from gpu.card import Framework, is_type_id
 from nova_compute.release import NovaVersion
@@ -23,6 +23,7 @@ __all__ = [
     "PciOptions",
     "alias",
     "has_vgpus",
+    "has_whole_cards",
     "render",
     "whole_card_alias",
     "whole_card_class",
@@ -96,14 +97,52 @@ def with_kept(
     merged = {name: list(of_vgpus[name]) for name in of_vgpus if name != _PCI}
     both = (*sections.get(_PCI, ()), *published.get(_PCI, ()))
     pairs = [REPORT_IN_PLACEMENT] if REPORT_IN_PLACEMENT in both else []
-    pairs += _split(of_vgpus.get(_PCI, ()))[0]
-    pairs += _split(of_whole_cards.get(_PCI, ()))[1]
+    vgpus, whole_cards = _split(of_vgpus.get(_PCI, ()))[0], _split(of_whole_cards.get(_PCI, ()))[1]
+    if keeps_vgpus:
+        whole_cards = _without_names_of(vgpus, whole_cards)
+    elif keeps_whole_cards:
+        vgpus = _without_names_of(whole_cards, vgpus)
+    pairs += [*vgpus, *whole_cards]
     return {**merged, _PCI: pairs} if pairs else merged
+
+
+def _without_names_of(kept: Sequence[Pair], pairs: Sequence[Pair]) -> list[Pair]:
+    """Leave out aliases, with their devices, whose names are kept for others.
+
+    Nova does not start with two aliases of one name that have different device types.
+    """
+    taken = {_alias_name(value) for name, value in kept if name == "alias"}
+    return [
+        pair
+        for group in _groups(pairs)
+        if _alias_name(group[-1][1]) not in taken
+        for pair in group
+    ]
+
+
+def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Yield the devices of each alias with the alias, which stands after them."""
+    group: list[Pair] = []
+    for pair in pairs:
+        if pair != REPORT_IN_PLACEMENT:
+            group.append(pair)
+        if pair[0] == "alias":
+            yield group
+            group = []
+
+
+def _alias_name(value: str) -> str:
+    return str(json.loads(value)["name"])
 
 
 def has_vgpus(sections: Sections) -> bool:
     """Whether some sections offer vGPUs."""
     return any(name != _PCI for name in sections) or bool(_split(sections.get(_PCI, ()))[0])
+
+
+def has_whole_cards(sections: Sections) -> bool:
+    """Whether some sections offer whole cards."""
+    return bool(_split(sections.get(_PCI, ()))[1])
 
 
 def alias(assignment: Assignment, options: PciOptions) -> str:
@@ -177,15 +216,10 @@ def _split(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
     """
     vgpus: list[Pair] = []
     whole_cards: list[Pair] = []
-    devices: list[Pair] = []
-    for name, value in pairs:
-        if (name, value) == REPORT_IN_PLACEMENT:
-            continue
-        devices.append((name, value))
-        if name == "alias":
-            is_vgpu = '"type-VF"' in value and f'"{_NVIDIA}"' in value
-            (vgpus if is_vgpu else whole_cards).extend(devices)
-            devices = []
+    for group in _groups((name, value) for name, value in pairs):
+        value = group[-1][1]
+        is_vgpu = '"type-VF"' in value and f'"{_NVIDIA}"' in value
+        (vgpus if is_vgpu else whole_cards).extend(group)
     return vgpus, whole_cards
 
 

@@ -9,6 +9,7 @@ https://docs.openstack.org/nova/latest/admin/pci-passthrough.html.
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any, Iterator, Mapping, Sequence
 
 from gpu.pci import PciAddress
@@ -49,6 +50,7 @@ def apply_release_to_whole_cards(
             *_unsupported(plan.later_offers, nova, options),
             *_conflicts(plan.later_offers, options),
             *_taken_names(plan.later_offers, taken),
+            *_taken_classes(plan.later_offers, vgpu_aliases, options),
         ]
     )
     return plan._replace(notes=(*plan.notes, *_covered(plan.later_offers, operator_options)))
@@ -110,6 +112,19 @@ def _taken_names(offers: Sequence[WholeCardOffer], taken: Mapping[str, str]) -> 
             yield Problem(ProblemKind.ALIAS_TAKEN, name=name, owner=taken[name])
 
 
+def _taken_classes(
+    offers: Sequence[WholeCardOffer], vgpu_aliases: Sequence[str], options: PciOptions
+) -> Iterator[Problem]:
+    if not options.report_in_placement:
+        return
+    owners = {alias.get("resource_class"): alias["name"] for alias in _objects(vgpu_aliases)}
+    for offer in offers:
+        resource_class = whole_card_class(offer)
+        if resource_class in owners:
+            kind, first = ProblemKind.CLASS_SHARED, owners[resource_class]
+            yield Problem(kind, resource_class=resource_class, first=first, second=offer.name)
+
+
 def _names(aliases: Sequence[str]) -> Iterator[str]:
     for alias in _objects(aliases):
         name = alias.get("name")
@@ -131,14 +146,26 @@ def _covered(
 
 def _covers(spec: Mapping[str, Any], offer: WholeCardOffer, address: PciAddress) -> bool:
     if "address" in spec:
-        written = str(spec["address"]).lower()
-        return written in (str(address), str(address)[5:])
+        return _is_meant(spec["address"], address)
     ids = (f"{offer.id.vendor:04x}", f"{offer.id.device:04x}")
     written_ids = (spec.get("vendor_id"), spec.get("product_id"))
     return any(written_ids) and all(
         text is None or str(text).lower() in (pci_id, f"0x{pci_id}", "*")
         for text, pci_id in zip(written_ids, ids)
     )
+
+
+def _is_meant(written: Any, address: PciAddress) -> bool:
+    """Whether an address of Nova, which may have wildcards, means a device.
+
+    In the form of an object, whose parts are regular expressions, only plain parts are compared.
+    """
+    if isinstance(written, dict):
+        names = ("domain", "bus", "slot", "function")
+        parts = zip(names, str(address).replace(".", ":").split(":"))
+        return all(written.get(name, part) in (part, ".*", "*") for name, part in parts)
+    pattern = str(written).lower()
+    return any(fnmatchcase(text, pattern) for text in (str(address), str(address)[5:]))
 
 
 def _objects(values: Sequence[str]) -> Iterator[dict[str, Any]]:

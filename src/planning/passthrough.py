@@ -22,6 +22,7 @@ OPTION = Option(
 
 
 _NIC_SUFFIX = "-nic"
+_MAX_NAME = 64  # also in the schema
 
 
 class PassthroughRequest(NamedTuple):
@@ -66,6 +67,9 @@ def requests(data: Any) -> tuple[PassthroughRequest, ...]:
         if name.endswith(_NIC_SUFFIX) and "nics" in entries.get(owner, {}):
             reason = f"is the alias of the network functions of {shown(owner)}; rename it"
             raise OPTION.invalid(shown(name), reason)
+        longest = _MAX_NAME - len(_NIC_SUFFIX)
+        if "nics" in options and len(name) > longest:
+            raise OPTION.invalid(shown(name), f"at most {longest} characters with nics")
         parsed.append(
             PassthroughRequest(
                 name=name,

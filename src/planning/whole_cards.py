@@ -53,6 +53,8 @@ class WholeCardPlan(NamedTuple):
         to_bind: the cards that vfio-pci must be bound to first.
         to_return: the functions that go back to their own driver.
         for_other_hosts: requests that select nothing on this host.
+        keeps_published: whether what is published stays, since a change cannot be recorded.
+        is_last_valid: whether this is the plan for the last valid value, as this one is not.
     """
 
     requests: tuple[PassthroughRequest, ...] = ()
@@ -63,6 +65,8 @@ class WholeCardPlan(NamedTuple):
     to_bind: tuple[PciAddress, ...] = ()
     to_return: tuple[PciAddress, ...] = ()
     for_other_hosts: tuple[PassthroughRequest, ...] = ()
+    keeps_published: bool = False
+    is_last_valid: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -97,22 +101,21 @@ def plan_whole_cards(
         vgpu_requests: the requests for vGPUs, which must not select the same cards.
         to_return: the functions that no request selects any more; see `HostFacts`.
     """
+    whole_cards, usable = _usable(requests, whole_cards)
     selected = {request: _select(request, whole_cards) for request in requests}
-    usable = [
-        item for request in requests for item in _offered(request, selected[request], _is_possible)
-    ]
     plan = WholeCardPlan(
         requests=tuple(request for request in requests if selected[request].cards),
         offers=_offers(selected, _is_ready),
         later_offers=_offers(selected, _is_possible),
         notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
         to_bind=tuple(
-            card.address for card in whole_cards if card in usable and not card.is_ready
+            card.address for card in whole_cards if card.address in usable and not card.is_ready
         ),
         to_return=to_return,
         for_other_hosts=tuple(request for request in requests if not selected[request].cards),
     )
-    return plan.with_problems([*_named_twice(selected), *_in_both(selected, vgpu_requests)])
+    problems = (*_named_twice(requests, whole_cards), *_in_both(selected, vgpu_requests))
+    return plan.with_problems(problems)
 
 
 class _Selection(NamedTuple):
@@ -138,8 +141,35 @@ def _select(request: PassthroughRequest, whole_cards: tuple[WholeCard, ...]) -> 
     return _Selection(cards, matching(request.nics, are_nics=True))
 
 
+def _usable(
+    requests: tuple[PassthroughRequest, ...], whole_cards: tuple[WholeCard, ...]
+) -> tuple[tuple[WholeCard, ...], frozenset[PciAddress]]:
+    """Return the devices, and the addresses of those that are or can be offered.
+
+    A device is not usable while another one of its IOMMU group stays with the host, which may be
+    because that one is not usable.
+    """
+    while True:
+        usable = frozenset(
+            item.address
+            for request in requests
+            for item in _offered(request, _select(request, whole_cards), _is_possible)
+        )
+        checked = tuple(_with_neighbours(card, usable) for card in whole_cards)
+        if checked == whole_cards:
+            return whole_cards, usable
+        whole_cards = checked
+
+
+def _with_neighbours(card: WholeCard, usable: frozenset[PciAddress]) -> WholeCard:
+    for other in card.neighbours:
+        if card.obstacle is None and other.address not in usable and not other.spares_its_group:
+            card = card._replace(obstacle=card.blocked_by(other))
+    return card
+
+
 def _is_ready(device: WholeCard) -> bool:
-    return device.is_ready
+    return (device.is_ready and device.obstacle is None) or device.is_for_its_guest
 
 
 def _is_possible(device: WholeCard) -> bool:
@@ -213,6 +243,20 @@ def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[
         for card in selection.cards if request.nics else ():
             if card.obstacle is None and card not in usable:
                 yield _too_far(card, request, selection.nics)
+        yield from _in_one_group(usable)
+
+
+def _in_one_group(devices: Iterable[WholeCard]) -> Iterator[Problem]:
+    """Find devices of one request that only one guest can have, as the kernel gives groups away.
+
+    A card and its network function are meant for one guest.
+    """
+    first_of: dict[tuple[bool, str | None], PciAddress] = {}
+    for item in devices:
+        first = first_of.setdefault((item.is_nic, item.function.iommu_group), item.address)
+        if first != item.address:
+            kind = ProblemKind.GROUP_FOR_ONE_GUEST
+            yield Problem(kind, item.address, other=str(first))
 
 
 def _too_far(card: WholeCard, request: PassthroughRequest, nics: tuple[WholeCard, ...]) -> Problem:
@@ -227,10 +271,15 @@ def _too_far(card: WholeCard, request: PassthroughRequest, nics: tuple[WholeCard
     )
 
 
-def _named_twice(selected: _Selected) -> Iterator[Problem]:
+def _named_twice(
+    requests: tuple[PassthroughRequest, ...], whole_cards: tuple[WholeCard, ...]
+) -> Iterator[Problem]:
     owners: dict[PciAddress, str] = {}
-    for request, selection in selected.items():
-        for card in (*selection.cards, *selection.nics):
+    for request in requests:
+        devices = (*request.devices, *request.nics)
+        for card in whole_cards:
+            if card.address not in devices and card.function.id not in devices:
+                continue
             first = owners.setdefault(card.address, request.name)
             if first != request.name:
                 yield Problem(

@@ -1,9 +1,9 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The functions that the charm has bound to vfio-pci: bound-functions.json.
+"""The functions that the charm binds to vfio-pci: bound-functions.json.
 
 Each boot binds them again, and only these go back to their own driver: those that an operator has
-bound are left alone.
+bound are left alone. Only hooks add to them; see `cards.whole_cards`.
 """
 
 from __future__ import annotations

@@ -99,18 +99,25 @@ class Assessment(NamedTuple):
         problems = tuple(dict.fromkeys((problem, *self.problems)))
         state, plan = self.state, self.plan
         keeps = plan.keeps_published or state.has_published or state.reported_in_placement
-        return self._replace(problems=problems, plan=plan._replace(keeps_published=keeps))
+        return self._replace(
+            problems=problems,
+            plan=plan._replace(keeps_published=keeps),
+            whole_cards=self.whole_cards._replace(keeps_published=True),
+        )
 
-    def with_nothing_to_keep(self) -> Assessment:
+    def with_nothing_to_keep(self, published: nova_conf.Sections) -> Assessment:
         """Return the assessment if what is published was to stay, but nothing is published.
 
-        Then the other cards are offered, unless the mapping is wrong, and what Nova must not be
-        without is published in any case.
+        Then the other cards are offered, unless the mapping is wrong; the whole cards of the last
+        valid value; and what Nova must not be without is published in any case.
         """
-        plan, state = self.plan, self.state
-        offered = () if plan.problems else plan.assignments
-        plan = plan._replace(keeps_published=False, assignments=offered)
-        return _record_placement(self._replace(plan=plan, state=state))
+        plan, whole_cards = self.plan, self.whole_cards
+        if self._would_keep_no_vgpus(published):
+            offered = () if plan.problems else plan.assignments
+            plan = plan._replace(keeps_published=False, assignments=offered)
+        if self._would_keep_no_whole_cards(published):
+            whole_cards = whole_cards._replace(problems=())
+        return _record_placement(self._replace(plan=plan, whole_cards=whole_cards))
 
     def retry_at(self, problem: Problem, now: float) -> int | None:
         """Return when a step that failed is tried again, in seconds since 1970; None: now."""
@@ -172,7 +179,8 @@ class Assessment(NamedTuple):
     @property
     def keeps_whole_cards(self) -> bool:
         """Whether what is published for whole cards stays."""
-        return bool(self.whole_cards.problems) or self.facts.nova is None
+        plan = self.whole_cards
+        return bool(plan.problems) or plan.keeps_published or self.facts.nova is None
 
     @property
     def sections(self) -> dict[str, list[tuple[str, str]]]:
@@ -185,6 +193,17 @@ class Assessment(NamedTuple):
         if self.state.reported_in_placement and not (self.keeps_vgpus and self.keeps_whole_cards):
             sections.setdefault("pci", [nova_conf.REPORT_IN_PLACEMENT])
         return sections
+
+    @property
+    def must_be_recorded_first(self) -> bool:
+        """Whether nothing may be published before the state is saved.
+
+        Nova must never be without report_in_placement again, and a boot binds the whole cards
+        that the state says.
+        """
+        facts = self.facts
+        has_whole_cards = bool(facts.whole_cards or facts.functions_to_return)
+        return self.state.reported_in_placement or has_whole_cards
 
     def sections_beside(self, published: nova_conf.Sections) -> nova_conf.Sections:
         """Return the sections of nova.conf, with what stays of those that are published."""
@@ -201,10 +220,18 @@ class Assessment(NamedTuple):
         return nova_conf.has_vgpus(published)
 
     def would_keep_nothing(self, published: nova_conf.Sections) -> bool:
-        """Whether vGPUs stay for guests, or for Nova, but none are published."""
+        """Whether vGPUs or whole cards stay for guests, or for Nova, but none are published."""
+        return self._would_keep_no_vgpus(published) or self._would_keep_no_whole_cards(published)
+
+    def _would_keep_no_vgpus(self, published: nova_conf.Sections) -> bool:
         plan = self.plan
         is_wrong = bool(plan.problems) and not self.state.reported_in_placement
         return plan.keeps_published and not is_wrong and not nova_conf.has_vgpus(published)
+
+    def _would_keep_no_whole_cards(self, published: nova_conf.Sections) -> bool:
+        plan = self.whole_cards
+        stays = plan.is_last_valid and bool(plan.offers)
+        return stays and not nova_conf.has_whole_cards(published)
 
 
 def withdrawn(facts: HostFacts, state: CharmState) -> Assessment:
@@ -276,15 +303,17 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
     """Plan vGPUs and whole cards; an option that is not valid leaves its own as they are."""
     plan = Plan(keeps_published=True)
     if inputs.mapping_problem is None:
-        has_others = bool(facts.whole_cards)
+        has_others = any(item.card is not None for item in facts.whole_cards)
         plan = plan_for_nova(
             inputs.vgpus, facts.cards, nova, inputs.pci, has_other_cards=has_others
         )
-    if inputs.passthrough_problem is not None:
-        return plan, WholeCardPlan(problems=(inputs.passthrough_problem,))
     whole_cards = plan_whole_cards(
         inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
     )
+    if inputs.passthrough_problem is not None:
+        is_usable = not whole_cards.problems
+        whole_cards = whole_cards.with_problems([inputs.passthrough_problem])
+        return plan, whole_cards._replace(notes=(), is_last_valid=is_usable)
     if any(problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems):
         return plan._replace(keeps_published=True, preparation=Preparation()), whole_cards
     if not whole_cards.later_offers:

@@ -272,6 +272,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The driver cannot be removed from a card that a program keeps open, such as "
         "nvidia-persistenced or DCGM.",
     ),
+    ProblemKind.HELD_BY_DRIVER: _blocked(
+        "{address} is held by {driver}; free it, or remove it from passthrough-devices",
+        "Somebody has given the device to a driver for programs, such as DPDK, or to a variant of "
+        "vfio-pci.",
+    ),
     ProblemKind.HAS_VFS: _blocked(
         "{address} has virtual functions; disable them, then run reboot-install",
         "A function whose virtual functions are enabled cannot be given away.",
@@ -297,6 +302,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The alias {name} exists in {owner}; rename it in passthrough-devices",
         "Nova would merge, or refuse, two aliases of one name.",
     ),
+    ProblemKind.GROUP_FOR_ONE_GUEST: _note(
+        "{address} shares its IOMMU group with {other}; only one guest can use both",
+        "The kernel gives all devices of an IOMMU group to one guest. While a guest has one of "
+        "them, Nova cannot start another guest with the other.",
+    ),
     ProblemKind.WHITELIST_COVERS: _note(
         "pci-passthrough-whitelist of nova-compute covers {address} too; remove it there",
         "Nova uses the first entry that covers a device, which is not the one of this charm.",
@@ -311,7 +321,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Nova has supported vGPUs since Queens.",
     ),
     ProblemKind.OPTION_UNSUPPORTED: _blocked(
-        "{option} needs Nova {required}, but {nova} is installed; remove it from the mapping",
+        "{option} needs Nova {required}, but {nova} is installed; unset it",
         "This release of nova-compute would ignore the option.",
     ),
     ProblemKind.OPTION_IGNORED: _blocked(

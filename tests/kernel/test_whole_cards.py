@@ -14,6 +14,7 @@ from bed import juju
 from virtual_machine import VirtualMachine
 
 CHARM = "/var/lib/juju/agents/unit-nova-compute-nvidia-vgpu-0/charm"
+STATE = "/var/lib/nova-compute-nvidia-vgpu"
 DISPLAY = ["-device", "VGA,bus=pcie.0"]  # as the BMC of a server has
 CARDS = [
     *topology.root_port("rp1"),
@@ -31,14 +32,20 @@ CARDS = [
 APPLY = """
 import json, sys
 from pathlib import Path
-from cards import boot_service
+from cards import boot_service, whole_cards
 from gpu.problems import HostError
+from host.facts import gather
+from planning.whole_cards import plan_whole_cards
 from state import boot_result, charm_state
 from system import commands
 
 root = Path("/")
 state = charm_state.load(root)._replace(requested_passthrough=sys.argv[1])
 charm_state.save(root, state)
+requests = whole_cards.parse_passthrough(sys.argv[1])
+facts = gather(root, whole_cards.whole_devices(requests))
+plan = plan_whole_cards(requests, facts.whole_cards, (), facts.functions_to_return)
+whole_cards.approve(root, facts, plan)
 boot_service.ensure_installed(root, commands.run, Path(sys.argv[2]))
 try:
     boot_service.run_now(root, commands.run)
@@ -161,11 +168,22 @@ def test_virtual_functions_of_another_driver_keep_the_card(host):
     assert host.drivers("rp5.0", "rp3.0", "rp3.1") == ["vfio-pci", "nvidia", None]
 
 
-def test_network_function_is_left_alone(host):
+def test_network_function_with_an_address_is_left_alone(host):
+    cards, nics = host.address("rp1.0"), host.address("rp4.0")
+    text = f"{{t4: {{devices: ['{cards}'], nics: ['{nics}']}}}}"
     host.machine.run("ip", "link", "set", "eth0", "up")
     host.machine.run("ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
-    host.configure(f"{{net: ['{host.address('rp4.0')}']}}")
+    host.configure(text)
     assert host.drivers("rp4.0") == ["e1000e"]
+    # The boot service sees the address too, whatever was recorded before.
+    host.machine.write(f"{STATE}/bound-functions.json", json.dumps({nics: "8086:10d3"}))
+    host.machine.run("systemctl", "restart", "nova-compute-nvidia-vgpu", check=False)
+    assert host.drivers("rp4.0") == ["e1000e"]
+    host.machine.run("ip", "address", "flush", "dev", "eth0")
+    assert host.configure(text) == []
+    assert host.drivers("rp1.0", "rp4.0") == ["vfio-pci", "vfio-pci"]
+    assert host.configure(f"{{t4: ['{cards}']}}") == []
+    assert host.drivers("rp1.0", "rp4.0") == ["vfio-pci", "e1000e"]
 
 
 def test_driver_that_does_not_release_a_card_does_not_block_the_service(host):

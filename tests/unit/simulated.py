@@ -217,6 +217,10 @@ class Machine:
         self._running.discard(unit)
         self._show_processes(unit)
 
+    def add_package(self, name: str, version: str) -> None:
+        """Install a package of Ubuntu's archive, by hand."""
+        self._write_packages({**self.packages(), name: (version, "installed")})
+
     def packages(self) -> dict[str, tuple[str, str]]:
         """Return the version and the state of the packages in the status of dpkg."""
         text = (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8")

@@ -83,6 +83,26 @@ def test_many_devices_need_more_pcie_ports(deploy):
     )
 
 
+def test_flavors_and_objects_have_valid_names_of_their_own(deploy):
+    """An alias may stand for two models, and names may differ only in case or end in a dot."""
+    functions = [
+        {"address": f"0000:{bus}:00.0", "id": pci_id, "class": "030200", "driver": "nvidia"}
+        for bus, pci_id in (("3b", "10de:1eb8"), ("5e", "10de:1db4"), ("86", "10de:1b38"))
+    ]
+    unit = deploy("t4-pair", functions=functions, nova="3:31.0.0-0ubuntu1")
+    passthrough = "{T4.x_: ['10de:1eb8', '10de:1db4'], t4.x: ['10de:1b38']}"
+    unit.change(config={"passthrough-devices": passthrough})
+    unit.hook("config_changed")
+    flavors = re.findall("flavor create (\\S+)", requests(unit, "openstack"))
+    assert flavors == [
+        *("gpu.t4-x", "gpu.t4-x.x2"),
+        *("gpu.t4-x-2", "gpu.t4-x-2.x2"),
+        *("gpu.t4-x-3", "gpu.t4-x-3.x2"),
+    ] or flavors == ["gpu.t4-x", "gpu.t4-x-2", "gpu.t4-x-3"]
+    names = re.findall(r"name: \$\{CLUSTER_NAME\}-(\S+)", requests(unit, "capv"))
+    assert names == ["gpu-t4-x", "gpu-t4-x-2", "gpu-t4-x-3"] * 2
+
+
 def option_values(text):
     """Return the options that the commands set, as a shell would pass them to Juju."""
     lines = [line for line in text.splitlines() if line.startswith("juju config ")]

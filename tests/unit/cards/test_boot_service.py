@@ -34,7 +34,6 @@ ProtectHome=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
-PrivateNetwork=yes
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any
 RestrictNamespaces=yes
@@ -106,6 +105,7 @@ def test_early_service_binds_whole_cards_before_udev_loads_drivers(a40):
         f"ExecStart={sys.executable} -S -W ignore {CHARM}/src/early_boot.py\n"
         "TimeoutStartSec=60\n"
         "CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_ADMIN CAP_SYS_MODULE\n"
+        "PrivateNetwork=yes\n"
         f"{SANDBOX}"
         "\n"
         "[Install]\n"

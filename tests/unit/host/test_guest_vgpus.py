@@ -10,6 +10,8 @@ import stat
 import pytest
 
 import recorded
+from gpu.pci import PciAddress
+from host import libvirt_guests
 from host.facts import gather
 
 UUID = recorded.UUIDS[0]
@@ -124,3 +126,18 @@ def test_mediated_device_of_another_vendor_is_not_counted(host):
     (root / "sys/bus/mdev/devices").mkdir(parents=True)
     (root / "sys/bus/mdev/devices" / UUID).symlink_to(device / UUID)
     assert gather(root).in_use == ()
+
+
+def test_function_of_a_network_interface_is_its_guests(host):
+    """As Neutron's ports of the type direct are defined."""
+    root = host("whole-cards")
+    path = root / "etc/libvirt/qemu/instance-00000001.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "<domain><devices><interface type='network'><source network='default'/></interface>"
+        "<interface type='hostdev' managed='yes'><source>"
+        "<address type='pci' domain='0x0000' bus='0xb1' slot='0x00' function='0x2'/>"
+        "</source></interface></devices></domain>"
+    )
+    function = PciAddress.parse("0000:b1:00.2")
+    assert libvirt_guests.defined_functions(root) == {function: "instance-00000001"}

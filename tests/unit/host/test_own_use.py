@@ -105,6 +105,25 @@ def test_interface_that_is_part_of_a_bond_or_bridge_is_in_use(build, link):
     assert find(root, NIC) == network("part of bond0")
 
 
+@pytest.mark.parametrize(
+    ("pci_class", "place"),
+    [
+        ("020000", "virtio0/net"),
+        ("020000", "mlx5_core.sf.2/net"),
+        ("0c0330", "usb1/1-1/1-1:1.0/net"),
+    ],
+    ids=["virtio", "sub-function", "USB"],
+)
+def test_interface_far_below_its_function_is_in_use(build, pci_class, place):
+    function = {**NIC, "class": pci_class}
+    root, folder = build(function)
+    (folder / place / "ens1").mkdir(parents=True)
+    (root / "sys/class/net").mkdir(parents=True)
+    (root / "sys/class/net/ens1").symlink_to(folder / place / "ens1")
+    write(root, "proc/net/route", f"{ROUTE}ens1\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\n")
+    assert find(root, function) == network("default route")
+
+
 def add_disk(root, folder):
     disk = folder / "nvme/nvme0/nvme0n1"
     (disk / "holders").mkdir(parents=True)
@@ -135,6 +154,41 @@ def test_mounted_partition_keeps_its_controller(build):
     add_disk(root, folder)
     write(root, "proc/1/mountinfo", "22 1 259:1 / / rw shared:1 - ext4 /dev/nvme0n1p1 rw\n")
     assert find(root, DISK) == storage("nvme0n1p1")
+
+
+def test_disk_with_several_paths_keeps_its_controllers(build):
+    """It is below a virtual device; below each controller is only a hidden one."""
+    root, folder = build(DISK)
+    subsystem = root / "sys/devices/virtual/nvme-subsystem/nvme-subsys0"
+    (folder / "nvme/nvme0/nvme0c0n1").mkdir(parents=True)
+    (subsystem / "nvme0n1/nvme0n1p1").mkdir(parents=True)
+    (subsystem / "nvme0n1/nvme0n1p1/dev").write_text("259:1\n")
+    (subsystem / "nvme0").symlink_to(folder / "nvme/nvme0")
+    blocks = root / "sys/class/block"
+    blocks.mkdir(parents=True)
+    (blocks / "nvme0c0n1").symlink_to(folder / "nvme/nvme0/nvme0c0n1")
+    (blocks / "nvme0n1p1").symlink_to(subsystem / "nvme0n1/nvme0n1p1")
+    write(root, "proc/1/mountinfo", "22 1 259:1 / / rw shared:1 - ext4 /dev/nvme0n1p1 rw\n")
+    assert find(root, DISK) == storage("nvme0n1p1")
+
+
+@pytest.mark.parametrize(
+    ("pci_class", "place"),
+    [
+        ("0c0330", "usb1/1-1/1-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb"),
+        ("0c0400", "host7/rport-7:0-0/target7:0:0/7:0:0:1/block/sdb"),
+    ],
+    ids=["USB", "Fibre Channel"],
+)
+def test_mounted_disk_keeps_its_controller_of_any_class(build, pci_class, place):
+    function = {**DISK, "class": pci_class}
+    root, folder = build(function)
+    (folder / place).mkdir(parents=True)
+    (folder / place / "dev").write_text("8:16\n")
+    (root / "sys/class/block").mkdir(parents=True)
+    (root / "sys/class/block/sdb").symlink_to(folder / place)
+    write(root, "proc/1/mountinfo", "22 1 8:16 / /srv rw - ext4 /dev/sdb rw\n")
+    assert find(root, function) == storage("sdb")
 
 
 def test_swap_keeps_its_controller(build):
@@ -171,3 +225,32 @@ def test_boot_display_is_in_use(build):
     root, _ = build(function)
     address = PciAddress.parse("0000:d8:00.0")
     assert find(root, function) == Problem(ProblemKind.BOOT_DISPLAY, address)
+
+
+def test_program_that_has_a_device_of_a_function_open_uses_it(build):
+    """By any path: a container has a /dev of its own."""
+    root, folder = build(NIC)
+    (folder / "infiniband_verbs/uverbs0").mkdir(parents=True)
+    number = os.stat("/dev/null").st_rdev
+    (folder / "infiniband_verbs/uverbs0/dev").write_text(
+        f"{os.major(number)}:{os.minor(number)}\n"
+    )
+    (root / "proc/55/fd").mkdir(parents=True)
+    (root / "proc/55/fd/0").symlink_to("pipe:[1]")
+    (root / "proc/55/fd/9").symlink_to("/dev/null")
+    (root / "proc/55/comm").write_text("ib_write_bw\n")
+    address = PciAddress.parse(NIC["address"])
+    assert find(root, NIC) == Problem(ProblemKind.USED_BY_PROGRAM, address, program="ib_write_bw")
+
+
+def test_card_of_unknown_number_is_in_use_if_a_program_uses_any_card(build):
+    """The driver does not show which of its devices belongs to the card."""
+    card = {"address": "0000:3b:00.0", "id": "10de:1eb8", "class": "030200", "driver": "nvidia"}
+    root, _ = build(card)
+    assert find(root, card) is None
+    (root / "proc/55/fd").mkdir(parents=True)
+    (root / "proc/55/fd/9").symlink_to("/dev/nvidia3")
+    (root / "proc/55/cgroup").write_text("0::/system.slice/nvidia-persistenced.service\n")
+    address = PciAddress.parse(card["address"])
+    program = "nvidia-persistenced"
+    assert find(root, card) == Problem(ProblemKind.USED_BY_PROGRAM, address, program=program)

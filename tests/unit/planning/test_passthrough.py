@@ -143,6 +143,11 @@ def test_network_functions_are_requested_beside_cards():
         ),
         ("{a: {devices: ['3b:00.0'], nic-distance: PIX}}", "a", LONG_FORM),
         (
+            f"{{{'a' * 61}: {{devices: ['3b:00.0'], nics: ['b1:00.0']}}}}",
+            f"{'a' * 24}...",
+            "at most 60 characters with nics",
+        ),
+        (
             "{a: {devices: ['3b:00.0'], nics: []}}",
             "a, nics",
             "expected a list of 1 to 4096 devices: ['0000:3b:00.0']",

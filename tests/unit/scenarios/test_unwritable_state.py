@@ -133,3 +133,16 @@ def test_result_that_cannot_be_deleted_is_logged(machine, monkeypatch, caplog):
     (message,) = caplog.messages
     assert message.startswith(str(host.root / RUN / "result.json"))
     assert "Read-only file system" in message
+
+
+def test_whole_cards_stay_published_if_the_new_ones_cannot_be_recorded(deploy, monkeypatch):
+    """A boot binds what the state says, which is still the old card."""
+    unit = deploy("t4-pair", nova="3:31.0.0-0ubuntu1")
+    unit.change(config={"passthrough-devices": "{t4: ['84:00.0']}"})
+    unit.hook("config_changed")
+    before = unit.sections
+    make_read_only(monkeypatch, unit.machine.root / KEPT)
+    unit.change(config={"passthrough-devices": "{t4: ['d8:00.0']}"})
+    unit.hook("config_changed")
+    assert unit.status.message.startswith("Cannot write ")
+    assert unit.sections == before

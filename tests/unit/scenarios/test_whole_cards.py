@@ -330,6 +330,9 @@ def test_alias_that_the_operator_has_set_on_nova_compute_is_not_published_twice(
         '{"vendor_id": "10de", "product_id": "1eb8"}',
         '[{"address": "3b:00.0"}, 1]',
         '{"vendor_id": "10DE"}',
+        '{"address": "0000:3b:00.*"}',
+        '{"address": "*:3B:*"}',
+        '{"address": {"bus": "3b", "function": ".*"}}',
     ],
 )
 def test_whitelist_of_the_operator_that_covers_a_card_is_named(unit, value):
@@ -466,3 +469,83 @@ def test_other_card_in_the_slot_of_a_whole_card_is_left_alone_at_boot(unit):
     (machine.root / "etc/systemd/system/multi-user.target.wants").rename(machine.root / "off")
     machine.reboot()
     assert driver_of(unit, T4) == "nvidia"
+
+
+# What is published
+
+
+def test_alias_of_vgpus_that_stay_published_is_not_published_twice(unit):
+    """nova-compute does not start with two aliases of one name and different device types."""
+    configure(unit, "", MAPPING)
+    before = unit.sections
+    configure(unit, "{L40S-8Q: ['3b:00.0']}", "{L40S-8Q: nonsense}")
+    assert "vgpu-device-mappings: L40S-8Q: expected" in unit.status.message
+    assert unit.sections == before
+
+
+def test_alias_of_a_whole_card_that_stays_published_is_not_published_twice(unit):
+    configure(unit, "{L40S-8Q: ['3b:00.0']}")
+    before = unit.sections
+    configure(unit, "{L40S-8Q: nonsense}", "{L40S-8Q: ['10de:26b9']}")
+    assert "passthrough-devices: L40S-8Q: expected" in unit.status.message
+    assert unit.sections == before
+
+
+def test_class_of_a_vgpu_type_is_not_that_of_a_whole_card(unit):
+    configure(unit, "{l40s_8q: ['3b:00.0']}", MAPPING, **{"report-in-placement": True})
+    assert unit.status == testing.BlockedStatus(
+        "L40S-8Q and l40s_8q have one resource class, CUSTOM_L40S_8Q; set resource-class"
+    )
+
+
+def test_function_under_one_name_as_a_device_and_under_another_as_a_nic_is_refused(unit):
+    configure(unit, "{a: ['b1:00.0'], h200: {devices: ['10de:2335'], nics: ['15b3:1021']}}")
+    assert unit.status == testing.BlockedStatus(
+        "passthrough-devices: 0000:b1:00.0 is mapped to both a and h200; remove one"
+    )
+
+
+def test_plain_mapping_stays_published_on_a_host_that_gives_away_another_device(deploy):
+    fpga = {"address": "0000:10:00.0", "id": "10ee:5000", "class": "120000", "driver": None}
+    unit = deploy("no-gpu", functions=[fpga])
+    configure(unit, "{fpga: ['10ee:5000']}", "{nvidia-35: ['0000:84:00.0']}")
+    assert unit.device_addresses("nvidia-35") == ["0000:84:00.0"]
+    assert pci(unit, "alias")[0]["name"] == "fpga"
+
+
+def test_card_of_a_guest_stays_offered_while_it_cannot_be_bound(unit):
+    """Nova has allocated it, and would lose the alias that the guest was created with."""
+    configure(unit, "{t4: ['10de:1eb8']}", **{"report-in-placement": True})
+    unit.machine.define_guest(T4)
+    before = unit.sections
+    unit.machine.driver.unbindable.add(T4)
+    unit.machine.reboot()
+    unit.hook("start")
+    assert unit.status.message.startswith(f"{T4} cannot be bound to vfio-pci")
+    assert unit.sections == before
+
+
+def test_card_of_a_guest_is_bound_at_a_boot_while_the_unit_is_paused(unit):
+    """Also where the early boot service cannot run, since /var is a file system of its own."""
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine.define_guest(T4)
+    unit.hook("update_status")
+    before = unit.sections
+    unit.action("pause")
+    wants = unit.machine.root / "etc/systemd/system/multi-user.target.wants"
+    (wants / "nova-compute-nvidia-vgpu-early.service").unlink()
+    unit.machine.reboot()
+    unit.hook("start")
+    assert driver_of(unit, T4) == "vfio-pci"
+    assert unit.sections == before
+
+
+def test_bound_cards_are_published_to_a_new_relation_while_the_option_is_wrong(unit):
+    configure(unit, "{t4: ['10de:1eb8']}")
+    before = unit.sections
+    configure(unit, "{t4: nonsense}")
+    unit.relation_hook("joined", local_unit_data={})
+    assert "passthrough-devices: t4: expected" in unit.status.message
+    assert unit.sections == before
+    unit.hook("update_status")
+    assert unit.sections == before

@@ -158,7 +158,7 @@ MESSAGES = [
             ProblemKind.OPTION_UNSUPPORTED, option="max-instances", required="29", nova="25.2.1"
         ),
         "blocked",
-        ("max-instances needs Nova 29, but 25.2.1 is installed; remove it from the mapping"),
+        ("max-instances needs Nova 29, but 25.2.1 is installed; unset it"),
     ),
     (
         Problem(ProblemKind.OPTION_IGNORED, option="resource-class", required="29", nova="25.2.1"),
