@@ -404,7 +404,6 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
-            self._approve_whole_cards(assessment)
             off = boot_service.why_off(self.root)
             if off is not None:
                 return assessment._replace(problems=(off, *assessment.problems))
@@ -415,6 +414,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             if boot_result.has_run(self.root) and not assessment.needs_preparation:
                 return assessment.with_preparation()
             self.unit.status = ops.MaintenanceStatus(messages.PREPARING)
+            self._approve_whole_cards(assessment)
             boot_service.run_now(self.root, self.run)
         except HostError as error:
             if not boot_result.failures(self.root):
@@ -435,6 +435,17 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
             whole_cards.approve(self.root, assessment.facts, assessment.whole_cards)
 
+    def _revoke_whole_cards(self, assessment: Assessment) -> None:
+        """Keep the next boot from taking what the host uses again, also while paused."""
+        if not (assessment.facts.whole_cards or assessment.facts.functions_to_return):
+            return
+        from cards import whole_cards
+
+        try:
+            whole_cards.revoke(self.root)
+        except HostError as error:
+            logger.error("%s", error)
+
     def _with_published(self, assessment: Assessment) -> Assessment:
         """Note whether anything is published, if that is not known from the last event."""
         state = assessment.state
@@ -445,6 +456,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
+        self._revoke_whole_cards(assessment)
         if assessment.must_be_recorded_first:
             assessment = self._saved(assessment)
         state = assessment.state

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Sequence
 
 from cards import vfio_binding, virtual_functions
-from gpu.pci import VFIO_PCI, PciAddress, PciId
+from gpu.pci import VFIO_PCI, PciAddress, PciFunction, PciId
 from gpu.problems import USED_BY_HOST, HostError, Problem
 from gpu.whole_card import WholeCard
-from host import pci_functions
+from host import own_use, pci_functions
 from host.facts import HostFacts, gather
 from planning import mappings, passthrough
 from planning.mappings import VgpuRequest
@@ -34,6 +34,7 @@ __all__ = [
     "approve",
     "parse_passthrough",
     "prepare_whole_cards",
+    "revoke",
     "whole_devices",
 ]
 
@@ -43,26 +44,37 @@ logger = logging.getLogger(__name__)
 def approve(root: Path, facts: HostFacts, plan: WholeCardPlan) -> None:
     """Record which functions may be bound, now and at each boot.
 
-    Those that the host uses again are forgotten; otherwise the next boot would take them.
-
     Raises:
         HostError: DISK_WRITE_FAILED.
     """
     recorded = bound_functions.load(root)
-    approved, used = [], []
-    for card in facts.whole_cards:
-        if card.address in plan.to_bind:
-            approved += [function for function in card.functions if not function.has_vfio]
-        elif card.obstacle is not None and card.obstacle.kind in USED_BY_HOST and not card.guests:
-            used += [
-                function.address
-                for function in card.functions
-                if function.address in recorded and function.driver not in (None, VFIO_PCI)
-            ]
+    cards = (card for card in facts.whole_cards if card.address in plan.to_bind)
+    approved = [item for card in cards for item in card.functions if not item.has_vfio]
     if any(recorded.get(function.address) != function.id for function in approved):
         bound_functions.record(root, approved)
+
+
+def revoke(root: Path) -> None:
+    """Forget functions that the host uses again; otherwise the next boot would take them.
+
+    Raises:
+        HostError: DISK_WRITE_FAILED.
+    """
+    functions = (pci_functions.read(root, address) for address in bound_functions.load(root))
+    used = [
+        function.address
+        for function in functions
+        if function is not None and function.driver not in (None, VFIO_PCI)
+        if _is_used_by_host(root, function)
+    ]
     if used:
+        logger.info("the host uses again: %s", ", ".join(map(str, used)))
         bound_functions.forget(root, used)
+
+
+def _is_used_by_host(root: Path, function: PciFunction) -> bool:
+    use = own_use.find(root, function)
+    return use is not None and use.kind in USED_BY_HOST
 
 
 def prepare_whole_cards(
@@ -89,7 +101,7 @@ def prepare_whole_cards(
     problems = [*plan.problems]
     recorded = bound_functions.load(root)
     for address in plan.to_return if may_release else ():
-        problems += _release(root, run, address, recorded[address])
+        problems += _release(root, run, address, recorded.get(address))
     for card in facts.whole_cards:
         if card.address not in plan.to_bind:
             continue
@@ -138,7 +150,9 @@ def _bind(root: Path, run: Runner, card: WholeCard) -> list[Problem]:
     return []
 
 
-def _release(root: Path, run: Runner, address: PciAddress, recorded: PciId) -> list[Problem]:
+def _release(
+    root: Path, run: Runner, address: PciAddress, recorded: PciId | None
+) -> list[Problem]:
     """Release a function, unless it is gone, or another device is in its slot now."""
     function = pci_functions.read(root, address)
     try:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can prevent a working vGPU, as data; `status.messages` has the wording.
 
-A new problem needs a kind here, its message in `status.messages` and a row in the README, which
-the tests write.
+A new problem needs a kind here and its message in `status.messages`, from which `make update-docs`
+writes the reference.
 """
 
 from __future__ import annotations
@@ -211,13 +211,12 @@ OBSTACLES = frozenset(
         ProblemKind.OPEN_MODULE,
     }
 )
-# The host uses the device for itself.
+# The host uses the device for itself, and not only as long as some program runs.
 USED_BY_HOST = frozenset(
     {
         ProblemKind.BOOT_DISPLAY,
         ProblemKind.HOST_NETWORK,
         ProblemKind.HOST_STORAGE,
-        ProblemKind.USED_BY_PROGRAM,
         ProblemKind.HELD_BY_DRIVER,
     }
 )

@@ -47,9 +47,20 @@ class WholeCard(NamedTuple):
         return (self.function, *self.companions)
 
     @property
+    def group(self) -> tuple[PciFunction, ...]:
+        """All functions of its IOMMU group, without bridges."""
+        return (*self.functions, *self.neighbours)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether vfio-pci is bound to it and its companions."""
+        return all(function.has_vfio for function in self.functions)
+
+    @property
     def is_ready(self) -> bool:
         """Whether a guest can have it now."""
-        return self.obstacle is None and all(function.has_vfio for function in self.functions)
+        is_viable = all(other.spares_its_group for other in self.neighbours)
+        return self.obstacle is None and self.is_bound and is_viable
 
     def blocked_by(self, other: PciFunction) -> Problem:
         """Return that a function of its IOMMU group keeps guests from having it."""
@@ -60,9 +71,10 @@ class WholeCard(NamedTuple):
     def is_for_its_guest(self) -> bool:
         """Whether it stays offered, since a guest is defined with it, even if it is not ready.
 
-        Nova has allocated it to that guest, so no other can get it.
+        Nova has allocated it to that guest, so no other can get it. Not if the host uses it.
         """
-        return self.obstacle is None and bool(self.guests)
+        kinds = (None, ProblemKind.USED_BY_PROGRAM)
+        return bool(self.guests) and (self.obstacle and self.obstacle.kind) in kinds
 
     @property
     def has_vgpus(self) -> bool:

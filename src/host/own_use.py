@@ -7,7 +7,6 @@ A function that the host uses is never given to a guest.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -40,46 +39,48 @@ def find(root: Path, function: PciFunction) -> Problem | None:
         use = _network_use(root, interface)
         if use:
             return Problem(ProblemKind.HOST_NETWORK, address, interface=interface, use=use)
+    if _has_hidden_interface(folder):
+        interface, use = "its interface", "in another network namespace"
+        return Problem(ProblemKind.HOST_NETWORK, address, interface=interface, use=use)
     disk = next(_disks_in_use(root, place), None)
     if disk is not None:
         return Problem(ProblemKind.HOST_STORAGE, address, disk=disk)
-    program = _program(root, function, folder)
-    if program is not None:
-        return Problem(ProblemKind.USED_BY_PROGRAM, address, program=program)
     if _has_user_space_driver(function, folder):
         return Problem(ProblemKind.HELD_BY_DRIVER, address, driver=str(function.driver))
+    program = _program(root, function, place)
+    if program is not None:
+        return Problem(ProblemKind.USED_BY_PROGRAM, address, program=program)
     return None
 
 
-def _program(root: Path, function: PciFunction, folder: str) -> str | None:
+def _program(root: Path, function: PciFunction, place: str) -> str | None:
     """Return a program that has a device of a function open; None if there is none."""
     driver = function.driver or ""
     if driver == "nvidia":
         client = nvml_clients.find_user(root, function.address)
         if client is not None:
             return client
-    devices = dict(_device_nodes(folder))
-    # Which switch has which of these devices is not shown.
-    patterns = [*map(re.escape, devices), *(["nvidia-nvswitch.*"] if _is_switch(driver) else [])]
+    devices = dict(_device_nodes(root, place))
+    patterns = [*map(re.escape, devices.values())]
+    if driver == "nvidia-nvswitch":  # which of its devices belongs to which switch is not shown
+        patterns.append("nvidia-nvswitch.*")
     if not patterns:
         return None
     path = re.compile(f"/dev/(?:.*/)?(?:{'|'.join(patterns)})")
-    return next(iter(programs.with_open(root, path, frozenset(devices.values()))), None)
+    return next(iter(programs.with_open(root, path, devices.keys())), None)
 
 
-def _is_switch(driver: str) -> bool:
-    return driver == "nvidia-nvswitch"
+def _device_nodes(root: Path, place: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and number, and the name, of each device node below a function.
 
-
-def _device_nodes(folder: str) -> Iterator[tuple[str, str]]:
-    """Return the names and numbers of a function's device nodes: of DRM, RDMA, UIO and so on."""
-    with contextlib.suppress(OSError), os.scandir(folder) as classes:
-        for entry in classes:
-            if entry.is_dir(follow_symlinks=False):
-                for name in sysfs.names(entry.path):
-                    number = sysfs.read(os.path.join(entry.path, name, "dev"))
-                    if number:
-                        yield name, number
+    Such as those of DRM, RDMA, PTP, disks and sound; see /sys/dev in sysfs(5).
+    """
+    for kind in ("block", "char"):
+        folder = root / "sys/dev" / kind
+        for number in sysfs.names(folder):
+            path = os.path.realpath(folder / number)
+            if _is_below(path, place):
+                yield f"{kind} {number}", os.path.basename(path)
 
 
 def _has_user_space_driver(function: PciFunction, folder: str) -> bool:
@@ -100,6 +101,16 @@ def _interfaces(root: Path, place: str) -> list[str]:
         name for name in sysfs.names(folder) if os.path.realpath(folder / name).startswith(place)
     ]
     return sorted({*below, *sysfs.names(os.path.join(place, "net"))})
+
+
+def _has_hidden_interface(folder: str) -> bool:
+    """Whether an interface is in another namespace, such as a container's.
+
+    The folder of the interfaces exists as long as there is one, but shows only those of the
+    namespace of the reader.
+    """
+    interfaces = os.path.join(folder, "net")
+    return os.path.isdir(interfaces) and not sysfs.names(interfaces)
 
 
 def _network_use(root: Path, interface: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 from typing import AbstractSet
 
@@ -26,7 +27,7 @@ def with_open(
     Args:
         root: the root of the host's file system.
         path: what the path of the device matches, `/dev/nvidia0`.
-        numbers: `major:minor` of devices that count whatever their path is.
+        numbers: devices that count whatever their path in /dev is: `char 195:0`, `block 259:0`.
     """
     programs = {
         _name(root / "proc" / process)
@@ -48,10 +49,18 @@ def _has_open(folder: Path, path: re.Pattern[str], numbers: AbstractSet[str]) ->
         return False
     for name in names:
         with contextlib.suppress(OSError):
-            if path.fullmatch(os.readlink(folder / name)):
+            target = os.readlink(folder / name)
+            if path.fullmatch(target):
                 return True
-            if numbers:
-                number = os.stat(folder / name).st_rdev
-                if f"{os.major(number)}:{os.minor(number)}" in numbers:
-                    return True
+            # No other file is touched: one on a dead NFS server would never answer.
+            if numbers and target.startswith("/dev/") and _number(folder / name) in numbers:
+                return True
     return False
+
+
+def _number(path: Path) -> str:
+    """Return kind and number of a device, as in /sys/dev; empty for anything else."""
+    status = os.stat(path)
+    kind = {stat.S_IFCHR: "char", stat.S_IFBLK: "block"}.get(stat.S_IFMT(status.st_mode))
+    number = status.st_rdev
+    return f"{kind} {os.major(number)}:{os.minor(number)}" if kind else ""

@@ -80,7 +80,8 @@ def _without_those_of_programs(
 ) -> tuple[WholeCard, ...]:
     """Find the devices on vfio-pci that a program has which is no guest of Nova.
 
-    Such as DPDK, a virtual machine of LXD, or a transient guest of libvirt.
+    Such as DPDK, a virtual machine of LXD, or a transient guest of libvirt. A guest with one
+    function has the complete group open.
     """
     free = [
         card
@@ -88,16 +89,19 @@ def _without_those_of_programs(
         if card.function.has_vfio and not (card.guests or card.obstacle)
     ]
     taken = libvirt_guests.open_functions(root, [card.address for card in free]) if free else ()
+    # Read now: a guest may have been defined and started meanwhile.
+    guests = libvirt_guests.defined_functions(root) if taken else {}
     return tuple(
-        card._replace(obstacle=_used_by_program(root, card)) if card.address in taken else card
+        card._replace(obstacle=_used_by_program(root, card))
+        if card.address in taken and not any(item.address in guests for item in card.group)
+        else card
         for card in whole_cards
     )
 
 
 def _used_by_program(root: Path, card: WholeCard) -> Problem:
     path = re.compile(rf"/dev/vfio/{re.escape(str(card.function.iommu_group))}(?: \(deleted\))?")
-    programs_with_it = programs.with_open(root, path)
-    program = next(iter(programs_with_it), "a program")
+    program = next(iter(programs.with_open(root, path)), "a program")
     return Problem(ProblemKind.USED_BY_PROGRAM, card.address, program=program)
 
 

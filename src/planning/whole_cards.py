@@ -109,7 +109,7 @@ def plan_whole_cards(
         later_offers=_offers(selected, _is_possible),
         notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
         to_bind=tuple(
-            card.address for card in whole_cards if card.address in usable and not card.is_ready
+            card.address for card in whole_cards if card.address in usable and not card.is_bound
         ),
         to_return=to_return,
         for_other_hosts=tuple(request for request in requests if not selected[request].cards),
@@ -169,7 +169,7 @@ def _with_neighbours(card: WholeCard, usable: frozenset[PciAddress]) -> WholeCar
 
 
 def _is_ready(device: WholeCard) -> bool:
-    return (device.is_ready and device.obstacle is None) or device.is_for_its_guest
+    return device.is_ready or device.is_for_its_guest
 
 
 def _is_possible(device: WholeCard) -> bool:
@@ -197,7 +197,8 @@ def _offered(
         for card in cards
     }
     nics = dict.fromkeys(nic for card in cards for nic in near[card])
-    return (*(card for card in cards if near[card]), *nics)
+    stay = (card for card in cards if near[card] or card.is_for_its_guest)
+    return (*stay, *nics)
 
 
 def _offers(

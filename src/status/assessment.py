@@ -310,14 +310,24 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
     whole_cards = plan_whole_cards(
         inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
     )
+    is_valid = inputs.passthrough_problem is None
+    if is_valid and any(
+        problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems
+    ):
+        return plan._replace(keeps_published=True, preparation=Preparation()), whole_cards
+    if whole_cards.later_offers:
+        whole_cards = _for_nova(whole_cards, plan, facts, nova, inputs)
     if inputs.passthrough_problem is not None:
         is_usable = not whole_cards.problems
         whole_cards = whole_cards.with_problems([inputs.passthrough_problem])
-        return plan, whole_cards._replace(notes=(), is_last_valid=is_usable)
-    if any(problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems):
-        return plan._replace(keeps_published=True, preparation=Preparation()), whole_cards
-    if not whole_cards.later_offers:
-        return plan, whole_cards
+        whole_cards = whole_cards._replace(notes=(), is_last_valid=is_usable)
+    return plan, whole_cards
+
+
+def _for_nova(
+    whole_cards: WholeCardPlan, plan: Plan, facts: HostFacts, nova: NovaVersion, inputs: Inputs
+) -> WholeCardPlan:
+    """Return the whole cards with what the installed Nova makes of them."""
     from nova_compute.pci_aliases import apply_release_to_whole_cards  # for whole cards only
 
     aliases = [
@@ -325,10 +335,9 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
         for assignment in plan.assignments
         if assignment.framework is Framework.VENDOR_VFIO
     ]
-    whole_cards = apply_release_to_whole_cards(
+    return apply_release_to_whole_cards(
         whole_cards, nova, inputs.pci, aliases, facts.operator_pci_options
     )
-    return plan, whole_cards
 
 
 def _unexplained(plan: Plan, whole_cards: WholeCardPlan) -> list[Problem]:

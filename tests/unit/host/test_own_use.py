@@ -227,20 +227,51 @@ def test_boot_display_is_in_use(build):
     assert find(root, function) == Problem(ProblemKind.BOOT_DISPLAY, address)
 
 
-def test_program_that_has_a_device_of_a_function_open_uses_it(build):
-    """By any path: a container has a /dev of its own."""
-    root, folder = build(NIC)
-    (folder / "infiniband_verbs/uverbs0").mkdir(parents=True)
-    number = os.stat("/dev/null").st_rdev
-    (folder / "infiniband_verbs/uverbs0/dev").write_text(
-        f"{os.major(number)}:{os.minor(number)}\n"
-    )
+def add_device_node(root, folder, path, kind, number):
+    """Add a device node of a function, as /sys/dev shows it."""
+    (folder / path).mkdir(parents=True)
+    (root / "sys/dev" / kind).mkdir(parents=True)
+    (root / "sys/dev" / kind / number).symlink_to(folder / path)
+
+
+def run_program(root, *files):
     (root / "proc/55/fd").mkdir(parents=True)
-    (root / "proc/55/fd/0").symlink_to("pipe:[1]")
-    (root / "proc/55/fd/9").symlink_to("/dev/null")
-    (root / "proc/55/comm").write_text("ib_write_bw\n")
+    for number, file in enumerate(files):
+        (root / "proc/55/fd" / str(number)).symlink_to(file)
+    (root / "proc/55/comm").write_text("program\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "number", "file"),
+    [
+        ("infiniband_verbs/uverbs0", "char", "231:192", "/dev/infiniband/uverbs0"),
+        ("nvme/nvme0/nvme0n1", "block", "259:0", "/dev/nvme0n1"),
+        ("infiniband_verbs/uverbs0", "char", "1:3", "/dev/null"),
+    ],
+    ids=["character device", "disk", "by its number, in a container"],
+)
+def test_program_that_has_a_device_of_a_function_open_uses_it(build, path, kind, number, file):
+    root, folder = build(NIC)
+    add_device_node(root, folder, path, kind, number)
+    run_program(root, "pipe:[1]", file)
     address = PciAddress.parse(NIC["address"])
-    assert find(root, NIC) == Problem(ProblemKind.USED_BY_PROGRAM, address, program="ib_write_bw")
+    assert find(root, NIC) == Problem(ProblemKind.USED_BY_PROGRAM, address, program="program")
+
+
+def test_only_devices_are_compared_by_number_and_by_kind(build, monkeypatch):
+    """A file on a server that is down would never answer, and a disk may have equal numbers."""
+    root, folder = build(NIC)
+    add_device_node(root, folder, "infiniband_verbs/uverbs0", "block", "1:3")
+    run_program(root, "/var/lib/nova/instances/disk", "socket:[1]", "/dev/null")
+    looked_at, real_stat = [], os.stat
+
+    def record(path, **options):
+        looked_at.append(str(path))
+        return real_stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", record)
+    assert find(root, NIC) is None
+    assert [path for path in looked_at if "/fd/" in path] == [str(root / "proc/55/fd/2")]
 
 
 def test_card_of_unknown_number_is_in_use_if_a_program_uses_any_card(build):

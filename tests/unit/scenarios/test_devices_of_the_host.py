@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
 import early_boot
 import recorded
 from cards import boot_service
+from host import libvirt_guests
 from unit import ready
 
 T4, H200, NIC, OTHER_PORT = "0000:3b:00.0", "0000:af:00.0", "0000:b1:00.0", "0000:b1:00.1"
+DISK = "0000:b2:00.0"
 GPUDIRECT = "{h200: {devices: ['10de:2335'], nics: ['15b3:1021']}}"
 
 
@@ -82,19 +85,76 @@ def test_card_that_appears_at_a_boot_waits_for_a_hook(deploy):
     assert unit.status == ready("5 NVIDIA GPUs, 1 whole card")
 
 
-def test_boot_spares_a_function_that_went_back_to_the_host(deploy):
-    unit = deploy("whole-cards")
+def with_stale_guest(unit):
+    """A guest is still defined with the function, though it is shut off."""
+    unit.machine.define_guest(NIC)
+
+
+def with_pause(unit):
+    unit.action("pause")
+
+
+def with_pause_of_nova_compute(unit):
+    unit.machine("systemctl", "mask", "nova-compute")
+
+
+def with_disk_in_its_group(unit):
+    """The unit names this reason first."""
+    unit.machine.driver.bind(DISK, "nvme")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, with_stale_guest, with_pause, with_pause_of_nova_compute, with_disk_in_its_group],
+    ids=lambda change: getattr(change, "__name__", "alone"),
+)
+def test_boot_spares_a_function_that_went_back_to_the_host(deploy, change):
+    disk = {"address": DISK, "id": "144d:a824", "class": "010802", "iommu-group": 9}
+    unit = deploy("whole-cards", functions=functions(disk, **{NIC: {"iommu-group": 9}}))
     configure(unit, GPUDIRECT)
     assert driver_of(unit, NIC) == "vfio-pci"
     driver = unit.machine.driver
     driver.overrides.clear()
     driver.bind(NIC, "mlx5_core")  # by an operator, who configures it
     use_for_network(unit)
+    if change is not None:
+        change(unit)
     unit.hook("update_status")
-    assert "in use by the host: ibs1" in unit.status.message
     driver.bind(NIC, None)  # as the kernel shows it before udev
     early_boot.main(unit.machine.root, unit.machine)
     assert not (folder(unit, NIC) / "driver").exists()
+
+
+def test_interface_in_another_network_namespace_is_in_use(deploy):
+    """Such as that of a container; the kernel shows an empty folder of interfaces."""
+    unit = deploy("whole-cards")
+    (folder(unit, NIC) / "net").mkdir()
+    configure(unit, GPUDIRECT)
+    assert "its interface (in another network namespace)" in unit.status.message
+    assert driver_of(unit, NIC) == "mlx5_core"
+
+
+def test_card_is_not_approved_while_the_boot_service_is_masked(deploy):
+    unit = deploy("whole-cards")
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine("systemctl", "mask", boot_service.SERVICE)
+    configure(unit, "{t4: ['10de:1eb8'], h200: ['af:00.0']}")
+    assert unit.status.message.startswith("The boot service is masked")
+    unit.machine.reboot()
+    assert (driver_of(unit, T4), driver_of(unit, H200)) == ("vfio-pci", "nvidia")
+
+
+def test_program_that_had_a_card_once_does_not_keep_it_at_the_next_boot(deploy):
+    """As nvidia-persistenced, at a boot at which the early service did not run."""
+    unit = deploy("whole-cards")
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine.reboot(starts=False)
+    open_in_program(unit, "/dev/nvidia0", "nvidia-persistenced")
+    unit.hook("start")
+    assert unit.status.message.startswith(f"nvidia-persistenced uses {T4}; stop it")
+    shutil.rmtree(unit.machine.root / "proc/55")
+    unit.machine.reboot()
+    assert driver_of(unit, T4) == "vfio-pci"
 
 
 @pytest.mark.parametrize("is_boot", [True, False], ids=["boot", "hook"])
@@ -158,6 +218,12 @@ def test_switch_that_fabric_manager_uses_is_left_alone(deploy):
 # IOMMU groups
 
 
+def pair_in_one_group(deploy):
+    cards = [item for item in recorded.host("t4-pair")["functions"] if item.get("types")]
+    functions = [{**card, "iommu-group": 7} for card in cards]
+    return deploy("t4-pair", nova="3:31.0.0-0ubuntu1", functions=functions)
+
+
 def port(group=None):
     function = {"address": OTHER_PORT, "id": "15b3:1021", "class": "020000", "numa": 1}
     return {**function, "driver": "mlx5_core", **({"iommu-group": group} if group else {})}
@@ -183,9 +249,7 @@ def test_group_with_a_card_that_is_too_far_from_a_nic_is_not_offered(deploy):
 
 
 def test_cards_of_one_group_are_for_one_guest(deploy):
-    cards = [item for item in recorded.host("t4-pair")["functions"] if item.get("types")]
-    changes = {"functions": [{**card, "iommu-group": 7} for card in cards]}
-    unit = deploy("t4-pair", nova="3:31.0.0-0ubuntu1", **changes)
+    unit = pair_in_one_group(deploy)
     configure(unit, "{t4: ['10de:1eb8']}")
     assert unit.status == ready(
         "2 NVIDIA GPUs, 2 whole cards; 0000:d8:00.0 shares its IOMMU group with 0000:84:00.0; "
@@ -201,3 +265,39 @@ def test_port_that_is_no_longer_named_goes_back_although_the_other_one_stays(dep
     configure(unit, text.format(f"'{NIC}'"))
     assert driver_of(unit, OTHER_PORT) == "mlx5_core"
     assert driver_of(unit, NIC) == "vfio-pci"
+
+
+def test_guest_with_one_card_of_a_group_leaves_the_other_one_offered(deploy):
+    """It has the complete group open, as a program would have."""
+    unit = pair_in_one_group(deploy)
+    configure(unit, "{t4: ['10de:1eb8']}")
+    before = unit.sections
+    unit.machine.define_guest("0000:84:00.0")
+    open_in_program(unit, "/dev/vfio/7", "qemu-system-x86")
+    unit.hook("update_status")
+    assert unit.sections == before
+
+
+def test_card_is_not_offered_while_another_one_of_its_group_is_not_bound(deploy):
+    unit = pair_in_one_group(deploy)
+    unit.machine.driver.unbindable.add("0000:d8:00.0")
+    configure(unit, "{t4: ['10de:1eb8']}")
+    assert unit.status.message.startswith("0000:d8:00.0 cannot be bound to vfio-pci")
+    assert "pci" not in unit.sections
+
+
+def test_guest_that_starts_while_the_host_is_read_is_not_another_program(deploy, monkeypatch):
+    unit = deploy("whole-cards", functions=functions(**{T4: {"driver": "vfio-pci"}}))
+    configure(unit, "{t4: ['10de:1eb8']}")
+    before = unit.sections
+    find_open = libvirt_guests.open_functions
+
+    def start_guest(root, addresses):
+        unit.machine.define_guest(T4)
+        if not (root / "proc/55").exists():
+            open_in_program(unit, f"/dev/vfio/{group_of(unit, T4)}", "qemu-system-x86")
+        return find_open(root, addresses)
+
+    monkeypatch.setattr(libvirt_guests, "open_functions", start_guest)
+    unit.hook("update_status")
+    assert unit.sections == before

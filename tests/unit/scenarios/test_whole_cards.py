@@ -525,6 +525,30 @@ def test_card_of_a_guest_stays_offered_while_it_cannot_be_bound(unit):
     assert unit.sections == before
 
 
+def test_card_of_a_guest_stays_offered_while_a_program_has_it(unit):
+    configure(unit, "{t4: ['10de:1eb8']}", **{"report-in-placement": True})
+    unit.machine.define_guest(T4)
+    before = unit.sections
+    unit.machine.reboot(starts=False)
+    process = unit.machine.root / "proc/55"
+    (process / "fd").mkdir(parents=True)
+    (process / "fd/9").symlink_to("/dev/nvidia0")
+    (process / "comm").write_text("nvidia-persiste\n")
+    unit.hook("start")
+    assert unit.status.message.startswith(f"nvidia-persiste uses {T4}; stop it")
+    assert unit.sections == before
+
+
+def test_card_of_a_guest_stays_offered_without_its_network_function(unit):
+    configure(unit, "{h200: {devices: ['10de:2335'], nics: ['15b3:1021']}}")
+    unit.machine.define_guest(H200)
+    unit.machine.driver.overrides.clear()
+    unit.machine.driver.bind("0000:b1:00.0", "mlx5_core")
+    (unit.machine.root / "sys/bus/pci/devices/0000:b1:00.0").resolve().joinpath("net").mkdir()
+    unit.hook("update_status")
+    assert [alias["name"] for alias in pci(unit, "alias")] == ["h200"]
+
+
 def test_card_of_a_guest_is_bound_at_a_boot_while_the_unit_is_paused(unit):
     """Also where the early boot service cannot run, since /var is a file system of its own."""
     configure(unit, "{t4: ['10de:1eb8']}")
@@ -538,6 +562,14 @@ def test_card_of_a_guest_is_bound_at_a_boot_while_the_unit_is_paused(unit):
     unit.hook("start")
     assert driver_of(unit, T4) == "vfio-pci"
     assert unit.sections == before
+
+
+def test_wrong_option_does_not_bring_back_an_alias_that_vgpus_have_now(unit):
+    configure(unit, "{L40S-8Q: ['3b:00.0']}")
+    configure(unit, "{L40S-8Q: nonsense}", "{L40S-8Q: ['10de:26b9']}")
+    unit.relation_hook("joined", local_unit_data={})
+    unit.hook("update_status")
+    assert [alias["device_type"] for alias in pci(unit, "alias")] == ["type-VF"]
 
 
 def test_bound_cards_are_published_to_a_new_relation_while_the_option_is_wrong(unit):
