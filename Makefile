@@ -1,7 +1,7 @@
 # `make test` needs make, python3 and, for the booted hosts, root. It installs everything else.
 .DEFAULT_GOAL := help
 .PHONY: help setup format lint unit fuzz fuzz-smoke functional faults release test test-nova \
-	test-nova-25 test-kernel pack test-pack lock demo bench record-host statuses clean
+	test-nova-25 test-kernel pack test-pack lock demo bench record-host docs update-docs clean
 
 # Everything that is downloaded or built stays in this folder.
 VENV := $(CURDIR)/.venv
@@ -51,13 +51,19 @@ fuzz-smoke: setup  ## Run the charm with a few of those examples, the same each 
 functional: setup  ## Run the charm's dispatch on booted hosts; BASE=20.04 uses that base's charm
 	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(PARALLEL) $(if $(BASE),--base $(BASE))
 
-faults: setup  ## Cause all faults, including crashes at every step, and write docs/faults.md
+faults: setup  ## Cause all faults, including crashes at every step, and write docs/reference/faults.md
 	@$(NAMESPACE) $(VENV)/bin/python -m pytest tests/functional $(PARALLEL) --every-crash --write-faults
 
 release: setup  ## Check the test suite for a cloud, the Terraform module and the workflow
 	@$(TOX) run -e release
 
-test: lint unit fuzz-smoke functional release  ## Run lint, unit, fuzz-smoke, functional and release
+docs: setup  ## Check the examples of the documentation, and build it into build/docs/html
+	@$(TOX) run -e docs
+
+update-docs: setup  ## Write outputs, tables and pictures into the documentation
+	@$(TOX) run -e update-docs
+
+test: lint unit docs fuzz-smoke functional release  ## Run lint, unit, docs, fuzz-smoke, functional, release
 
 test-nova: setup  ## Boot servers on Nova itself with the charm's configuration, without hardware
 	@$(TOX) run -e nova
@@ -89,9 +95,6 @@ demo: setup  ## Show the charm at work on simulated hosts
 
 record-host:  ## Print a file for tests/hosts that describes this host's cards
 	@python3 tests/record_host.py
-
-statuses:  ## Write the table of statuses into the README
-	@python3 tests/statuses.py
 
 bench: setup $(CHARMCRAFT)/ready  ## Compare the packed charm's hooks with a no-op charm's
 	@$(CHARMCRAFT)/bin/python packing/pack.py --output build/bench ubuntu@22.04:amd64

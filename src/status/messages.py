@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The texts that operators read: a level, a message and its documentation for each problem.
 
-A message starts with what is wrong, names the device, and ends with what to do. `make statuses`
-writes the messages and their causes into the README.
+A message starts with what is wrong, names the device, and ends with what to do. `make update-docs`
+writes the messages and their causes into the reference.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Message(NamedTuple):
         level: the state of the unit; ACTIVE for a note on a unit that is ready.
         template: the message, with the arguments of the problem, its `address`, and `app`, the
             name of the application, in braces.
-        cause: what the README says about it.
+        cause: what the reference says about it.
     """
 
     level: Level

@@ -1,6 +1,6 @@
 # Copyright 2026 the nova-compute-nvidia-vgpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of faults and outcomes in docs/faults.md: tests produce its rows and check them.
+"""The table of faults and outcomes: tests produce the rows of the document and check them.
 
 A test that causes a fault records the unit's status, and the status after the fault has ended.
 With `--write-faults` the rows are written; without it, each row must be in the table.
@@ -14,7 +14,7 @@ from typing import Iterator, NamedTuple
 import pytest
 from bed import juju, machine
 
-TABLE = machine.REPOSITORY / "docs/faults.md"
+TABLE = machine.REPOSITORY / "docs/reference/faults.md"
 # The modules whose tests produce rows, in the order of the document.
 SECTIONS = {
     "test_package": "Host software",
@@ -110,7 +110,9 @@ _TABLE: pytest.StashKey[Table] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-faults", action="store_true", help="update docs/faults.md with the outcomes"
+        "--write-faults",
+        action="store_true",
+        help="update the document with the outcomes",
     )
     text = "crash at every step of the longest events, too"
     parser.addoption("--every-crash", action="store_true", help=text)
@@ -134,7 +136,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[object]:
     for row in (fault.row for fault in faults if fault.row.status):  # else the test has failed
         request.node.user_properties.append((request.path.stem, tuple(row)))
         if not request.config.getoption("--write-faults"):
-            assert str(row) in _documented(), f"not in docs/faults.md, see `make faults`: {row}"
+            assert str(row) in _documented(), f"not in {TABLE.name}, see `make faults`: {row}"
 
 
 class Collector:
@@ -164,7 +166,7 @@ def pytest_terminal_summary(
     number = sum(map(len, table.rows.values()))
     if number:
         missing = table.missing()
-        text = f"{number} rows of docs/faults.md, {len(missing)} not caused in this run"
+        text = f"{number} rows of {TABLE.name}, {len(missing)} not caused in this run"
         terminalreporter.write_line(text)
         for name in missing if config.getoption("--write-faults") else ():
             terminalreporter.write_line(f"kept unchanged: {name}")

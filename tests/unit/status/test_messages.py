@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import statuses
 from gpu.problems import Problem, ProblemKind
 from status import messages
 from status.messages import MESSAGES
@@ -73,8 +72,3 @@ def test_other_texts_fit_as_well():
 def test_journal_is_always_named():
     for message in MESSAGES.values():
         assert "journal" not in message.template or "journalctl -u " in message.template
-
-
-def test_readme_lists_every_status():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert statuses.insert(readme) == readme, "run `make statuses`"
