@@ -101,7 +101,7 @@ class Session:
     def is_juju(command: str) -> bool:
         """Tell whether a command concerns the charm; Juju's other commands need a cloud."""
         words = command.split(" | ")[0].split()
-        return words[0] == "juju" and len(words) > 2 and words[2].split("/")[0] == APP
+        return words[0] == "juju" and len(words) > 2 and re.split("[/:]", words[2])[0] == APP
 
     def understands(self, command: str) -> bool:
         """Tell whether a command can be run here."""
