@@ -243,6 +243,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 return
             reboot = messages.REBOOT_SCHEDULED
         message = unit_statuses(assessment, self.app.name, time.time())[0].message
+        if reboot == messages.REBOOT_SCHEDULED:
+            message = message.partition("; run reboot-install")[0]
         event.set_results({"reboot": reboot, "output": message})
         if is_broken:
             event.fail(message)

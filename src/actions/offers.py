@@ -20,7 +20,7 @@ from planning.plan import Assignment
 from planning.whole_cards import WholeCardOffer
 from status.assessment import Assessment
 
-__all__ = ["Offer", "inventories", "offers", "type_text"]
+__all__ = ["Offer", "inventories", "offers", "scheduler_filters", "type_text"]
 
 
 class Offer(NamedTuple):
@@ -86,6 +86,19 @@ def _with_slugs(found: Sequence[Offer]) -> tuple[Offer, ...]:
         used.add(slug)
         named.append(offer._replace(slug=slug))
     return tuple(named)
+
+
+def scheduler_filters(aliases: Sequence[str]) -> tuple[str, ...]:
+    """Return the filters of the scheduler that some aliases need, besides the default ones.
+
+    Without the second one, the scheduler chooses hosts whose NUMA nodes have no room:
+    https://docs.openstack.org/nova/latest/admin/cpu-topologies.html
+
+    Args:
+        aliases: as JSON.
+    """
+    has_policy = any("numa_policy" in json.loads(text) for text in aliases)
+    return ("PciPassthroughFilter", *(["NUMATopologyFilter"] if has_policy else []))
 
 
 def type_text(assignment: Assignment) -> str:

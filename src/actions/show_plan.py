@@ -10,7 +10,7 @@ from typing import Mapping, Sequence
 from actions import gpudirect, whole_cards
 from actions.inventory import CardInventory
 from actions.offers import inventories as inventories_of
-from actions.offers import offers, type_text
+from actions.offers import offers, scheduler_filters, type_text
 from actions.output import aligned, truncate_to_result
 from gpu.card import Card
 from gpu.problems import PREPARATION_PENDING, Problem
@@ -258,7 +258,7 @@ def _controller_lines(predicted: Assessment) -> list[str]:
     if not aliases:
         return []
     lines = [
-        "scheduler-default-filters includes PciPassthroughFilter",
+        f"scheduler-default-filters includes {' and '.join(scheduler_filters(aliases))}",
         "pci-alias is a JSON list that includes:",
         *(f"  {text}" for text in aliases),
     ]

@@ -12,9 +12,8 @@ import shlex
 from functools import partial
 from typing import Callable, Mapping, Sequence
 
-from actions.offers import Offer, offers
+from actions.offers import Offer, offers, scheduler_filters
 from nova_compute.nova_conf import REPORT_IN_PLACEMENT
-from nova_compute.release import NovaVersion
 from status.assessment import Assessment
 
 __all__ = ["CONSUMERS", "requests_text"]
@@ -22,7 +21,7 @@ __all__ = ["CONSUMERS", "requests_text"]
 _API = "infrastructure.cluster.x-k8s.io"
 # https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/getting-started.html
 _VECTOR_ADD = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0-ubuntu22.04"
-_KEPT = "# vGPUs are not listed: what is published for them stays; see the action show-plan\n"
+_KEPT = "# vGPUs are not listed, because something is wrong or pending; see the action show-plan\n"
 # A guest has a few PCIe ports beside those of its disks and interfaces.
 _MANY_DEVICES = 4
 _PCIE_PORTS = """\
@@ -86,16 +85,20 @@ def _flavor(name: str, properties: Sequence[str]) -> list[str]:
 
 def _controllers(assessment: Assessment) -> str:
     pairs = assessment.sections.get("pci", ())
-    aliases = [json.loads(value) for name, value in pairs if name == "alias"]
-    lines = ["# Settings of nova-cloud-controller"]
-    if not aliases or assessment.facts.nova is None:
-        lines.append("# None is needed: the scheduler finds mediated devices in placement.")
-        return "\n".join(lines) + "\n"
-    lines += [
+    aliases = [value for name, value in pairs if name == "alias"]
+    heading, nova = "# Settings of nova-cloud-controller\n", assessment.facts.nova
+    if not offers(assessment):
+        return heading + _NONE
+    if not aliases or nova is None:
+        return f"{heading}# None is needed: the scheduler finds mediated devices in placement.\n"
+    filters = scheduler_filters(aliases)
+    lines = [
         "# The aliases of this host; add those of other hosts and your own.",
-        _juju_config("pci-alias", json.dumps(aliases)),
-        "# The default filters of this release, and PciPassthroughFilter; add your own.",
-        _juju_config("scheduler-default-filters", ",".join(_filters(assessment.facts.nova))),
+        _juju_config("pci-alias", json.dumps([json.loads(text) for text in aliases])),
+        f"# The default filters of this release, and {', '.join(filters)}; add your own.",
+        _juju_config(
+            "scheduler-default-filters", ",".join((*nova.default_scheduler_filters, *filters))
+        ),
     ]
     if REPORT_IN_PLACEMENT in pairs:
         lines += [
@@ -105,11 +108,7 @@ def _controllers(assessment: Assessment) -> str:
             ">/etc/nova/nova.conf.d/pci-in-placement.conf && "
             "systemctl restart nova-scheduler nova-conductor apache2'",
         ]
-    return "\n".join(lines) + "\n"
-
-
-def _filters(nova: NovaVersion) -> tuple[str, ...]:
-    return (*nova.default_scheduler_filters, "PciPassthroughFilter")
+    return heading + "\n".join(lines) + "\n"
 
 
 def _juju_config(option: str, value: str) -> str:

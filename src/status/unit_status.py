@@ -132,9 +132,16 @@ def _why_none(assessment: Assessment) -> str:
     plan = assessment.plan
     if any(note.kind in ASSIGNED_ELSEWHERE for note in plan.notes):
         return "none free for vGPUs"
-    if plan.for_other_hosts:
-        return "none selected by vgpu-device-mappings"
-    return "vgpu-device-mappings is not set"
+    unselected = {
+        "vgpu-device-mappings": plan.for_other_hosts,
+        "passthrough-devices": assessment.whole_cards.for_other_hosts,
+    }
+    options = [option for option, requests in unselected.items() if requests]
+    return (
+        f"none selected by {' or '.join(options)}"
+        if options
+        else ("vgpu-device-mappings is not set")
+    )
 
 
 def _counted(number: int, noun: str) -> str:

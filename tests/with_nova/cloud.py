@@ -130,7 +130,7 @@ class Cloud(base.ServersTestBase):
 
     microversion = "latest"
     ADMIN_API = True
-    ADDITIONAL_FILTERS = ("PciPassthroughFilter",)
+    ADDITIONAL_FILTERS = ("PciPassthroughFilter", "NUMATopologyFilter")
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ def test_settings_of_the_controllers_are_complete_values(unit):
     assert values["scheduler-default-filters"] == (
         "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,"
         "ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter,DifferentHostFilter,"
-        "SameHostFilter,PciPassthroughFilter"
+        "SameHostFilter,PciPassthroughFilter,NUMATopologyFilter"
     )
     assert "pci_in_placement" not in requests(unit, "controllers")
 
@@ -146,6 +146,13 @@ def test_placement_needs_a_file_on_the_controllers(unit):
     assert command.startswith("juju exec --application nova-cloud-controller -- ")
     assert 'printf "[filter_scheduler]\\npci_in_placement = true\\n"' in script
     assert ">/etc/nova/nova.conf.d/pci-in-placement.conf" in script
+
+
+def test_numa_filter_is_only_needed_with_a_policy(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    unit.configure("{L40S-8Q: ['10de:26b9']}")
+    filters = option_values(requests(unit, "controllers"))["scheduler-default-filters"]
+    assert filters.endswith("SameHostFilter,PciPassthroughFilter")
 
 
 def test_mediated_devices_alone_need_nothing_on_the_controllers(deploy):
@@ -287,7 +294,7 @@ HEADINGS = [
 ]
 
 
-@pytest.mark.parametrize("consumer", ["openstack", "capo", "capv"])
+@pytest.mark.parametrize("consumer", ["controllers", "openstack", "capo", "capv"])
 def test_host_that_offers_nothing_says_so(deploy, consumer):
     assert requests(deploy("no-gpu"), consumer).endswith(
         "# This host offers nothing to guests now; see the action show-plan\n"
@@ -298,6 +305,6 @@ def test_vgpus_that_stay_as_they_are_published_are_not_listed(unit):
     unit.change(config={"vgpu-device-mappings": "nonsense", "passthrough-devices": WHOLE_CARDS})
     unit.hook("config_changed")
     text = requests(unit, "openstack")
-    assert text.startswith("# vGPUs are not listed: what is published for them stays;")
+    assert text.startswith("# vGPUs are not listed, because something is wrong or pending;")
     assert "gpu.t4 " in text
     assert "gpu.l40s-8q" not in text

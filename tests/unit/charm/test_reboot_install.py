@@ -25,7 +25,10 @@ def test_reboot_requires_confirmation(deploy, tmp_path):
         ),
     }
     results = unit.action("reboot-install", i_really_mean_it=True)
-    assert results["reboot"] == "in 30 seconds"
+    assert results == {
+        "reboot": "in 30 seconds",
+        "output": "Reboot needed: nouveau is bound to 0000:84:00.0",
+    }
     assert unit.machine.did("systemd-run") == [
         ("systemd-run", "--on-active=30", "systemctl", "reboot"),
     ]

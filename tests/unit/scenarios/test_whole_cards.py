@@ -471,6 +471,26 @@ def test_other_card_in_the_slot_of_a_whole_card_is_left_alone_at_boot(unit):
     assert driver_of(unit, T4) == "nvidia"
 
 
+@pytest.mark.parametrize(
+    ("passthrough", "mapping", "reason"),
+    [
+        ("{t4: ['10de:1eb9']}", "", "none selected by passthrough-devices"),
+        (
+            "{t4: ['10de:1eb9']}",
+            "{T4-8Q: ['10de:1eb9']}",
+            "none selected by vgpu-device-mappings or passthrough-devices",
+        ),
+    ],
+)
+def test_status_names_the_options_that_select_no_card_of_the_host(
+    unit, passthrough, mapping, reason
+):
+    if mapping:
+        passthrough = passthrough.replace("1eb9", "1eba")
+    configure(unit, passthrough, mapping)
+    assert unit.status == ready(f"5 NVIDIA GPUs, {reason}")
+
+
 # What is published
 
 
