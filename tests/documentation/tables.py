@@ -29,15 +29,17 @@ _LEVELS = {
     Level.MAINTENANCE: "Maintenance: the unit is paused",
     Level.ACTIVE: "Notes on a unit that is ready, and in `show-plan`",
 }
-# The releases of Nova from the first with vGPUs to the newest known one.
-_RELEASES = [NovaVersion(major, 99) for major in range(17, 35)]
-_ABILITIES: Mapping[str, Callable[[NovaVersion], bool]] = {
-    "several types": lambda nova: nova.supports_several_types,
-    "a single type only on the mapped cards": lambda nova: nova.restricts_single_type,
-    "`resource-class`": lambda nova: nova.supports_mdev_class,
-    "`max-instances`": lambda nova: nova.supports_max_instances,
-    "two vGPUs for one guest": lambda nova: nova.supports_two_vgpus,
-    "vendor-specific VFIO": lambda nova: nova.supports_variant_driver,
+# The releases of Nova from the first with vGPUs to the newest known one, each at its last point.
+NEWEST = 34
+_RELEASES = [NovaVersion(major, 99) for major in range(17, NEWEST + 1)]
+_UNNAMED = {34: "2026.2"}  # known, but without a codename yet
+ABILITIES: Mapping[str, str] = {
+    "several types": "supports_several_types",
+    "a single type only on the mapped cards": "restricts_single_type",
+    "`resource-class`": "supports_mdev_class",
+    "`max-instances`": "supports_max_instances",
+    "two vGPUs for one guest": "supports_two_vgpus",
+    "vendor-specific VFIO": "supports_variant_driver",
 }
 
 
@@ -123,9 +125,13 @@ def _bases() -> str:
 def _releases() -> str:
     rows = []
     for nova in _RELEASES:
-        marks = ["yes" if has(nova) else "-" for has in _ABILITIES.values()]
-        rows.append((f"{nova.major} ({(nova.codename or '2026.2').title()})", *marks))
-    return _table(("Nova", *_ABILITIES), rows)
+        name = nova.codename or _UNNAMED[nova.major]
+        rows.append((f"{nova.major} ({name.title()})", *_marks(nova)))
+    return _table(("Nova", *ABILITIES), rows)
+
+
+def _marks(nova: NovaVersion) -> tuple[str, ...]:
+    return tuple("yes" if getattr(nova, ability) else "-" for ability in ABILITIES.values())
 
 
 def _nova() -> str:
@@ -133,14 +139,14 @@ def _nova() -> str:
     rows: list[list[str]] = []
     last: tuple[str, ...] = ()
     for nova in _RELEASES:
-        marks = tuple("yes" if has(nova) else "-" for has in _ABILITIES.values())
+        marks = _marks(nova)
         if marks == last:
             rows[-1][0] = f"{rows[-1][0].split(' ')[0]} to {nova.major}"
         else:
             rows.append([str(nova.major), *marks])
         last = marks
     rows[-1][0] = f"{rows[-1][0].split(' ')[0]} and later"
-    return _table(("Nova", *_ABILITIES), rows)
+    return _table(("Nova", *ABILITIES), rows)
 
 
 def _hosts() -> str:

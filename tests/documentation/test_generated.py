@@ -10,6 +10,8 @@ import pytest
 import tables
 import yaml
 
+from nova_compute.release import NovaVersion
+
 PATHS = documents.paths()
 README = (documents.ROOT / "README.md").read_text(encoding="utf-8")
 UPDATE = "run `make update-docs`"
@@ -43,3 +45,20 @@ def test_readme_lists_every_option_and_action(name):
     data = yaml.safe_load((documents.ROOT / name).read_text(encoding="utf-8"))
     for item in data.get("options", data):
         assert f"`{item}`" in README
+
+
+# Of whole cards, or followed from others; docs/reference/releases.md lists them by hand.
+OTHER_ABILITIES = {
+    *("supports_vgpus", "supports_device_addresses", "supports_managed", "supports_alias_class"),
+}
+
+
+def test_table_of_releases_has_all_abilities_of_nova():
+    abilities = {
+        name for name in vars(NovaVersion) if name.startswith(("supports_", "restricts_"))
+    }
+    assert abilities - OTHER_ABILITIES == set(tables.ABILITIES.values())
+
+
+def test_table_of_releases_ends_with_the_newest_one():
+    assert NovaVersion(tables.NEWEST + 1).codename is None, "raise NEWEST"

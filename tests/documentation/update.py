@@ -12,15 +12,20 @@ import tables
 
 
 def main() -> None:
-    """Update all documents, and print those that changed."""
+    """Update all documents, and print what changed."""
+    updates = 0
     for path in documents.paths():
         text = path.read_text(encoding="utf-8")
         updated = with_outputs(tables.insert(text))
         if updated != text:
             path.write_text(updated, encoding="utf-8")
             print(f"updated {documents.name(path)}")
+            updates += 1
     for picture in pictures.draw():
         print(f"drew {documents.name(picture)}")
+        updates += 1
+    if not updates:
+        print("nothing to update")
 
 
 def with_outputs(text: str) -> str:

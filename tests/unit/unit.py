@@ -81,7 +81,8 @@ class Unit:
         current = self.state.get_relation(self.relation.id)
         relation = dataclasses.replace(current, **changes)
         self.change(relations={relation})
-        event = getattr(self.context.on, f"relation_{name}")(relation)
+        of_unit = {"remote_unit": 0} if name in ("joined", "changed") else {}
+        event = getattr(self.context.on, f"relation_{name}")(relation, **of_unit)
         self.state = self.context.run(event, self.state)
 
     def action(self, name: str, **params: Any) -> dict[str, Any]:

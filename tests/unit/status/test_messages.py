@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu.problems import Problem, ProblemKind
+from gpu.problems import OBSTACLES, Problem, ProblemKind
 from status import messages
 from status.messages import MESSAGES
 from status.unit_status import format_problem
@@ -36,8 +36,14 @@ def constructions():
 
 
 def test_every_kind_has_a_message_with_a_cause():
-    assert set(MESSAGES) == set(ProblemKind)
+    assert set(ProblemKind) - set(MESSAGES) == set(), "add a message to status/messages.py"
     assert all(message.cause.endswith(".") for message in MESSAGES.values())
+
+
+def test_whatever_keeps_a_card_from_offering_vgpus_is_an_obstacle():
+    text = (ROOT / "src/host/obstacles.py").read_text(encoding="utf-8")
+    kinds = {ProblemKind[name] for name in re.findall(r"ProblemKind\.([A-Z_]+)", text)}
+    assert kinds == OBSTACLES, "see OBSTACLES in gpu/problems.py"
 
 
 def test_problems_have_the_arguments_of_their_messages():
