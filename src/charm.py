@@ -23,7 +23,7 @@ from driver import resource, software
 from gpu.problems import NEEDS_REBOOT, HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
-from state import backoff, boot_result, charm_state, folders, host_owner
+from state import backoff, boot_result, bound_functions, charm_state, folders, host_owner
 from state.backoff import Backoff
 from state.charm_state import CharmState
 from state.host_owner import Owner
@@ -437,9 +437,9 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
             whole_cards.approve(self.root, assessment.facts, assessment.whole_cards)
 
-    def _revoke_whole_cards(self, assessment: Assessment) -> None:
+    def _revoke_whole_cards(self) -> None:
         """Keep the next boot from taking what the host uses again, also while paused."""
-        if not (assessment.facts.whole_cards or assessment.facts.functions_to_return):
+        if not bound_functions.load(self.root):
             return
         from cards import whole_cards
 
@@ -458,7 +458,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
-        self._revoke_whole_cards(assessment)
+        self._revoke_whole_cards()
         if assessment.must_be_recorded_first:
             assessment = self._saved(assessment)
         state = assessment.state

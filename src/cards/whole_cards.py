@@ -18,7 +18,7 @@ from typing import Sequence
 
 from cards import vfio_binding, virtual_functions
 from gpu.pci import VFIO_PCI, PciAddress, PciFunction, PciId
-from gpu.problems import USED_BY_HOST, HostError, Problem
+from gpu.problems import USED_BY_HOST, HostError, Problem, ProblemKind
 from gpu.whole_card import WholeCard
 from host import own_use, pci_functions
 from host.facts import HostFacts, gather
@@ -73,8 +73,13 @@ def revoke(root: Path) -> None:
 
 
 def _is_used_by_host(root: Path, function: PciFunction) -> bool:
+    """Whether the host uses a function, and not just a program that watches NVIDIA's cards."""
+    is_nvidia = str(function.driver).startswith("nvidia")
+    if function.enabled_vfs and not is_nvidia:
+        return True
     use = own_use.find(root, function)
-    return use is not None and use.kind in USED_BY_HOST
+    kinds = USED_BY_HOST if is_nvidia else {*USED_BY_HOST, ProblemKind.USED_BY_PROGRAM}
+    return use is not None and use.kind in kinds
 
 
 def prepare_whole_cards(

@@ -73,7 +73,7 @@ class WholeCard(NamedTuple):
 
         Nova has allocated it to that guest, so no other can get it. Not if the host uses it.
         """
-        kinds = (None, ProblemKind.USED_BY_PROGRAM)
+        kinds = (None, ProblemKind.USED_BY_PROGRAM, ProblemKind.GROUP_SHARED)
         return bool(self.guests) and (self.obstacle and self.obstacle.kind) in kinds
 
     @property

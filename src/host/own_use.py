@@ -39,7 +39,7 @@ def find(root: Path, function: PciFunction) -> Problem | None:
         use = _network_use(root, interface)
         if use:
             return Problem(ProblemKind.HOST_NETWORK, address, interface=interface, use=use)
-    if _has_hidden_interface(folder):
+    if _has_hidden_interface(place):
         interface, use = "its interface", "in another network namespace"
         return Problem(ProblemKind.HOST_NETWORK, address, interface=interface, use=use)
     disk = next(_disks_in_use(root, place), None)
@@ -103,14 +103,16 @@ def _interfaces(root: Path, place: str) -> list[str]:
     return sorted({*below, *sysfs.names(os.path.join(place, "net"))})
 
 
-def _has_hidden_interface(folder: str) -> bool:
+def _has_hidden_interface(place: str) -> bool:
     """Whether an interface is in another namespace, such as a container's.
 
     The folder of the interfaces exists as long as there is one, but shows only those of the
     namespace of the reader.
     """
-    interfaces = os.path.join(folder, "net")
-    return os.path.isdir(interfaces) and not sysfs.names(interfaces)
+    return any(
+        os.path.basename(folder) == "net" and not folders and not files
+        for folder, folders, files in os.walk(place.rstrip(os.sep))
+    )
 
 
 def _network_use(root: Path, interface: str) -> str:

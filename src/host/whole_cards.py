@@ -53,8 +53,8 @@ def read(
 def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, ...]:
     """Return the functions that the charm has bound to vfio-pci and nobody requests any more.
 
-    Not those of guests, nor the companions of a requested function. A function that has its own
-    driver already, or is gone, is among them: its record is stale.
+    Not those of guests, nor the companions of these and of requested functions. A function that
+    has its own driver already, or is gone, is among them: its record is stale.
 
     Args:
         root: the root of the host's file system.
@@ -63,8 +63,9 @@ def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, 
     bound = bound_functions.load(root)
     if not bound:
         return ()
-    stay = {*libvirt_guests.defined_functions(root)}
-    for function in pci_functions.select(root, devices.all):
+    guests = libvirt_guests.defined_functions(root)
+    stay = {*guests}
+    for function in pci_functions.select(root, (*devices.all, *guests)):
         companions = _companions(function, pci_functions.group_members(root, function))
         stay.update(member.address for member in (function, *companions))
     return tuple(sorted(bound.keys() - stay))
@@ -122,7 +123,14 @@ def _with_evidence(
         neighbours=tuple(other for other in group if other not in companions),
         guests=tuple(sorted({guests[address] for address in addresses & guests.keys()})),
     )
-    return whole_card._replace(obstacle=next(_obstacles(root, whole_card, requested), None))
+    obstacles_found = tuple(_obstacles(root, whole_card, requested))
+    return whole_card._replace(obstacle=_most_lasting(obstacles_found))
+
+
+def _most_lasting(found: tuple[Problem, ...]) -> Problem | None:
+    """Return the first obstacle that does not end with a program."""
+    lasting = (problem for problem in found if problem.kind is not ProblemKind.USED_BY_PROGRAM)
+    return next(lasting, next(iter(found), None))
 
 
 def _obstacles(root: Path, whole_card: WholeCard, requested: set[PciAddress]) -> Iterator[Problem]:

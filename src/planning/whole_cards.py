@@ -106,7 +106,7 @@ def plan_whole_cards(
     plan = WholeCardPlan(
         requests=tuple(request for request in requests if selected[request].cards),
         offers=_offers(selected, _is_ready),
-        later_offers=_offers(selected, _is_possible),
+        later_offers=_offers(selected, _is_or_will_be_ready),
         notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
         to_bind=tuple(
             card.address for card in whole_cards if card.address in usable and not card.is_bound
@@ -176,6 +176,10 @@ def _is_possible(device: WholeCard) -> bool:
     return device.obstacle is None
 
 
+def _is_or_will_be_ready(device: WholeCard) -> bool:
+    return _is_ready(device) or _is_possible(device)
+
+
 def _offered(
     request: PassthroughRequest,
     selection: _Selection,
@@ -188,17 +192,19 @@ def _offered(
     cards = tuple(filter(is_offered, selection.cards))
     if not request.nics:
         return cards
-    near = {
-        card: [
-            nic
-            for nic in filter(is_offered, selection.nics)
-            if distance(card.function, nic.function) <= request.nic_distance
-        ]
-        for card in cards
-    }
-    nics = dict.fromkeys(nic for card in cards for nic in near[card])
+    offered = tuple(filter(is_offered, selection.nics))
+    near = {card: _near(card, request, offered) for card in cards}
+    of_guests = (nic for nic in offered if nic.is_for_its_guest)
+    nics = dict.fromkeys([*(nic for card in cards for nic in near[card]), *of_guests])
     stay = (card for card in cards if near[card] or card.is_for_its_guest)
     return (*stay, *nics)
+
+
+def _near(
+    card: WholeCard, request: PassthroughRequest, nics: tuple[WholeCard, ...]
+) -> tuple[WholeCard, ...]:
+    limit = request.nic_distance
+    return tuple(nic for nic in nics if distance(card.function, nic.function) <= limit)
 
 
 def _offers(
@@ -241,8 +247,9 @@ def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[
         for item in usable:
             if not item.is_ready:
                 yield Problem(ProblemKind.BINDING_PENDING, item.address)
+        nics = tuple(filter(_is_possible, selection.nics))
         for card in selection.cards if request.nics else ():
-            if card.obstacle is None and card not in usable:
+            if card.obstacle is None and not _near(card, request, nics):
                 yield _too_far(card, request, selection.nics)
         yield from _in_one_group(usable)
 

@@ -98,6 +98,12 @@ def with_pause_of_nova_compute(unit):
     unit.machine("systemctl", "mask", "nova-compute")
 
 
+def without_any_request(unit):
+    """A guest is still defined with it, so it is not to be returned either."""
+    unit.machine.define_guest(NIC)
+    configure(unit, "")
+
+
 def with_disk_in_its_group(unit):
     """The unit names this reason first."""
     unit.machine.driver.bind(DISK, "nvme")
@@ -105,7 +111,10 @@ def with_disk_in_its_group(unit):
 
 @pytest.mark.parametrize(
     "change",
-    [None, with_stale_guest, with_pause, with_pause_of_nova_compute, with_disk_in_its_group],
+    [
+        *(None, with_stale_guest, without_any_request, with_pause, with_pause_of_nova_compute),
+        with_disk_in_its_group,
+    ],
     ids=lambda change: getattr(change, "__name__", "alone"),
 )
 def test_boot_spares_a_function_that_went_back_to_the_host(deploy, change):
@@ -125,10 +134,40 @@ def test_boot_spares_a_function_that_went_back_to_the_host(deploy, change):
     assert not (folder(unit, NIC) / "driver").exists()
 
 
-def test_interface_in_another_network_namespace_is_in_use(deploy):
+def enable_functions(unit):
+    (folder(unit, NIC) / "sriov_totalvfs").write_text("8\n")
+    (folder(unit, NIC) / "sriov_numvfs").write_text("4\n")
+
+
+def run_dpdk(unit):
+    """The driver of ConnectX serves DPDK beside the kernel."""
+    node = folder(unit, NIC) / "infiniband_verbs/uverbs0"
+    node.mkdir(parents=True)
+    numbers = unit.machine.root / "sys/dev/char"
+    numbers.mkdir(parents=True)
+    (numbers / "231:192").symlink_to(node)
+    open_in_program(unit, "/dev/infiniband/uverbs0")
+
+
+@pytest.mark.parametrize("use", [enable_functions, run_dpdk])
+def test_boot_spares_a_function_without_an_address_that_the_host_uses(deploy, use):
+    unit = deploy("whole-cards")
+    configure(unit, GPUDIRECT)
+    driver = unit.machine.driver
+    driver.overrides.clear()
+    driver.bind(NIC, "mlx5_core")
+    use(unit)
+    unit.hook("update_status")
+    driver.bind(NIC, None)
+    early_boot.main(unit.machine.root, unit.machine)
+    assert not (folder(unit, NIC) / "driver").exists()
+
+
+@pytest.mark.parametrize("place", ["net", "mlx5_core.sf.2/net"])
+def test_interface_in_another_network_namespace_is_in_use(deploy, place):
     """Such as that of a container; the kernel shows an empty folder of interfaces."""
     unit = deploy("whole-cards")
-    (folder(unit, NIC) / "net").mkdir()
+    (folder(unit, NIC) / place).mkdir(parents=True)
     configure(unit, GPUDIRECT)
     assert "its interface (in another network namespace)" in unit.status.message
     assert driver_of(unit, NIC) == "mlx5_core"

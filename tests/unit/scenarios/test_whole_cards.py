@@ -14,6 +14,7 @@ from recorded import UUIDS
 from unit import ready
 
 T4, A100, L40S, H200 = "0000:3b:00.0", "0000:5e:00.0", "0000:86:00.0", "0000:af:00.0"
+NIC = "0000:b1:00.0"
 DISPLAY, AUDIO = "0000:d8:00.0", "0000:d8:00.1"
 MAPPING = "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}"
 
@@ -31,6 +32,21 @@ def driver_of(unit, address):
 def pci(unit, option):
     """Return the values of an option of [pci], as JSON data."""
     return [json.loads(value) for name, value in unit.sections["pci"] if name == option]
+
+
+def used_by_program(unit, file="/dev/nvidia0"):
+    process = unit.machine.root / "proc/55"
+    (process / "fd").mkdir(parents=True)
+    (process / "fd/9").symlink_to(file)
+    (process / "comm").write_text("nvidia-persiste\n")
+
+
+def number_cards(unit, *cards):
+    """Show which of its devices belongs to which card, as the driver does."""
+    for number, card in enumerate(cards):
+        path = unit.machine.root / f"proc/driver/nvidia/gpus/{card}/information"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"Device Minor: \t {number}\n")
 
 
 @pytest.fixture
@@ -550,13 +566,63 @@ def test_card_of_a_guest_stays_offered_while_a_program_has_it(unit):
     unit.machine.define_guest(T4)
     before = unit.sections
     unit.machine.reboot(starts=False)
-    process = unit.machine.root / "proc/55"
-    (process / "fd").mkdir(parents=True)
-    (process / "fd/9").symlink_to("/dev/nvidia0")
-    (process / "comm").write_text("nvidia-persiste\n")
+    used_by_program(unit)
     unit.hook("start")
     assert unit.status.message.startswith(f"nvidia-persiste uses {T4}; stop it")
     assert unit.sections == before
+
+
+def test_offer_for_a_guest_is_checked_like_the_others(unit):
+    """Nova does not start with two device types under one name."""
+    number_cards(unit, T4, H200)
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine.define_guest(T4)
+    unit.machine.reboot(starts=False)
+    used_by_program(unit)
+    before = unit.sections
+    configure(unit, "{gpu: ['10de:1eb8', '10de:2335']}")
+    assert "differ in SR-IOV; use two names" in unit.status.message
+    assert unit.sections == before
+
+
+def test_network_function_of_a_guest_stays_offered_when_the_distance_is_limited(unit):
+    text = "{{h200: {{devices: ['10de:2335'], nics: ['15b3:1021'], nic-distance: {}}}}}"
+    configure(unit, text.format("NODE"))
+    unit.machine.define_guest(H200, NIC)
+    before = unit.sections
+    configure(unit, text.format("PIX"))
+    assert unit.status.message.startswith(f"{H200} has no NIC of h200 within PIX")
+    assert unit.sections == before
+
+
+def test_card_of_a_guest_stays_offered_while_a_program_has_another_one_of_its_group(deploy):
+    cards = [item for item in recorded.host("t4-pair")["functions"] if item.get("types")]
+    functions = [{**card, "iommu-group": 7} for card in cards]
+    unit = deploy("t4-pair", nova="3:31.0.0-0ubuntu1", functions=functions)
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine.define_guest("0000:84:00.0")
+    unit.machine.reboot(starts=False)
+    number_cards(unit, "0000:84:00.0", "0000:d8:00.0")
+    used_by_program(unit, "/dev/nvidia1")
+    unit.hook("start")
+    assert unit.device_specs() == ["0000:84:00.0"]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_functions_of_the_board_stay_with_the_card_of_a_guest(deploy, is_running):
+    functions = [
+        {**item, "boot-vga": False} if item["address"] == DISPLAY else item
+        for item in recorded.host("whole-cards")["functions"]
+    ]
+    unit = deploy("whole-cards", functions=functions)
+    configure(unit, "{rtx: ['d8:00.0']}")
+    assert (driver_of(unit, DISPLAY), driver_of(unit, AUDIO)) == ("vfio-pci", "vfio-pci")
+    unit.machine.define_guest(DISPLAY)
+    if is_running:
+        used_by_program(unit, "/dev/vfio/55296")
+    configure(unit, "")
+    assert (driver_of(unit, DISPLAY), driver_of(unit, AUDIO)) == ("vfio-pci", "vfio-pci")
+    assert unit.status.name == "active"
 
 
 def test_card_of_a_guest_stays_offered_without_its_network_function(unit):
