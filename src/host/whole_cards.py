@@ -53,8 +53,9 @@ def read(
 def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, ...]:
     """Return the functions that the charm has bound to vfio-pci and nobody requests any more.
 
-    Not those of guests, nor the companions of these and of requested functions. A function that
-    has its own driver already, or is gone, is among them: its record is stale.
+    Not those of guests, nor the others of their IOMMU groups, nor the companions of requested
+    functions. A function that has its own driver already, or is gone, is among them: its record is
+    stale.
 
     Args:
         root: the root of the host's file system.
@@ -65,7 +66,9 @@ def functions_to_return(root: Path, devices: WholeDevices) -> tuple[PciAddress, 
         return ()
     guests = libvirt_guests.defined_functions(root)
     stay = {*guests}
-    for function in pci_functions.select(root, (*devices.all, *guests)):
+    for function in pci_functions.select(root, guests):
+        stay.update(member.address for member in pci_functions.group_members(root, function))
+    for function in pci_functions.select(root, devices.all):
         companions = _companions(function, pci_functions.group_members(root, function))
         stay.update(member.address for member in (function, *companions))
     return tuple(sorted(bound.keys() - stay))
@@ -115,9 +118,10 @@ def _with_evidence(
     """Add the other functions of the board, the guests, and why it cannot be given away."""
     function = whole_card.function
     group = pci_functions.group_members(root, function)
-    board = _companions(function, group)
-    addresses = {member.address for member in (function, *board)}
-    companions = tuple(other for other in board if other.address not in requested)
+    companions = tuple(
+        other for other in _companions(function, group) if other.address not in requested
+    )
+    addresses = {member.address for member in (function, *companions)}
     whole_card = whole_card._replace(
         companions=companions,
         neighbours=tuple(other for other in group if other not in companions),

@@ -187,14 +187,16 @@ def _offered(
 ) -> tuple[WholeCard, ...]:
     """Return the cards and the network functions that a request offers of those that it selects.
 
-    If it has network functions, a card is offered only with one that is near to it.
+    If it has network functions, a card is offered only with one that is near to it, or to the
+    guest that has it. So is a network function, which may be another guest's by other means.
     """
     cards = tuple(filter(is_offered, selection.cards))
     if not request.nics:
         return cards
     offered = tuple(filter(is_offered, selection.nics))
     near = {card: _near(card, request, offered) for card in cards}
-    of_guests = (nic for nic in offered if nic.is_for_its_guest)
+    guests = {guest for card in selection.cards for guest in card.guests}
+    of_guests = (nic for nic in offered if nic.is_for_its_guest and guests & {*nic.guests})
     nics = dict.fromkeys([*(nic for card in cards for nic in near[card]), *of_guests])
     stay = (card for card in cards if near[card] or card.is_for_its_guest)
     return (*stay, *nics)

@@ -325,6 +325,35 @@ def test_card_is_not_offered_while_another_one_of_its_group_is_not_bound(deploy)
     assert "pci" not in unit.sections
 
 
+def test_network_function_that_a_guest_has_by_other_means_is_left_alone(deploy):
+    """Such as a port of Neutron; the guest is shut off, so the host has the function now."""
+    far = {**port(), "address": "0000:5f:00.0", "numa": 0}
+    unit = deploy("whole-cards", functions=functions(far))
+    unit.machine.define_guest("0000:5f:00.0")
+    configure(unit, GPUDIRECT)
+    assert driver_of(unit, "0000:5f:00.0") == "mlx5_core"
+    assert unit.device_specs() == [H200, NIC]
+
+
+def test_port_beside_that_of_a_guest_is_not_its(deploy):
+    group = 45312
+    unit = deploy("whole-cards", functions=functions(port(group), **{NIC: {"iommu-group": group}}))
+    unit.machine.define_guest(NIC)
+    use_for_network(unit)
+    configure(unit, GPUDIRECT)
+    assert (driver_of(unit, NIC), driver_of(unit, OTHER_PORT)) == ("mlx5_core", "mlx5_core")
+    assert "pci" not in unit.sections
+
+
+def test_card_in_the_group_of_a_guest_stays_bound(deploy):
+    """Without it the guest, which is shut off, could not start again."""
+    unit = pair_in_one_group(deploy)
+    configure(unit, "{t4: ['10de:1eb8']}")
+    unit.machine.define_guest("0000:84:00.0")
+    configure(unit, "")
+    assert driver_of(unit, "0000:d8:00.0") == "vfio-pci"
+
+
 def test_guest_that_starts_while_the_host_is_read_is_not_another_program(deploy, monkeypatch):
     unit = deploy("whole-cards", functions=functions(**{T4: {"driver": "vfio-pci"}}))
     configure(unit, "{t4: ['10de:1eb8']}")
