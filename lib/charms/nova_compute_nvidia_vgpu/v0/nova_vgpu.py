@@ -184,6 +184,29 @@ class ProviderData:
         """
         import jsonschema  # slow to import; only the requirer needs it
 
+        data = cls._load(databag)
+        error = next(jsonschema.Draft7Validator(DATABAG_SCHEMA).iter_errors(data), None)
+        if error is not None:
+            element = ".".join(str(key) for key in error.absolute_path)
+            raise DatabagError(f"{element}: {error.message[:200]}")
+        return cls._from_json(data)
+
+    @classmethod
+    def from_own_databag(cls, databag: Mapping[str, str]) -> ProviderData:
+        """Read what this charm or an earlier one has published, without the slow schema.
+
+        Raises:
+            DatabagError: this charm would not publish such data.
+        """
+        try:
+            data = cls._from_json(cls._load(databag))
+            data.to_databag()
+        except (AttributeError, KeyError, TypeError, ValueError) as cause:
+            raise DatabagError(f"unexpected data: {cause}") from cause
+        return data
+
+    @staticmethod
+    def _load(databag: Mapping[str, str]) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key in (_CONFIGURATION, _SERVICES, _PACKAGES):
             if databag.get(key):
@@ -191,10 +214,10 @@ class ProviderData:
                     data[key] = json.loads(databag[key])
                 except (ValueError, RecursionError) as cause:
                     raise DatabagError(f"{key}: not valid JSON") from cause
-        error = next(jsonschema.Draft7Validator(DATABAG_SCHEMA).iter_errors(data), None)
-        if error is not None:
-            element = ".".join(str(key) for key in error.absolute_path)
-            raise DatabagError(f"{element}: {error.message[:200]}")
+        return data
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any]) -> ProviderData:
         configuration = data.get(_CONFIGURATION, {_SERVICE: {_CONFIG_FILE: {"sections": {}}}})
         sections = configuration[_SERVICE][_CONFIG_FILE]["sections"]
         releases: dict[str, Any] = data.get(_PACKAGES, {})
@@ -256,7 +279,7 @@ class NovaVgpuProvides(ops.Object):
         data = ProviderData()
         for relation in self.model.relations[self._name]:
             with contextlib.suppress(DatabagError):
-                data = ProviderData.from_databag(relation.data[self._charm.unit])
+                data = ProviderData.from_own_databag(relation.data[self._charm.unit])
         return data
 
     def withdraw(self) -> bool:
