@@ -17,7 +17,7 @@ from gpu.pci import PciId
 from gpu.whole_card import WholeCard
 from nova_compute.nova_conf import alias
 from planning.plan import Assignment
-from planning.whole_cards import WholeCardOffer
+from planning.whole_card_plan import WholeCardOffer
 from status.assessment import Assessment
 
 __all__ = ["Offer", "inventories", "offers", "scheduler_filters", "type_text"]

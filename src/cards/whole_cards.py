@@ -25,7 +25,8 @@ from host.facts import HostFacts, gather
 from planning import mappings, passthrough
 from planning.mappings import VgpuRequest
 from planning.passthrough import PassthroughRequest, whole_devices
-from planning.whole_cards import WholeCardPlan, plan_whole_cards
+from planning.whole_card_plan import WholeCardPlan
+from planning.whole_cards import plan_whole_cards
 from state import bound_functions
 from system.commands import Runner
 

@@ -15,7 +15,7 @@ from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 from gpu.card import Framework, is_type_id
 from nova_compute.release import NovaVersion
 from planning.plan import Assignment
-from planning.whole_cards import WholeCardOffer
+from planning.whole_card_plan import WholeCardOffer
 
 __all__ = [
     "DEFAULT_OPTIONS",

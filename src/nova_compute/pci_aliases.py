@@ -16,7 +16,7 @@ from gpu.pci import PciAddress
 from gpu.problems import Problem, ProblemKind
 from nova_compute.nova_conf import PciOptions, whole_card_class
 from nova_compute.release import NUMA_SOCKET_SINCE, REPORT_IN_PLACEMENT_SINCE, NovaVersion
-from planning.whole_cards import WholeCardOffer, WholeCardPlan
+from planning.whole_card_plan import WholeCardOffer, WholeCardPlan
 
 __all__ = ["apply_release_to_whole_cards"]
 

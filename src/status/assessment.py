@@ -23,7 +23,7 @@ from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
 from nova_compute.release import NovaVersion
 from planning.plan import Plan
 from planning.preparation import Preparation
-from planning.whole_cards import WholeCardPlan, plan_whole_cards
+from planning.whole_card_plan import WholeCardPlan
 from state import boot_result
 from state.backoff import Backoff
 from state.charm_state import CharmState
@@ -307,9 +307,7 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
         plan = plan_for_nova(
             inputs.vgpus, facts.cards, nova, inputs.pci, has_other_cards=has_others
         )
-    whole_cards = plan_whole_cards(
-        inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
-    )
+    whole_cards = _plan_whole_cards(facts, inputs)
     is_valid = inputs.passthrough_problem is None
     if is_valid and any(
         problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems
@@ -322,6 +320,16 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
         whole_cards = whole_cards.with_problems([inputs.passthrough_problem])
         whole_cards = whole_cards._replace(notes=(), is_last_valid=is_usable)
     return plan, whole_cards
+
+
+def _plan_whole_cards(facts: HostFacts, inputs: Inputs) -> WholeCardPlan:
+    if not (inputs.whole_cards or facts.functions_to_return):
+        return WholeCardPlan()
+    from planning.whole_cards import plan_whole_cards  # for whole cards only
+
+    return plan_whole_cards(
+        inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
+    )
 
 
 def _for_nova(
