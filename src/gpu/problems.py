@@ -80,7 +80,7 @@ class ProblemKind(enum.Enum):
     HOST_NETWORK = "host-network"
     HOST_STORAGE = "host-storage"
     USED_BY_PROGRAM = "used-by-program"
-    HELD_BY_DRIVER = "held-by-driver"
+    USER_SPACE_DRIVER = "user-space-driver"
     HAS_VFS = "has-virtual-functions"
     VGPUS_ON_CARD = "vgpus-on-card"
     # whole cards against the installed Nova
@@ -217,7 +217,7 @@ USED_BY_HOST = frozenset(
         ProblemKind.BOOT_DISPLAY,
         ProblemKind.HOST_NETWORK,
         ProblemKind.HOST_STORAGE,
-        ProblemKind.HELD_BY_DRIVER,
+        ProblemKind.USER_SPACE_DRIVER,
     }
 )
 # The whole card is bound to another driver or assigned to a guest; it is not faulty.

@@ -46,7 +46,7 @@ def find(root: Path, function: PciFunction) -> Problem | None:
     if disk is not None:
         return Problem(ProblemKind.HOST_STORAGE, address, disk=disk)
     if _has_user_space_driver(function, folder):
-        return Problem(ProblemKind.HELD_BY_DRIVER, address, driver=str(function.driver))
+        return Problem(ProblemKind.USER_SPACE_DRIVER, address, driver=str(function.driver))
     program = _program(root, function, place)
     if program is not None:
         return Problem(ProblemKind.USED_BY_PROGRAM, address, program=program)
@@ -156,15 +156,15 @@ def _disks_in_use(root: Path, place: str) -> Iterator[str]:
             yield name
 
 
-def _is_below(disk: str, place: str) -> bool:
-    """Whether a disk is one of a controller.
+def _is_below(device: str, place: str) -> bool:
+    """Whether a device is below a function.
 
     The disks of NVMe with several paths are below a virtual device, which links to its
     controllers: https://docs.kernel.org/admin-guide/nvme-multipath.html
     """
-    if disk.startswith(place):
+    if device.startswith(place):
         return True
-    subsystems = [path for path in Path(disk).parents if path.name.startswith("nvme-subsys")]
+    subsystems = [path for path in Path(device).parents if path.name.startswith("nvme-subsys")]
     return any(
         os.path.realpath(subsystem / name).startswith(place)
         for subsystem in subsystems

@@ -132,7 +132,11 @@ def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
 
 
 def _alias_name(value: str) -> str:
-    return str(json.loads(value)["name"])
+    """Return the name in an alias; what another revision published may have none."""
+    try:
+        return str(json.loads(value)["name"])
+    except (LookupError, TypeError, ValueError):
+        return value
 
 
 def has_vgpus(sections: Sections) -> bool:

@@ -272,10 +272,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "The driver cannot be removed from a card that a program keeps open, such as "
         "nvidia-persistenced or DCGM.",
     ),
-    ProblemKind.HELD_BY_DRIVER: _blocked(
-        "{address} is held by {driver}; free it, or remove it from passthrough-devices",
-        "Somebody has given the device to a driver for programs, such as DPDK, or to a variant of "
-        "vfio-pci.",
+    ProblemKind.USER_SPACE_DRIVER: _blocked(
+        "{address} is bound to {driver}; unbind it, or remove it from passthrough-devices",
+        "An administrator has bound the device to a user-space driver, such as one for DPDK, or "
+        "to a variant of vfio-pci.",
     ),
     ProblemKind.HAS_VFS: _blocked(
         "{address} has virtual functions; disable them, then run reboot-install",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Callable, Protocol
 
 import yaml
 
@@ -63,9 +63,6 @@ class Host(Protocol):
     def end_guest(self) -> None:
         """Delete that guest."""
 
-    def sudo(self, *argv: str) -> str:
-        """Run a program on the host as root, and return what it prints."""
-
     @property
     def status(self) -> tuple[str, str]:
         """Level and message of the unit's status."""
@@ -76,12 +73,12 @@ class Session:
 
     Args:
         host: where they run.
-        runs_programs: whether the host runs programs, so that `sudo ...` works.
+        run_program: runs `sudo ...` and returns what it prints; None on a simulated host.
     """
 
-    def __init__(self, host: Host, *, runs_programs: bool = False) -> None:
+    def __init__(self, host: Host, run_program: Callable[..., str] | None = None) -> None:
         self.host = host
-        self.runs_programs = runs_programs
+        self._run_program = run_program
         self.files: dict[str, str] = {}
         self._options = yaml.safe_load((ROOT / "config.yaml").read_text())["options"]
         self._actions = yaml.safe_load((ROOT / "actions.yaml").read_text())
@@ -105,7 +102,8 @@ class Session:
 
     def understands(self, command: str) -> bool:
         """Tell whether a command can be run here."""
-        return self.is_juju(command) or (self.runs_programs and command.startswith("sudo "))
+        is_sudo = self._run_program is not None and command.startswith("sudo ")
+        return is_sudo or self.is_juju(command)
 
     def run(self, command: str) -> str:
         """Run `juju ...` or `sudo ...`, and return what it prints."""
@@ -115,7 +113,8 @@ class Session:
             for word in shlex.split(command)
         ]
         if words[0] == "sudo":
-            lines = self.host.sudo(*words[1:]).splitlines()
+            assert self._run_program is not None, command
+            lines = self._run_program(*words[1:]).splitlines()
         else:
             name = "_" + words[1].replace("-", "_")
             lines = getattr(self, name)(*words[2:]).splitlines()

@@ -85,9 +85,6 @@ class SimulatedHost:
         self.machine.reboot()
         self._unit.hook("start")
 
-    def sudo(self, *argv: str) -> str:
-        raise NotImplementedError("a simulated host runs no programs")
-
     @property
     def status(self) -> tuple[str, str]:
         return self._unit.status.name, self._unit.status.message

@@ -153,7 +153,7 @@ def test_the_boot_service_is_sandboxed(a40):
     report = host.run("systemd-analyze", "security", "nova-compute-nvidia-vgpu", "--no-pager")
     exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report.stdout)
     assert exposure is not None
-    assert float(exposure[1]) < 4
+    assert float(exposure[1]) < 3.5
 
 
 @pytest.mark.parametrize(("verb", "state"), [("disable", "disabled"), ("mask", "masked")])

@@ -40,9 +40,6 @@ class BootedHost:
     def reboot(self) -> None:
         self._host.reboot()
 
-    def sudo(self, *argv: str) -> str:
-        return self._host.run(*argv).stdout
-
     @property
     def status(self) -> tuple[str, str]:
         return self._unit.status
@@ -59,7 +56,7 @@ def test_commands_on_the_host_print_what_the_document_shows(
             for hook in ("install", "config-changed", "start"):
                 unit.hook(hook)
             unit.integrate()
-            yield Session(BootedHost(booted, unit), runs_programs=True)
+            yield Session(BootedHost(booted, unit), lambda *argv: booted.run(*argv).stdout)
 
     text = path.read_text(encoding="utf-8")
     differing = [

@@ -42,7 +42,8 @@ RestrictSUIDSGID=yes
 LockPersonality=yes
 KeyringMode=private
 SystemCallArchitectures=native
-SystemCallFilter=~@clock @cpu-emulation @debug @keyring @mount @obsolete @raw-io @reboot @swap
+SystemCallFilter=~@clock @cpu-emulation @debug @keyring @mount @obsolete @raw-io @reboot
+SystemCallFilter=~@resources @swap
 SystemCallErrorNumber=EPERM
 UMask=0022
 """

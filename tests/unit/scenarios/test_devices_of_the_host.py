@@ -224,7 +224,7 @@ def test_function_with_a_driver_for_programs_is_left_to_them(deploy, driver, nod
     unit = deploy("whole-cards", functions=functions(**{NIC: {"driver": driver}}))
     (folder(unit, NIC) / node).mkdir(parents=True)
     configure(unit, GPUDIRECT)
-    assert f"{NIC} is held by {driver}" in unit.action("show-plan")["output"]
+    assert f"{NIC} is bound to {driver}; unbind it" in unit.action("show-plan")["output"]
     assert not unit.machine.did(f"sh {NIC}")
     assert driver_of(unit, NIC) == driver
 
