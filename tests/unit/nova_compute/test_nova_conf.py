@@ -9,7 +9,7 @@ import configparser
 import pytest
 
 from gpu.pci import PciAddress
-from nova_compute.nova_conf import render
+from nova_compute.nova_conf import render, with_kept
 from nova_compute.release import NovaVersion
 from planning.plan import Assignment
 
@@ -106,3 +106,13 @@ def test_invalid_resource_class_is_never_rendered(name):
 def test_invalid_limit_is_never_rendered():
     with pytest.raises(ValueError, match="invalid literal"):
         render([Assignment("nvidia-35", M10, max_instances="4\nx = y")], NovaVersion(29))
+
+
+@pytest.mark.parametrize(
+    "value", ['"type-VF" "10de"', '["type-VF", "10de"]', '{"type-VF": "10de"}']
+)
+def test_alias_without_a_name_that_another_revision_published_stays(value):
+    published = {"pci": [("alias", value)]}
+    offered = {"pci": [("device_spec", "{}"), ("alias", '{"name": "t4"}')]}
+    kept = with_kept(offered, published, keeps_vgpus=True, keeps_whole_cards=False)
+    assert kept == {"pci": [("alias", value), *offered["pci"]]}
