@@ -10,6 +10,7 @@ cards, publish, set the status.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import time
@@ -550,3 +551,6 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
 if __name__ == "__main__":
     ops.main(NovaComputeNvidiaVgpuCharm)
+    # Every object is freed when the process ends. Without this, Python first searches all of them
+    # for reference cycles, which takes a seventh of a hook.
+    gc.freeze()
