@@ -18,12 +18,7 @@ from typing import Any, Callable
 
 from cards.guest_mdevs import record_guest_mdevs
 from cards.prepare import prepare_cards, restore_guests
-from cards.whole_cards import (
-    PassthroughRequest,
-    parse_passthrough,
-    prepare_whole_cards,
-    whole_devices,
-)
+from cards.whole_cards import prepare_whole_cards
 from gpu.problems import NEEDS_REBOOT, RETRIABLE, HostError, Problem
 from host.facts import HostReader, gather
 from state import boot_result, charm_state
@@ -42,11 +37,19 @@ def main(root: Path, run: Runner) -> int:
     is_boot = not boot_result.has_run(root)
     boot_result.clear(root)
     state = charm_state.load(root)
-    requests, problems = _prepare_whole_cards(root, run, state)
+    # Also while paused: that concerns NVIDIA's daemon, and the guests of these cards need them
+    # after a boot.
+    devices, problems = prepare_whole_cards(
+        root,
+        run,
+        state.requested_passthrough,
+        state.mapping.requested,
+        may_release=not state.paused,
+    )
     if state.paused:
         logger.info("nothing else to do: paused")
         return 0
-    host = HostReader(root, whole_devices(requests))
+    host = HostReader(root, devices)
     try:
         problems += _prepare(host, run, state, is_boot=is_boot)
     except HostError as error:
@@ -65,25 +68,6 @@ def main(root: Path, run: Runner) -> int:
     if not (problems or obstacles):
         logger.info("all cards are prepared")
     return 1 if problems else 0
-
-
-def _prepare_whole_cards(
-    root: Path, run: Runner, state: CharmState
-) -> tuple[tuple[PassthroughRequest, ...], tuple[Problem, ...]]:
-    """Bind the whole cards, also while paused, and return their requests and what failed.
-
-    A pause concerns NVIDIA's daemon, and the guests of these cards need them after a boot.
-    """
-    try:
-        requests = parse_passthrough(state.requested_passthrough)
-    except HostError as error:
-        return (), (error.problem,)
-    mapping, may_release = state.mapping.requested, not state.paused
-    try:
-        problems = prepare_whole_cards(root, run, requests, mapping, may_release=may_release)
-    except HostError as error:
-        problems = (error.problem,)
-    return requests, problems
 
 
 def _prepare(

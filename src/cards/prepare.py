@@ -113,7 +113,8 @@ def prepare_cards(
         HostError: the mapping is not valid.
     """
     options = PciOptions(report_in_placement=report_in_placement)
-    make_plan = functools.partial(_make_plan, _parse(mapping), options)
+    requests = mappings.requests(mappings.OPTION.read(mapping))
+    make_plan = functools.partial(_make_plan, requests, options)
     delays = _BOOT_DELAYS if is_boot else ()
     this = _Run(host, run, make_plan, time.monotonic() + budget, delays)
     problems = _run_passes(this, is_new_mapping, replaces_published)
@@ -135,13 +136,6 @@ def restore_guests(host: HostReader) -> tuple[Problem, ...]:
     problems = _types_not_restored(host.facts)
     problems += guest_mdevs.restore_guest_mdevs(host.root, host.facts.mdevs_to_restore)
     return tuple(problems)
-
-
-def _parse(mapping: str) -> tuple[VgpuRequest, ...]:
-    data = mappings.OPTION.parse(mapping)
-    if data is not None:  # the charm has validated it, but its file may be damaged
-        mappings.OPTION.check(data)
-    return mappings.requests(data)
 
 
 def _make_plan(requests: tuple[VgpuRequest, ...], options: PciOptions, facts: HostFacts) -> Plan:

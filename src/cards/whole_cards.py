@@ -14,30 +14,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Sequence
 
 from cards import vfio_binding, virtual_functions
-from gpu.pci import VFIO_PCI, PciAddress, PciFunction, PciId
+from gpu.pci import NO_WHOLE_DEVICES, VFIO_PCI, PciAddress, PciFunction, PciId, WholeDevices
 from gpu.problems import USED_BY_HOST, HostError, Problem, ProblemKind
 from gpu.whole_card import WholeCard
 from host import own_use, pci_functions
 from host.facts import HostFacts, gather
 from planning import mappings, passthrough
 from planning.mappings import VgpuRequest
-from planning.passthrough import PassthroughRequest, whole_devices
 from planning.whole_card_plan import WholeCardPlan
 from planning.whole_cards import plan_whole_cards
 from state import bound_functions
 from system.commands import Runner
 
-__all__ = [
-    "PassthroughRequest",
-    "approve",
-    "parse_passthrough",
-    "prepare_whole_cards",
-    "revoke",
-    "whole_devices",
-]
+__all__ = ["approve", "prepare_whole_cards", "revoke"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +75,28 @@ def _is_used_by_host(root: Path, function: PciFunction) -> bool:
 
 
 def prepare_whole_cards(
-    root: Path,
-    run: Runner,
-    requests: Sequence[PassthroughRequest],
-    mapping: str,
-    *,
-    may_release: bool = True,
-) -> tuple[Problem, ...]:
-    """Bind vfio-pci to the approved cards, and release the others; return what failed.
+    root: Path, run: Runner, passthrough_devices: str, mapping: str, *, may_release: bool = True
+) -> tuple[WholeDevices, tuple[Problem, ...]]:
+    """Bind vfio-pci to the approved cards, and release the others.
 
     Args:
         root: the root of the host's file system.
         run: starts programs on the host.
-        requests: the requests for whole cards.
+        passthrough_devices: the value of that option.
         mapping: the mapping of vGPUs that is in force; a card in both is left alone.
         may_release: whether cards that are no longer requested go back to their drivers.
+
+    Returns:
+        The devices that guests are to get as a whole, and what failed.
     """
-    facts = gather(root, whole_devices(requests))
+    try:
+        requests = passthrough.requests(passthrough.OPTION.read(passthrough_devices))
+    except HostError as error:
+        return NO_WHOLE_DEVICES, (error.problem,)
+    devices = passthrough.whole_devices(requests)
+    facts = gather(root, devices)
     plan = plan_whole_cards(
-        tuple(requests), facts.whole_cards, _vgpu_requests(mapping), facts.functions_to_return
+        requests, facts.whole_cards, _vgpu_requests(mapping), facts.functions_to_return
     )
     problems = [*plan.problems]
     recorded = bound_functions.load(root)
@@ -117,27 +111,12 @@ def prepare_whole_cards(
             logger.info("%s waits for the next hook", card.address)
             continue
         problems += _bind(root, run, card)
-    return tuple(problems)
-
-
-def parse_passthrough(text: str) -> tuple[PassthroughRequest, ...]:
-    """Parse a value of the option passthrough-devices.
-
-    Raises:
-        HostError: OPTION_SYNTAX, OPTION_INVALID or DEVICE_MAPPED_TWICE.
-    """
-    data = passthrough.OPTION.parse(text)
-    if data is not None:  # the charm has validated it, but its file may be damaged
-        passthrough.OPTION.check(data)
-    return passthrough.requests(data)
+    return devices, tuple(problems)
 
 
 def _vgpu_requests(mapping: str) -> tuple[VgpuRequest, ...]:
     try:
-        data = mappings.OPTION.parse(mapping)
-        if data is not None:  # as in `parse_passthrough`
-            mappings.OPTION.check(data)
-        return mappings.requests(data)
+        return mappings.requests(mappings.OPTION.read(mapping))
     except HostError as error:
         logger.warning("%s", error)
         return ()

@@ -82,6 +82,17 @@ class Option(NamedTuple):
         if error is not None:
             raise self.invalid(_place(error), str(error.schema["description"]))
 
+    def read(self, text: str) -> Any:
+        """Parse and validate a value from a file, which may be damaged.
+
+        Raises:
+            HostError: OPTION_SYNTAX or OPTION_INVALID.
+        """
+        data = self.parse(text)
+        if data is not None:
+            self.check(data)
+        return data
+
     def invalid(self, place: str, reason: str) -> HostError:
         """Return the error for a value that is invalid at some place."""
         kind = ProblemKind.OPTION_INVALID

@@ -140,9 +140,6 @@ def _last_valid(
     option: Option, requests: Callable[[Any], tuple[_Request, ...]], text: str
 ) -> tuple[_Request, ...]:
     try:
-        data = option.parse(text)
-        if data is not None:  # it is from a file, which may be damaged
-            option.check(data)
-        return requests(data)
+        return requests(option.read(text))
     except HostError:
         return ()

@@ -35,6 +35,7 @@ from pathlib import Path
 from cards import boot_service, whole_cards
 from gpu.problems import HostError
 from host.facts import gather
+from planning import passthrough
 from planning.whole_cards import plan_whole_cards
 from state import boot_result, charm_state
 from system import commands
@@ -42,8 +43,8 @@ from system import commands
 root = Path("/")
 state = charm_state.load(root)._replace(requested_passthrough=sys.argv[1])
 charm_state.save(root, state)
-requests = whole_cards.parse_passthrough(sys.argv[1])
-facts = gather(root, whole_cards.whole_devices(requests))
+requests = passthrough.requests(passthrough.OPTION.read(sys.argv[1]))
+facts = gather(root, passthrough.whole_devices(requests))
 plan = plan_whole_cards(requests, facts.whole_cards, (), facts.functions_to_return)
 whole_cards.approve(root, facts, plan)
 boot_service.ensure_installed(root, commands.run, Path(sys.argv[2]))
