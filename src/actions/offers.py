@@ -110,7 +110,6 @@ def type_text(assignment: Assignment) -> str:
 def _vgpu(assignment: Assignment, on_cards: list[CardInventory], assessment: Assessment) -> Offer:
     nova, totals = assessment.facts.nova, [item.total for item in on_cards]
     known = [total for total in totals if total is not None]
-    name = ((assignment.name or "").split() or [assignment.type_id])[-1]
     if assignment.framework is Framework.VENDOR_VFIO:
         requested = json.loads(alias(assignment, assessment.options))["name"]
         one, two = _alias_properties([requested], assignment.numa_policy)
@@ -121,7 +120,7 @@ def _vgpu(assignment: Assignment, on_cards: list[CardInventory], assessment: Ass
             groups = (f"resources{number}:{resource}=1" for number in (1, 2))
             two = (*groups, "group_policy=none")
     return Offer(
-        name=name,
+        name=assignment.short_name,
         title=f"vGPU type {type_text(assignment)}",
         properties=one,
         two_properties=two,

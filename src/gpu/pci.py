@@ -8,8 +8,10 @@ import re
 from typing import NamedTuple, Union
 
 __all__ = [
+    "GPU_CLASSES",
     "NOVA_MAX_DOMAIN",
     "NO_WHOLE_DEVICES",
+    "NVIDIA",
     "NVSWITCH_CLASS",
     "VFIO_PCI",
     "Device",
@@ -27,7 +29,10 @@ NOVA_MAX_DOMAIN = 0xFFFF
 # The driver through which guests get complete functions, https://docs.kernel.org/driver-api/vfio.html
 VFIO_PCI = "vfio-pci"
 
-# Classes, https://pci-ids.ucw.cz/read/PD
+NVIDIA = 0x10DE  # vendor
+# Classes without the programming interface, https://pci-ids.ucw.cz/read/PD. NVIDIA's bridges
+# (NVSwitch), audio (0403) and USB (0c03) functions have the same vendor, but are no GPUs.
+GPU_CLASSES = (0x0300, 0x0302)  # VGA compatible controller, 3D controller
 NVSWITCH_CLASS = 0x0680
 _NETWORK, _BRIDGE = 0x02, 0x06
 

@@ -13,16 +13,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu.pci import Gpu, PciAddress, PciId
+from gpu.pci import GPU_CLASSES, NVIDIA, Gpu, PciAddress, PciId
 from system import sysfs
 from system.text import one_line
 
-__all__ = ["GPU_CLASSES", "NVIDIA", "GpuScan", "is_virtual_function", "read", "scan"]
-
-NVIDIA = 0x10DE
-# VGA compatible controller and 3D controller. NVIDIA's bridges (NVSwitch 0680), audio (0403) and
-# USB (0c03) functions have the same vendor, but are no GPUs.
-GPU_CLASSES = (0x0300, 0x0302)
+__all__ = ["GpuScan", "is_virtual_function", "read", "scan"]
 
 _VIRTUAL_FUNCTION_LINK = re.compile(r"virtfn([0-9]{1,6})", re.ASCII)
 
@@ -61,7 +56,7 @@ def scan(root: Path) -> GpuScan:
             gpu = _read_gpu(devices / name, address)
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be read, skipped: %s", devices / name, error)
-            if _optional_number(devices / name / "vendor", 16) == NVIDIA:
+            if sysfs.read_hexadecimal(devices / name / "vendor") == NVIDIA:
                 unreadable.append(address)
             continue
         if gpu is not None:
@@ -93,16 +88,16 @@ def _names(folder: Path) -> list[str]:
 
 def _read_gpu(path: Path, address: PciAddress) -> Gpu | None:
     vendor = _hex_number(path / "vendor")
-    # The class without the programming interface, its last byte.
+    # The last byte of the class is the programming interface.
     if vendor != NVIDIA or _hex_number(path / "class") >> 8 not in GPU_CLASSES:
         return None
     return Gpu(
         address=address,
         id=PciId(vendor, _hex_number(path / "device")),
         subsystem=_subsystem(path),
-        driver=_driver(path),
-        numa_node=_numa_node(path),
-        total_vfs=_optional_number(path / "sriov_totalvfs", 10) or 0,
+        driver=sysfs.link_name(path / "driver"),
+        numa_node=sysfs.read_number(path / "numa_node"),
+        total_vfs=sysfs.read_number(path / "sriov_totalvfs") or 0,
         virtual_functions=_virtual_functions(path),
     )
 
@@ -111,29 +106,10 @@ def _hex_number(path: Path) -> int:
     return int(path.read_text(encoding="ascii").strip(), 16)
 
 
-def _optional_number(path: Path, base: int) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii").strip(), base)
-    except (OSError, ValueError):
-        return None
-
-
 def _subsystem(path: Path) -> PciId | None:
-    vendor = _optional_number(path / "subsystem_vendor", 16)
-    device = _optional_number(path / "subsystem_device", 16)
+    vendor = sysfs.read_hexadecimal(path / "subsystem_vendor")
+    device = sysfs.read_hexadecimal(path / "subsystem_device")
     return None if vendor is None or device is None else PciId(vendor, device)
-
-
-def _driver(path: Path) -> str | None:
-    try:
-        return one_line(os.path.basename(os.readlink(path / "driver")), 60)
-    except OSError:
-        return None
-
-
-def _numa_node(path: Path) -> int | None:
-    node = _optional_number(path / "numa_node", 10)
-    return None if node is None or node < 0 else node
 
 
 def _virtual_functions(path: Path) -> tuple[PciAddress, ...]:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from gpu.card import Card, VgpuType
-from gpu.pci import PciAddress
+from gpu.pci import NVIDIA, PciAddress
 from host import libvirt_guests
-from host.gpus import NVIDIA
 from host.mdev import existing_mdevs
 from state import assigned_types, mdev_records
 from state.mdev_records import Mdev

@@ -11,8 +11,8 @@ import logging
 from pathlib import Path
 from typing import Iterable
 
-from gpu.pci import Gpu, PciAddress
-from host.gpus import GPU_CLASSES, NVIDIA, is_virtual_function
+from gpu.pci import GPU_CLASSES, NVIDIA, Gpu, PciAddress
+from host.gpus import is_virtual_function
 from system import sysfs
 from system.commands import CommandError, Runner
 

@@ -11,9 +11,8 @@ import os
 from pathlib import Path
 from typing import Iterable
 
-from gpu.pci import NVSWITCH_CLASS, Device, PciAddress, PciFunction, PciId
+from gpu.pci import NVIDIA, NVSWITCH_CLASS, Device, PciAddress, PciFunction, PciId
 from system import sysfs
-from system.text import one_line
 
 __all__ = ["group_members", "nvswitches", "read", "select"]
 
@@ -35,20 +34,19 @@ def select(root: Path, devices: Iterable[Device]) -> tuple[PciFunction, ...]:
 def read(root: Path, address: PciAddress) -> PciFunction | None:
     """Read a function; None if there is none at the address, or it does not answer."""
     folder = sysfs.device(root, address)
-    pci_id, pci_class = _id(folder), _hexadecimal(os.path.join(folder, "class"))
+    pci_id, pci_class = _id(folder), sysfs.read_hexadecimal(os.path.join(folder, "class"))
     if pci_id is None or pci_class is None:
         return None
-    numa_node = sysfs.read(os.path.join(folder, "numa_node"))
     return PciFunction(
         address=address,
         id=pci_id,
         pci_class=pci_class >> 8,
-        driver=_link_name(folder, "driver"),
-        numa_node=int(numa_node) if numa_node.isdecimal() else None,
-        iommu_group=_link_name(folder, "iommu_group"),
+        driver=sysfs.link_name(os.path.join(folder, "driver")),
+        numa_node=sysfs.read_number(os.path.join(folder, "numa_node")),
+        iommu_group=sysfs.link_name(os.path.join(folder, "iommu_group")),
         total_vfs=sysfs.read_number(os.path.join(folder, "sriov_totalvfs")) or 0,
         enabled_vfs=sysfs.read_number(os.path.join(folder, "sriov_numvfs")) or 0,
-        physical_function=_linked_address(folder, "physfn"),
+        physical_function=_address(sysfs.link_name(os.path.join(folder, "physfn")) or ""),
         bridges=_bridges(folder),
     )
 
@@ -74,10 +72,11 @@ def nvswitches(root: Path) -> tuple[PciAddress, ...]:
     for name in sysfs.names(root / sysfs.PCI_DEVICES):
         folder = os.path.join(root, sysfs.PCI_DEVICES, name)
         address = _address(name)
-        if address is not None and sysfs.read(os.path.join(folder, "vendor")) == "0x10de":
-            pci_class = _hexadecimal(os.path.join(folder, "class"))
-            if pci_class is not None and pci_class >> 8 == NVSWITCH_CLASS:
-                found.append(address)
+        if address is None or sysfs.read_hexadecimal(os.path.join(folder, "vendor")) != NVIDIA:
+            continue
+        pci_class = sysfs.read_hexadecimal(os.path.join(folder, "class"))
+        if pci_class is not None and pci_class >> 8 == NVSWITCH_CLASS:
+            found.append(address)
     return tuple(sorted(found))
 
 
@@ -103,27 +102,9 @@ def _with_ids(root: Path, ids: set[PciId]) -> list[PciAddress]:
 
 
 def _id(folder: str) -> PciId | None:
-    vendor = _hexadecimal(os.path.join(folder, "vendor"))
-    device = _hexadecimal(os.path.join(folder, "device"))
+    vendor = sysfs.read_hexadecimal(os.path.join(folder, "vendor"))
+    device = sysfs.read_hexadecimal(os.path.join(folder, "device"))
     return None if vendor is None or device is None else PciId(vendor, device)
-
-
-def _hexadecimal(path: str) -> int | None:
-    try:
-        return int(sysfs.read(path), 16)
-    except ValueError:
-        return None
-
-
-def _link_name(folder: str, name: str) -> str | None:
-    try:
-        return one_line(os.path.basename(os.readlink(os.path.join(folder, name))), 60)
-    except OSError:
-        return None
-
-
-def _linked_address(folder: str, name: str) -> PciAddress | None:
-    return _address(_link_name(folder, name) or "")
 
 
 def _address(name: str) -> PciAddress | None:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from gpu.card import Card
-from gpu.pci import NOVA_MAX_DOMAIN, PciAddress, PciFunction, WholeDevices
+from gpu.pci import GPU_CLASSES, NOVA_MAX_DOMAIN, PciAddress, PciFunction, WholeDevices
 from gpu.problems import Problem, ProblemKind
 from gpu.whole_card import WholeCard
 from host import libvirt_guests, obstacles, own_use, pci_functions, programs
-from host.gpus import GPU_CLASSES
 from state import bound_functions
 
 __all__ = ["functions_to_return", "read"]

@@ -13,6 +13,7 @@ import re
 from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from gpu.card import Framework, is_type_id
+from gpu.pci import NVIDIA
 from nova_compute.release import NovaVersion
 from planning.plan import Assignment
 from planning.whole_card_plan import WholeCardOffer
@@ -36,7 +37,6 @@ REPORT_IN_PLACEMENT = ("report_in_placement", "true")
 
 _PCI = "pci"  # the section
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_NVIDIA = "10de"
 _RESOURCE_CLASS = re.compile(r"VGPU|CUSTOM_[A-Z0-9_]{1,248}", re.ASCII)
 
 
@@ -156,7 +156,7 @@ def alias(assignment: Assignment, options: PciOptions) -> str:
     IDs, unless its own configuration has `[filter_scheduler] pci_in_placement`:
     _validate_required_ids in nova/pci/request.py.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", _short_name(assignment))
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", assignment.short_name)
     fields = {"name": name[:255], "device_type": "type-VF"}
     if assignment.function_id is not None:
         fields["vendor_id"] = f"{assignment.function_id.vendor:04x}"
@@ -222,7 +222,7 @@ def _split(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
     whole_cards: list[Pair] = []
     for group in _groups((name, value) for name, value in pairs):
         value = group[-1][1]
-        is_vgpu = '"type-VF"' in value and f'"{_NVIDIA}"' in value
+        is_vgpu = '"type-VF"' in value and f'"{NVIDIA:04x}"' in value
         (vgpus if is_vgpu else whole_cards).extend(group)
     return vgpus, whole_cards
 
@@ -248,14 +248,9 @@ def _variant_pairs(variant: list[Assignment], options: PciOptions) -> list[Pair]
     return pairs
 
 
-def _short_name(assignment: Assignment) -> str:
-    """Return the last word of the type's name, `L40S-8Q`; its id if it has none."""
-    return ((assignment.name or "").split() or [assignment.type_id])[-1]
-
-
 def _resource_class(assignment: Assignment) -> str:
     """Return the requested class, or one derived from the type's name: CUSTOM_L40S_8Q."""
-    return _checked_class(assignment.resource_class or _class_of(_short_name(assignment)))
+    return _checked_class(assignment.resource_class or _class_of(assignment.short_name))
 
 
 def _class_of(name: str) -> str:
@@ -263,9 +258,7 @@ def _class_of(name: str) -> str:
     return ("CUSTOM_" + re.sub(r"[^A-Z0-9]", "_", name.upper()))[:255]
 
 
-def _mdev_sections(
-    assignments: list[Assignment], nova: NovaVersion
-) -> dict[str, list[tuple[str, str]]]:
+def _mdev_sections(assignments: list[Assignment], nova: NovaVersion) -> dict[str, list[Pair]]:
     types = ", ".join(assignment.type_id for assignment in assignments)
     sections = {"devices": [(f"enabled_{nova.option_prefix}_types", types)]}
     if nova.supports_device_addresses:
@@ -276,7 +269,7 @@ def _mdev_sections(
     return sections
 
 
-def _mdev_section(assignment: Assignment, nova: NovaVersion) -> list[tuple[str, str]]:
+def _mdev_section(assignment: Assignment, nova: NovaVersion) -> list[Pair]:
     pairs = [("device_addresses", ",".join(str(address) for address in assignment.addresses))]
     if assignment.resource_class is not None:
         pairs.append(("mdev_class", _checked_class(assignment.resource_class)))

@@ -60,9 +60,9 @@ def _unsupported(
     offers: Sequence[WholeCardOffer], nova: NovaVersion, options: PciOptions
 ) -> Iterator[Problem]:
     for offer in offers:
-        if offer.numa_policy == "socket" and nova.major < NUMA_SOCKET_SINCE:
+        if offer.numa_policy == "socket" and not nova.supports_numa_socket:
             yield _needs("numa-policy socket", NUMA_SOCKET_SINCE, nova)
-        if options.report_in_placement and nova.major < REPORT_IN_PLACEMENT_SINCE:
+        if options.report_in_placement and not nova.supports_report_in_placement:
             yield _needs("report-in-placement", REPORT_IN_PLACEMENT_SINCE, nova)
         if offer.resource_class and not options.report_in_placement:
             yield Problem(ProblemKind.NEEDS_PLACEMENT, name=offer.name)

@@ -140,6 +140,16 @@ class NovaVersion(NamedTuple):
         return self.major >= 31
 
     @property
+    def supports_numa_socket(self) -> bool:
+        """Whether `numa_policy` of an alias may be `socket`."""
+        return self.major >= NUMA_SOCKET_SINCE
+
+    @property
+    def supports_report_in_placement(self) -> bool:
+        """Whether `report_in_placement` exists."""
+        return self.major >= REPORT_IN_PLACEMENT_SINCE
+
+    @property
     def supports_alias_class(self) -> bool:
         """Whether an alias takes `resource_class` (2023.1)."""
         return self.major >= 27

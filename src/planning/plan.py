@@ -43,6 +43,11 @@ class Assignment(NamedTuple):
     framework: Framework = Framework.MDEV
     function_id: PciId | None = None
 
+    @property
+    def short_name(self) -> str:
+        """The last word of the type's name, `L40S-8Q`; its ID if it has none."""
+        return ((self.name or "").split() or [self.type_id])[-1]
+
 
 class Plan(NamedTuple):
     """What this host is to offer.

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from gpu.pci import PciAddress
 from system.commands import Runner
+from system.text import one_line
 
 __all__ = [
     "PCI_DEVICES",
     "device",
+    "link_name",
     "names",
     "read",
+    "read_hexadecimal",
     "read_number",
     "write",
     "write_in_process",
@@ -57,6 +60,22 @@ def read_number(path: str | Path) -> int | None:
     """Return a decimal attribute; None if it is missing or not a plausible number."""
     text = read(path)
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def read_hexadecimal(path: str | Path) -> int | None:
+    """Return a hexadecimal attribute, `0x10de`; None if it is missing or not a number."""
+    try:
+        return int(read(path), 16)
+    except ValueError:
+        return None
+
+
+def link_name(path: str | Path) -> str | None:
+    """Return the name of what a link points to, such as a driver; None if there is no link."""
+    try:
+        return one_line(os.path.basename(os.readlink(path)), 60)
+    except OSError:
+        return None
 
 
 def write(path: str | Path, text: str) -> None:

@@ -50,6 +50,7 @@ def test_readme_lists_every_option_and_action(name):
 # Of whole cards, or followed from others; docs/reference/releases.md lists them by hand.
 OTHER_ABILITIES = {
     *("supports_vgpus", "supports_device_addresses", "supports_managed", "supports_alias_class"),
+    *("supports_numa_socket", "supports_report_in_placement"),
 }
 
 
