@@ -80,7 +80,7 @@ class Option(NamedTuple):
         schema = json.loads(self.schema.read_text(encoding="utf-8"))
         error = next(jsonschema.Draft7Validator(schema).iter_errors(data), None)
         if error is not None:
-            raise self.invalid(_place(error), str(error.schema["description"]))
+            raise self.invalid(_place(error), _reason(error))
 
     def read(self, text: str) -> Any:
         """Parse and validate a value from a file, which may be damaged.
@@ -162,6 +162,24 @@ def _size(node: Any, sizes: dict[int, int]) -> int:
 
 def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _reason(error: ValidationError) -> str:
+    """Return the description of what is expected, or the key of a long form that is at fault."""
+    from difflib import get_close_matches  # only for an error
+
+    schema: Any = error.schema
+    written: Any = error.instance
+    if error.validator == "additionalProperties":
+        known = tuple(schema["properties"])
+        unknown = next(key for key in written if key not in known)
+        hint = next(iter(get_close_matches(unknown, known, 1)), None)
+        expected = f"expected {', '.join(known)}" if hint is None else f"did you mean {hint}?"
+        return f"unknown key {shown(unknown)}; {expected}"
+    if error.validator == "dependencies":
+        key = next(key for key in schema["dependencies"] if key in written)
+        return f"{key} needs {' and '.join(schema['dependencies'][key])}"
+    return str(schema["description"])
 
 
 def _place(error: ValidationError) -> str:

@@ -381,7 +381,17 @@ def test_digits_of_other_scripts_are_rejected(text, place, reason):
             NO_CLASS,
         ),
         ("{devices: ['84:00.0'], resource-class: CUSTOM_}", "nvidia-35, resource-class", NO_CLASS),
-        ("{devices: ['84:00.0'], max_instances: 4}", "nvidia-35", NO_LONG_FORM),
+        (
+            "{devices: ['84:00.0'], max_instances: 4}",
+            "nvidia-35",
+            "unknown key max_instances; did you mean max-instances?",
+        ),
+        (
+            "{devices: ['84:00.0'], framebuffer: 4}",
+            "nvidia-35",
+            "unknown key framebuffer; "
+            "expected devices, max-instances, numa-policy, resource-class",
+        ),
         ("{max-instances: 4}", "nvidia-35", NO_LONG_FORM),
         ("{}", "nvidia-35", NO_LONG_FORM),
         ("{devices: '84:00.0'}", "nvidia-35", EXPECTED_LIST),

@@ -78,12 +78,18 @@ def test_unset_option_requests_nothing(text):
         (
             "{t4: [{vendor-id: 4318, device-id: 7864, vgpu-profile: grid_t4-8q}]}",
             "t4, device 1",
-            PAIR,
+            "unknown key vgpu-profile; expected vendor-id, device-id",
         ),
         ("{t4: [{vendor-id: 10de, device-id: 1eb8}]}", "t4, device 1, vendor-id", NUMBER),
         ("{t4: [{vendor-id: 4318, device-id: 99999}]}", "t4", "PCI IDs end at 65535 (0xffff)"),
         ("{t4: {numa-policy: required}}", "t4", LONG_FORM),
-        ("{t4: {devices: ['3b:00.0'], vgpu-type: T4-8Q}}", "t4", LONG_FORM),
+        (
+            "{t4: {devices: ['3b:00.0'], vgpu-type: T4-8Q}}",
+            "t4",
+            "unknown key vgpu-type; "
+            "expected devices, nics, nic-distance, numa-policy, resource-class",
+        ),
+        ("{t4: {device: ['3b:00.0']}}", "t4", "unknown key device; did you mean devices?"),
         (
             "{t4: {devices: ['3b:00.0'], numa-policy: strict}}",
             "t4, numa-policy",
@@ -141,7 +147,7 @@ def test_network_functions_are_requested_beside_cards():
             "a, nic-distance",
             "expected PIX, PXB, PHB or NODE",
         ),
-        ("{a: {devices: ['3b:00.0'], nic-distance: PIX}}", "a", LONG_FORM),
+        ("{a: {devices: ['3b:00.0'], nic-distance: PIX}}", "a", "nic-distance needs nics"),
         (
             f"{{{'a' * 61}: {{devices: ['3b:00.0'], nics: ['b1:00.0']}}}}",
             f"{'a' * 24}...",
