@@ -21,7 +21,7 @@ import ops
 
 from charms.nova_compute_nvidia_vgpu.v0.nova_vgpu import NovaVgpuProvides, ProviderData
 from driver import resource, software
-from gpu.problems import NEEDS_REBOOT, HostError, Problem, ProblemKind
+from gpu.problems import HostError, Problem, ProblemKind
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import backoff, boot_result, bound_functions, charm_state, folders, host_owner
@@ -34,6 +34,7 @@ from status.inputs import Inputs, needs_software
 from status.unit_status import (
     format_problem,
     problem_status,
+    reboot_text,
     unit_statuses,
     why_no_types_listed,
 )
@@ -229,26 +230,30 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = charm_state.load(self.root)
         state = state._replace(undone=Backoff(), resource_inspection=())
         assessment = self._refresh(state, force=force)
-        kinds = {problem.kind for problem in assessment.problems}
-        is_broken = any(map(assessment.is_software_broken, assessment.problems))
-        reboot = messages.REBOOT_NEEDED if kinds & NEEDS_REBOOT else messages.REBOOT_NOT_NEEDED
-        if kinds & NEEDS_REBOOT and may_reboot and not is_broken:
-            if self._fail_if_refused(event, force):  # a guest may have started since
-                return
-            try:
-                if not force:
-                    software.refuse_running_guests(self.root)
-                systemd.schedule_reboot(self.run)
-            except HostError as error:
-                self._fail(event, error.problem)
+        reboot = reboot_text(assessment)
+        if may_reboot and assessment.may_reboot:
+            if not self._schedule_reboot(event, force):
                 return
             reboot = messages.REBOOT_SCHEDULED
         message = unit_statuses(assessment, self.app.name, time.time())[0].message
         if reboot == messages.REBOOT_SCHEDULED:
             message = message.partition("; run reboot-install")[0]
         event.set_results({"reboot": reboot, "output": message})
-        if is_broken:
+        if any(map(assessment.is_software_broken, assessment.problems)):
             event.fail(message)
+
+    def _schedule_reboot(self, event: ops.ActionEvent, force: bool) -> bool:
+        """Schedule a reboot; return whether that was possible, and fail the action if not."""
+        if self._fail_if_refused(event, force):  # a guest may have started since
+            return False
+        try:
+            if not force:
+                software.refuse_running_guests(self.root)
+            systemd.schedule_reboot(self.run)
+        except HostError as error:
+            self._fail(event, error.problem)
+            return False
+        return True
 
     def _fail_if_refused(self, event: ops.ActionEvent, force: bool) -> bool:
         """Fail an action if the host must not be changed now; return whether it was failed."""

@@ -69,7 +69,7 @@ def refresh_detection(
     if packages:  # that may have taken minutes
         facts = gather(root, passthrough)
     if lspci.is_installed(root):
-        lspci.compare(root, run, [card.gpu for card in facts.cards])
+        lspci.compare(root, run, facts.gpus)
     return facts
 
 

@@ -86,6 +86,12 @@ class HostFacts(NamedTuple):
         return (*on_cards, *self.vgpus_on_unreadable_cards)
 
     @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All of NVIDIA's GPUs, also those that are given away whole."""
+        whole = (item.card for item in self.whole_cards if item.card is not None)
+        return tuple(dict.fromkeys(card.gpu for card in (*self.cards, *whole)))
+
+    @property
     def unreadable_devices(self) -> tuple[PciAddress, ...]:
         """The cards and virtual functions that cannot be read."""
         functions = (name for card in self.cards for name in card.unreadable_functions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Iterable, NamedTuple
 
 from gpu.pci import PciAddress, PciId
-from gpu.problems import Problem
+from gpu.problems import Problem, ProblemKind
 from planning.passthrough import PassthroughRequest
 
 __all__ = ["WholeCardOffer", "WholeCardPlan"]
@@ -74,7 +74,11 @@ class WholeCardPlan(NamedTuple):
     def with_problems(self, problems: Iterable[Problem]) -> WholeCardPlan:
         """Return the plan with more problems, which keep everything as it is."""
         problems = tuple(dict.fromkeys((*self.problems, *problems)))
-        return self._replace(problems=problems, to_bind=(), to_return=()) if problems else self
+        if not problems:
+            return self
+        pending = ProblemKind.BINDING_PENDING
+        notes = tuple(note for note in self.notes if note.kind is not pending)
+        return self._replace(problems=problems, notes=notes, to_bind=(), to_return=())
 
     def without_notes_on(self, addresses: Iterable[PciAddress | None]) -> WholeCardPlan:
         """Return the plan without notes on cards of which more is known."""

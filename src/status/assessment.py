@@ -10,6 +10,8 @@ from typing import NamedTuple
 from driver import software
 from gpu.card import Framework
 from gpu.problems import (
+    GUEST_PENDING,
+    NEEDS_REBOOT,
     OBSTACLES,
     PREPARATION_PENDING,
     SOFTWARE_BROKEN,
@@ -131,6 +133,28 @@ class Assessment(NamedTuple):
             problem == self.state.installation.failure
             and problem.kind is not ProblemKind.UPGRADE_PENDING
         )
+
+    @property
+    def needs_reboot(self) -> bool:
+        """Whether only a reboot of the host resolves a problem."""
+        return any(problem.kind in NEEDS_REBOOT for problem in self.problems)
+
+    @property
+    def may_reboot(self) -> bool:
+        """Whether a reboot resolves a problem now.
+
+        Not while the host software is broken; but whole cards do not need it, if nouveau is
+        blacklisted.
+        """
+        broken = {item.kind for item in self.problems if self.is_software_broken(item)}
+        if not broken:
+            return self.needs_reboot
+        whole_cards = {card.address for card in self.facts.whole_cards}
+        on_whole_card = any(
+            problem.kind in NEEDS_REBOOT and problem.address in whole_cards
+            for problem in self.problems
+        )
+        return on_whole_card and ProblemKind.INSTALL_FAILED not in broken
 
     @property
     def _conditions(self) -> str:
@@ -283,7 +307,8 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         problems += _why_withheld(plan, facts)
     options, notes = _supported_options(inputs.pci, plan, facts)
     problems += notes
-    problems += [*_unexplained(plan, whole_cards), *plan.notes]
+    is_applied = state.mapping.requested == inputs.mapping
+    problems += _of_vgpus(plan, whole_cards, is_applied=is_applied)
     problems += [*whole_cards.problems, *whole_cards.notes]
     assessment = Assessment(
         facts=facts,
@@ -293,7 +318,7 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
         options=options,
         whole_cards=whole_cards,
         needs_preparation=facts.has_vgpus_to_restore
-        or (plan.preparation.is_pending and state.mapping.requested == inputs.mapping)
+        or (plan.preparation.is_pending and is_applied)
         or (whole_cards.is_pending and state.requested_passthrough == inputs.passthrough),
     )
     return _record_placement(assessment).with_last_failure()
@@ -348,14 +373,19 @@ def _for_nova(
     )
 
 
-def _unexplained(plan: Plan, whole_cards: WholeCardPlan) -> list[Problem]:
-    """Return the problems of a plan, but not those of guests on a card that is to be whole."""
+def _of_vgpus(plan: Plan, whole_cards: WholeCardPlan, *, is_applied: bool) -> list[Problem]:
+    """Return the problems and notes of a plan that say something of their own.
+
+    Not those of guests on a card that is to be given away whole, and not what a mapping waits for
+    that is not applied because of another problem.
+    """
     kind = ProblemKind.VGPUS_ON_CARD
     cards = {note.address for note in whole_cards.notes if note.kind is kind}
     return [
         problem
-        for problem in plan.problems
+        for problem in (*plan.problems, *plan.notes)
         if problem.kind is not ProblemKind.GUESTS_USE_OTHER_TYPE or problem.address not in cards
+        if is_applied or problem.kind not in PREPARATION_PENDING - GUEST_PENDING
     ]
 
 

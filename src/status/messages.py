@@ -17,6 +17,7 @@ __all__ = [
     "INSTALLING",
     "MESSAGES",
     "PREPARING",
+    "REBOOT_LATER",
     "REBOOT_NEEDED",
     "REBOOT_NOT_NEEDED",
     "REBOOT_SCHEDULED",
@@ -53,6 +54,7 @@ class Message(NamedTuple):
 
 INSTALLING = "Installing NVIDIA's host software; this takes a few minutes"
 PREPARING = "Preparing the cards; this may take a few minutes"
+REBOOT_LATER = "needed, once the problem in the output is fixed"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"

@@ -9,11 +9,19 @@ from typing import Dict, NamedTuple
 
 from gpu.problems import ASSIGNED_ELSEWHERE, Problem, ProblemKind
 from host.facts import HostFacts
+from status import messages
 from status.assessment import Assessment
 from status.messages import MESSAGES, RUN_AGAIN, Level
 from system.text import one_line
 
-__all__ = ["Status", "format_problem", "problem_status", "unit_statuses", "why_no_types_listed"]
+__all__ = [
+    "Status",
+    "format_problem",
+    "problem_status",
+    "reboot_text",
+    "unit_statuses",
+    "why_no_types_listed",
+]
 
 _LIMIT = 119  # characters; `juju status` cuts off the rest
 _MIN_ARGUMENT = 11  # characters of an argument that are never cut off
@@ -93,6 +101,13 @@ def _fill(template: str, problem: Problem, app: str, arguments: dict[str, str]) 
     return template.format_map(_Arguments({"address": address, "app": app, **arguments}))
 
 
+def reboot_text(assessment: Assessment) -> str:
+    """Return whether the host needs a reboot, as the action reboot-install reports it."""
+    if not assessment.needs_reboot:
+        return messages.REBOOT_NOT_NEEDED
+    return messages.REBOOT_NEEDED if assessment.may_reboot else messages.REBOOT_LATER
+
+
 def why_no_types_listed(facts: HostFacts) -> str:
     """Return why there is no vGPU type to list."""
     if not facts.cards:
@@ -104,9 +119,7 @@ def why_no_types_listed(facts: HostFacts) -> str:
 
 def _summary(assessment: Assessment) -> str:
     facts, plan = assessment.facts, assessment.plan
-    gpus = len(facts.cards) + sum(
-        item.card is not None and item.card not in facts.cards for item in facts.whole_cards
-    )
+    gpus = len(facts.gpus)
     if not gpus and not facts.whole_cards:
         return "no supported NVIDIA GPU found"
     offered = [assignment for assignment in plan.assignments if assignment.cards]

@@ -88,6 +88,11 @@ class Unit:
     def action(self, name: str, **params: Any) -> dict[str, Any]:
         given = {key.replace("_", "-"): value for key, value in params.items()}
         self.state = self.context.run(self.context.on.action(name, params=given), self.state)
+        return self.results
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The results of the last action, also of one that has failed."""
         return dict(self.context.action_results or {})
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from ops import testing
 
+import recorded
 from recorded import UUIDS
 
 
@@ -136,3 +137,12 @@ def test_functions_beyond_the_capacity_of_the_card_are_not_published(deploy):
     assert unit.status == testing.BlockedStatus(
         "0000:41:00.0 has no room for all of A40-24Q and A40-8Q; map fewer virtual functions"
     )
+
+
+def test_plan_does_not_wait_for_what_a_rejected_mapping_requests(deploy):
+    unit = deploy(recorded.without_functions("mixed"))
+    unit.configure("{T4-99Q: ['10de:1eb8'], A40-8Q: ['10de:2235']}")
+    plan = unit.action("show-plan")["output"]
+    assert "does not offer T4-99Q; run list-vgpu-types and choose another" in plan
+    assert "Waiting for" not in plan
+    assert "Pending changes" not in plan

@@ -338,6 +338,7 @@ def test_alias_that_the_operator_has_set_on_nova_compute_is_not_published_twice(
     assert unit.status == testing.BlockedStatus(
         "The alias t4 exists in pci-alias of nova-compute; rename it in passthrough-devices"
     )
+    assert "Waiting for" not in unit.action("show-plan")["output"]  # the card is not bound
 
 
 @pytest.mark.parametrize(
@@ -419,6 +420,32 @@ def test_card_that_nouveau_has_needs_a_reboot(deploy):
         "Reboot needed: nouveau is bound to 0000:3b:00.0; run reboot-install i-really-mean-it=true"
         in unit.action("show-plan")["output"]
     )
+
+
+@pytest.mark.parametrize("is_blacklisted", [True, False])
+def test_reboot_for_a_whole_card_does_not_wait_for_the_host_software(deploy, is_blacklisted):
+    """The other cards of the host lack their package, which the whole card does not need."""
+    unit = deploy("whole-cards", driver=None, functions=changed(T4, driver="nouveau"))
+    if not is_blacklisted:
+        unit.machine.fail("update-initramfs")
+    configure(unit, "{t4: ['3b:00.0']}")
+    with pytest.raises(testing.ActionFailed) as failure:
+        unit.action("reboot-install", i_really_mean_it=True)
+    if is_blacklisted:
+        message, reboot = "No host software; run juju attach-resource", "in 30 seconds"
+    else:
+        message = "Host software not installed: update-initramfs failed"
+        reboot = "needed, once the problem in the output is fixed"
+    assert failure.value.message.startswith(message)
+    assert unit.results["reboot"] == reboot
+    assert bool(unit.machine.did("systemd-run")) is is_blacklisted
+
+
+def test_lspci_and_sysfs_agree_on_a_whole_card(unit, caplog):
+    configure(unit, "{t4: ['3b:00.0']}")
+    caplog.clear()
+    unit.action("reboot-install")
+    assert "as an NVIDIA GPU" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_other_texts_fit_as_well():
     texts = (
         messages.INSTALLING,
         messages.PREPARING,
+        messages.REBOOT_LATER,
         messages.REBOOT_NEEDED,
         messages.REBOOT_NOT_NEEDED,
         messages.REBOOT_SCHEDULED,
