@@ -229,7 +229,8 @@ def _count(count: int | None) -> str:
 def _nova_conf_text(predicted: Assessment, published: Sections, is_pending: bool) -> str:
     keeps = predicted.keeps_vgpus or predicted.keeps_whole_cards
     if predicted.sections:
-        when = " (after the pending changes)" if is_pending else ""
+        types = ", which also decide the vGPU types" if predicted.keeps_vgpus else ""
+        when = f" (after the pending changes{types})" if is_pending else ""
         return f"nova.conf{when}:\n{_ini(predicted.sections_beside(published))}"
     if not keeps:
         return "nova.conf: nothing is published"

@@ -39,6 +39,7 @@ class ProblemKind(enum.Enum):
     DEVICE_MAPPED_TWICE = "device-mapped-twice"
     TYPE_MAPPED_TWICE = "type-mapped-twice"
     DEVICE_IN_BOTH_OPTIONS = "device-in-both-options"
+    PLACEMENT_KEPT = "placement-kept"
     # the mapping against this host
     TYPE_NOT_OFFERED = "type-not-offered"
     TYPES_UNKNOWN = "types-unknown"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Callable, Mapping, NamedTuple, TypeVar
 
 from gpu.pci import WholeDevices
-from gpu.problems import HostError, Problem
+from gpu.problems import HostError, Problem, ProblemKind
 from host.facts import HostFacts
 from nova_compute.nova_conf import PciOptions
 from planning import mappings, passthrough
@@ -34,6 +34,7 @@ class Inputs(NamedTuple):
         whole_cards: the requests for whole cards; the same applies.
         mapping_problem: what is wrong with the mapping.
         passthrough_problem: what is wrong with passthrough-devices.
+        keeps_placement: whether report-in-placement is in effect although it is unset again.
         mapping_digest: digest of the mapping that last passed its schema.
         passthrough_digest: the same of passthrough-devices.
     """
@@ -46,13 +47,15 @@ class Inputs(NamedTuple):
     whole_cards: tuple[PassthroughRequest, ...]
     mapping_problem: Problem | None
     passthrough_problem: Problem | None
+    keeps_placement: bool
     mapping_digest: str
     passthrough_digest: str
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with the values."""
-        return tuple(filter(None, (self.mapping_problem, self.passthrough_problem)))
+        """What is wrong with the values, or has no effect."""
+        kept = Problem(ProblemKind.PLACEMENT_KEPT) if self.keeps_placement else None
+        return tuple(filter(None, (self.mapping_problem, self.passthrough_problem, kept)))
 
     @property
     def whole_devices(self) -> WholeDevices:
@@ -82,19 +85,20 @@ class Inputs(NamedTuple):
             state.validated_passthrough_digest,
             state.requested_passthrough,
         )
-        in_placement = config.get("report-in-placement") is True or state.reported_in_placement
+        in_placement = config.get("report-in-placement") is True
         return cls(
             mapping=mapping,
             passthrough=whole_cards,
             forces_software=config.get("force-install-nvidia-vgpu") is True,
             pci=PciOptions(
-                report_in_placement=in_placement,
+                report_in_placement=in_placement or state.reported_in_placement,
                 live_migratable=config.get("live-migratable") is True,
             ),
             vgpus=vgpus[0],
             whole_cards=passed_through[0],
             mapping_problem=vgpus[2],
             passthrough_problem=passed_through[2],
+            keeps_placement=state.reported_in_placement and not in_placement,
             mapping_digest=vgpus[1],
             passthrough_digest=passed_through[1],
         )

@@ -108,6 +108,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "vgpu-device-mappings",
         "A card is either divided into vGPUs or given away whole. A PCI ID may select it.",
     ),
+    ProblemKind.PLACEMENT_KEPT: _note(
+        "report-in-placement stays in effect on this host; set it to true again",
+        "Nova does not start without this option on a host that has ever had it.",
+    ),
     # the mapping against this host
     ProblemKind.TYPE_NOT_OFFERED: _blocked(
         "{address} does not offer {vgpu_type}; run list-vgpu-types and choose another",

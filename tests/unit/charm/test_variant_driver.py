@@ -59,6 +59,10 @@ def test_report_in_placement_cannot_be_undone(l40s):
     l40s.change(config={**options, "report-in-placement": False})
     l40s.hook("config_changed")
     assert l40s.sections["pci"][0] == ["report_in_placement", "true"]
+    assert l40s.status == testing.ActiveStatus(
+        "Unit is ready: 1 NVIDIA GPU, 1 vGPU type; "
+        "report-in-placement stays in effect on this host; set it to true again"
+    )
     l40s.configure("")
     assert l40s.sections == {"pci": [["report_in_placement", "true"]]}
     l40s.relation_hook("departed")

@@ -422,6 +422,21 @@ def test_card_that_nouveau_has_needs_a_reboot(deploy):
     )
 
 
+def test_plan_says_that_vgpu_types_are_decided_after_the_functions_are_enabled(deploy):
+    """The addresses of functions that are not enabled yet cannot be computed."""
+    unit = deploy(recorded.without_functions("mixed"))
+    config = {
+        "passthrough-devices": "{t4: ['10de:1eb8']}",
+        "vgpu-device-mappings": "{A40-8Q: ['10de:2235']}",
+    }
+    unit.change(config=config)
+    assert (
+        "nova.conf (after the pending changes, which also decide the vGPU types):\n"
+        "  [pci]\n"
+        '  device_spec = {"address": "0000:3b:00.0"}\n'
+    ) in unit.action("show-plan")["output"]
+
+
 @pytest.mark.parametrize("is_blacklisted", [True, False])
 def test_reboot_for_a_whole_card_does_not_wait_for_the_host_software(deploy, is_blacklisted):
     """The other cards of the host lack their package, which the whole card does not need."""
