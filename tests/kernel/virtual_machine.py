@@ -43,12 +43,6 @@ _TAIL, _SHORT_TAIL = 3000, 1000  # characters of the console in an error
 _PR_SET_PDEATHSIG = 1
 
 
-def supports(device: str) -> bool:
-    """Return whether the installed QEMU has a device, e.g. igb."""
-    answer = subprocess.run([QEMU, "-device", "help"], check=True, stdout=subprocess.PIPE)
-    return f'name "{device}"'.encode() in answer.stdout
-
-
 class MachineError(Exception):
     """The machine does not boot, does not answer or is off."""
 

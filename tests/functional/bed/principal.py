@@ -9,9 +9,7 @@ the modules that charmhelpers would import.
 
 from __future__ import annotations
 
-import configparser
 import importlib.util
-import io
 import subprocess
 import sys
 import tempfile
@@ -97,13 +95,6 @@ def render(sections: Mapping[str, Any], pci: Sequence[tuple[str, str]] = ()) -> 
         if name != "DEFAULT":
             text += f"\n[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in pairs)
     return text
-
-
-def section_names(text: str) -> set[str]:
-    """Return the names of the sections of a nova.conf."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.read_file(io.StringIO(text))
-    return set(parser.sections())
 
 
 def wheel(major: int) -> Path:
