@@ -34,8 +34,8 @@ from status.inputs import Inputs, needs_software
 from status.unit_status import (
     format_problem,
     problem_status,
-    reboot_text,
     unit_statuses,
+    why_no_reboot,
     why_no_types_listed,
 )
 from system import commands, systemd
@@ -230,17 +230,28 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = charm_state.load(self.root)
         state = state._replace(undone=Backoff(), resource_inspection=())
         assessment = self._refresh(state, force=force)
-        reboot = reboot_text(assessment)
-        if may_reboot and assessment.may_reboot:
-            if not self._schedule_reboot(event, force):
-                return
-            reboot = messages.REBOOT_SCHEDULED
+        reboot = self._reboot_text(assessment)
         message = unit_statuses(assessment, self.app.name, time.time())[0].message
-        if reboot == messages.REBOOT_SCHEDULED:
-            message = message.partition("; run reboot-install")[0]
+        if reboot == messages.REBOOT_NEEDED and may_reboot:
+            if self._schedule_reboot(event, force):
+                output = message.partition("; run reboot-install")[0]
+                event.set_results({"reboot": messages.REBOOT_SCHEDULED, "output": output})
+            return
+        if reboot == messages.REBOOT_LATER:
+            message = why_no_reboot(assessment, self.app.name, time.time())
         event.set_results({"reboot": reboot, "output": message})
-        if any(map(assessment.is_software_broken, assessment.problems)):
+        if assessment.software_problem is not None:
             event.fail(message)
+
+    def _reboot_text(self, assessment: Assessment) -> str:
+        """Return whether the host needs a reboot, and whether that would help now."""
+        facts, problems = assessment.facts, assessment.problems
+        if not software.needs_reboot(facts, problems):
+            return messages.REBOOT_NOT_NEEDED
+        is_broken = assessment.software_problem is not None
+        if software.may_reboot(self.root, facts, problems, is_broken=is_broken):
+            return messages.REBOOT_NEEDED
+        return messages.REBOOT_LATER
 
     def _schedule_reboot(self, event: ops.ActionEvent, force: bool) -> bool:
         """Schedule a reboot; return whether that was possible, and fail the action if not."""
@@ -417,7 +428,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 return assessment._replace(problems=(off, *assessment.problems))
             if not assessment.may_prepare(time.time()):
                 return assessment
-            software.keep_nouveau_away(self.root, self.run, assessment.facts)
+            self._keep_nouveau_away(assessment)
             boot_service.ensure_installed(self.root, self.run, self.charm_dir)
             if boot_result.has_run(self.root) and not assessment.needs_preparation:
                 return assessment.with_preparation()
@@ -435,6 +446,11 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         if boot_result.is_permanent(self.root, risks_published=risks_published):
             delay = backoff.AFTER_AN_HOUR
         return prepared.with_failed_preparation(time.time(), problem, delay)
+
+    def _keep_nouveau_away(self, assessment: Assessment) -> None:
+        """Blacklist nouveau for whole cards, unless something is wrong with their option."""
+        if not assessment.whole_cards.problems:
+            software.keep_nouveau_away(self.root, self.run, assessment.facts)
 
     def _approve_whole_cards(self, assessment: Assessment) -> None:
         """Allow the boot service to bind the whole cards; most hosts have none."""

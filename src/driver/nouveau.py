@@ -16,7 +16,7 @@ from system.commands import CommandError, Runner
 from system.files import ensure_contents
 from system.sysfs import read
 
-__all__ = ["ensure_blocked", "ensure_file", "is_half_blocked"]
+__all__ = ["ensure_blocked", "ensure_file", "is_blocked", "is_half_blocked"]
 
 _PATH = Path("etc/modprobe.d/nova-compute-nvidia-vgpu.conf")
 _BLACKLIST = """\
@@ -32,9 +32,14 @@ _RETRY_PAUSE = 10  # seconds; an initramfs is written in less
 logger = logging.getLogger(__name__)
 
 
+def is_blocked(root: Path) -> bool:
+    """Whether nouveau is blacklisted, also in the initramfs."""
+    return read(root / _PATH) == (_BLACKLIST + _DONE).strip()
+
+
 def is_half_blocked(root: Path) -> bool:
     """Whether the file exists, but the initramfs may not contain it: power was lost meanwhile."""
-    return (root / _PATH).is_file() and not _is_blocked(root)
+    return (root / _PATH).is_file() and not is_blocked(root)
 
 
 def ensure_blocked(root: Path, run: Runner) -> bool:
@@ -43,7 +48,7 @@ def ensure_blocked(root: Path, run: Runner) -> bool:
     Raises:
         HostError: INSTALL_FAILED if the initramfs cannot be written; DISK_WRITE_FAILED.
     """
-    if _is_blocked(root):
+    if is_blocked(root):
         return False
     ensure_contents(root / _PATH, _BLACKLIST)
     # nouveau in the initramfs would bind to the cards before /etc can be read.
@@ -62,10 +67,6 @@ def ensure_file(root: Path) -> bool:
         HostError: DISK_WRITE_FAILED; the disk is full, or the file cannot be written.
     """
     return ensure_contents(root / _PATH, _BLACKLIST + _DONE)
-
-
-def _is_blocked(root: Path) -> bool:
-    return read(root / _PATH) == (_BLACKLIST + _DONE).strip()
 
 
 def _write_initramfs(run: Runner, *command: str) -> None:

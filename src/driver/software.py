@@ -7,20 +7,20 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator, Sequence
 
 from driver import kept_package, nouveau
 from driver.resource import Resource, inspected
 from gpu.card import Framework
 from gpu.pci import NO_WHOLE_DEVICES, WholeDevices
-from gpu.problems import HostError, Problem, ProblemKind
+from gpu.problems import NEEDS_REBOOT, HostError, Problem, ProblemKind
 from host import driver_state, libvirt_guests
 from host.driver_state import DAEMON
 from host.facts import HostFacts, gather
 from state import driver_cache
 from state.backoff import Backoff
 from state.charm_state import CharmState
-from system import systemd
+from system import dpkg, systemd
 from system.commands import Runner
 from system.text import digest
 
@@ -29,7 +29,9 @@ __all__ = [
     "find_problems",
     "handle_restart_trigger",
     "keep_nouveau_away",
+    "may_reboot",
     "may_succeed",
+    "needs_reboot",
     "pause",
     "refresh_detection",
     "refuse_in_use",
@@ -237,12 +239,13 @@ def handle_restart_trigger(
 
 
 def keep_nouveau_away(root: Path, run: Runner, facts: HostFacts) -> None:
-    """Blacklist nouveau if it is bound to a card that guests are to get as a whole.
+    """Blacklist nouveau if it alone keeps a card from being given away.
 
     Raises:
         HostError: INSTALL_FAILED if the initramfs cannot be written; DISK_WRITE_FAILED.
     """
-    if any(item.function.driver == "nouveau" for item in facts.whole_cards):
+    obstacles = [item.obstacle for item in facts.whole_cards if item.obstacle is not None]
+    if any(obstacle.kind is ProblemKind.NOUVEAU for obstacle in obstacles):
         nouveau.ensure_blocked(root, run)
 
 
@@ -279,6 +282,34 @@ def refuse_in_use(facts: HostFacts) -> None:
     """
     if facts.in_use:
         raise HostError(Problem(ProblemKind.VGPUS_IN_USE, vgpu=facts.in_use[0]))
+
+
+def needs_reboot(facts: HostFacts, problems: Iterable[Problem]) -> bool:
+    """Whether only a reboot of the host resolves a problem."""
+    return not facts.is_container and any(problem.kind in NEEDS_REBOOT for problem in problems)
+
+
+def may_reboot(
+    root: Path, facts: HostFacts, problems: Sequence[Problem], *, is_broken: bool
+) -> bool:
+    """Whether a reboot resolves a problem now, and interrupts no installation.
+
+    Args:
+        root: the root of the host's file system.
+        facts: the host as it is.
+        problems: all problems of the host.
+        is_broken: whether the host software is not as it should be. Then only whole cards need a
+            reboot, since they do without it.
+    """
+    is_locked = any(problem.kind is ProblemKind.DPKG_LOCKED for problem in problems)
+    if is_locked or facts.driver.is_incomplete or dpkg.is_interrupted(root):
+        return False
+    resolved = NEEDS_REBOOT if nouveau.is_blocked(root) else NEEDS_REBOOT - {ProblemKind.NOUVEAU}
+    whole_cards = {card.address for card in facts.whole_cards}
+    return any(
+        problem.kind in resolved and (not is_broken or problem.address in whole_cards)
+        for problem in problems
+    )
 
 
 def refuse_running_guests(root: Path) -> None:

@@ -77,6 +77,11 @@ class VgpuType(NamedTuple):
         return self.id.rsplit("-", 1)[-1]
 
     @property
+    def short_name(self) -> str:
+        """The last word of the name, `T4-8Q`."""
+        return self.name.split()[-1] if self.name.split() else self.id
+
+    @property
     def framebuffer(self) -> int | None:
         """Memory in MiB; NVIDIA's names count in GiB, with 0 for half a GiB."""
         described = description_number(self.description, "framebuffer")
@@ -232,6 +237,12 @@ class Card(NamedTuple):
         """Return the MIG-backed type that a requested type means, visible now or not, or None."""
         mig_backed = tuple(filter(lambda vgpu_type: vgpu_type.is_mig_backed, self.known_types))
         return _find(mig_backed, requested)
+
+    def describe_type(self, type_id: str) -> str:
+        """Return the ID of a type and, as far as it is known, its name: `nvidia-233 (T4-8Q)`."""
+        types = (*self.types, *self.known_types, *self.lost_types)
+        names = {item.short_name for item in types if item.id == type_id} - {type_id}
+        return f"{type_id} ({min(names)})" if names else type_id
 
     def is_mig_backed_name(self, requested: str) -> bool:
         """Whether a requested type is MIG-backed on this card, as far as is known."""

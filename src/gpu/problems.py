@@ -143,6 +143,7 @@ class ProblemKind(enum.Enum):
     NO_TYPES_REPORTED = "no-types-reported"
     # guests
     GUESTS_USE_OTHER_TYPE = "guests-use-other-type"
+    GUESTS_KEEP_TYPE = "guests-keep-type"
     MIXED_SIZE_NEEDED = "mixed-size-needed"
     MAPPING_WITHHELD = "mapping-withheld"
     # the relation

@@ -17,6 +17,7 @@ __all__ = [
     "oversubscribed_cards",
     "too_few_functions",
     "types_in_use",
+    "types_without_request",
 ]
 
 
@@ -36,7 +37,15 @@ def types_in_use(card_requests: list[CardRequest], cards: tuple[Card, ...]) -> I
             offered |= {lost.id for lost in card.lost_types if any(map(lost.matches, names))}
         for type_id in card.guest_type_ids:
             if type_id not in offered:
-                yield Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, card.address, vgpu_type=type_id)
+                described = card.describe_type(type_id)
+                yield Problem(ProblemKind.GUESTS_USE_OTHER_TYPE, card.address, vgpu_type=described)
+
+
+def types_without_request(cards: tuple[Card, ...]) -> Iterator[Problem]:
+    """Find the types that guests keep after the option was unset."""
+    for problem in types_in_use([], cards):
+        kind, vgpu_type = ProblemKind.GUESTS_KEEP_TYPE, problem.argument("vgpu_type")
+        yield Problem(kind, problem.address, vgpu_type=vgpu_type)
 
 
 def oversubscribed_cards(card_requests: list[CardRequest]) -> Iterator[Problem]:

@@ -173,7 +173,7 @@ def _reason(error: ValidationError) -> str:
     if error.validator == "additionalProperties":
         known = tuple(schema["properties"])
         unknown = next(key for key in written if key not in known)
-        hint = next(iter(get_close_matches(unknown, known, 1)), None)
+        hint = next(iter(get_close_matches(unknown, known, 1, cutoff=0.8)), None)
         expected = f"expected {', '.join(known)}" if hint is None else f"did you mean {hint}?"
         return f"unknown key {shown(unknown)}; {expected}"
     if error.validator == "dependencies":

@@ -48,6 +48,11 @@ class Assignment(NamedTuple):
         """The last word of the type's name, `L40S-8Q`; its ID if it has none."""
         return ((self.name or "").split() or [self.type_id])[-1]
 
+    @property
+    def title(self) -> str:
+        """The type's ID and, if this host knows it, its name: `nvidia-233 (T4-8Q)`."""
+        return self.type_id if self.name is None else f"{self.type_id} ({self.short_name})"
+
 
 class Plan(NamedTuple):
     """What this host is to offer.
@@ -84,7 +89,8 @@ def make_plan(
 
     On a host without a card every plain request is published as it is written. On a host whose
     cards no request selects, nothing is published, since some releases of Nova would use those
-    cards. A card that cannot be offered does not prevent the others from being offered.
+    cards; but a mapping, which may have a typing error, does not withdraw what guests have. A card
+    that cannot be offered does not prevent the others from being offered.
 
     Args:
         requests: the requests for vGPUs.
@@ -110,7 +116,12 @@ def make_plan(
     keeps_published = any(card.guest_vgpus for card in excluded)
     if not any(matches.values()):
         preparation = plan_preparation([], cards)
-        return Plan((), (), left_out, preparation, for_other_hosts, keeps_published)
+        if not requests:
+            left_out += tuple(conflicts.types_without_request(cards))
+            return Plan((), (), left_out, preparation, keeps_published=keeps_published)
+        in_use = tuple(conflicts.types_in_use([], cards))
+        keeps_published |= bool(in_use)
+        return Plan((), in_use, left_out, preparation, for_other_hosts, keeps_published)
     card_requests = [
         card_request
         for request in requests
@@ -304,19 +315,19 @@ def _in_written_order(
 def _duplicates(assignments: list[Assignment]) -> Iterator[Problem]:
     """Find types or addresses that occur twice, with which nova-compute refuses to start."""
     types: set[str] = set()
-    owners: dict[PciAddress, str] = {}
+    owners: dict[PciAddress, Assignment] = {}
     for assignment in assignments:
         if assignment.type_id in types:
             yield Problem(ProblemKind.TYPE_MAPPED_TWICE, vgpu_type=assignment.type_id)
             continue
         types.add(assignment.type_id)
         for address in assignment.addresses:
-            owner = owners.setdefault(address, assignment.type_id)
-            if owner != assignment.type_id:
+            owner = owners.setdefault(address, assignment)
+            if owner is not assignment:
                 yield Problem(
                     ProblemKind.DEVICE_MAPPED_TWICE,
                     option=mappings.OPTION.name,
                     device=str(address),
-                    first=owner,
-                    second=assignment.type_id,
+                    first=owner.title,
+                    second=assignment.title,
                 )

@@ -11,7 +11,6 @@ from driver import software
 from gpu.card import Framework
 from gpu.problems import (
     GUEST_PENDING,
-    NEEDS_REBOOT,
     OBSTACLES,
     PREPARATION_PENDING,
     SOFTWARE_BROKEN,
@@ -39,6 +38,9 @@ __all__ = [
     "withdrawn",
     "withdrawn_sections",
 ]
+
+
+_TYPES_OF_GUESTS = (ProblemKind.GUESTS_USE_OTHER_TYPE, ProblemKind.GUESTS_KEEP_TYPE)
 
 
 class Assessment(NamedTuple):
@@ -127,34 +129,17 @@ class Assessment(NamedTuple):
         failed = self.state.installation if is_software else self.state.preparation
         return failed.retry_at(now)
 
+    @property
+    def software_problem(self) -> Problem | None:
+        """The first problem because of which the host software is not as it should be."""
+        return next((item for item in self.problems if self.is_software_broken(item)), None)
+
     def is_software_broken(self, problem: Problem) -> bool:
         """Whether the host software is not as it should be, because of this problem."""
         return problem.kind in SOFTWARE_BROKEN or (
             problem == self.state.installation.failure
             and problem.kind is not ProblemKind.UPGRADE_PENDING
         )
-
-    @property
-    def needs_reboot(self) -> bool:
-        """Whether only a reboot of the host resolves a problem."""
-        return any(problem.kind in NEEDS_REBOOT for problem in self.problems)
-
-    @property
-    def may_reboot(self) -> bool:
-        """Whether a reboot resolves a problem now.
-
-        Not while the host software is broken; but whole cards do not need it, if nouveau is
-        blacklisted.
-        """
-        broken = {item.kind for item in self.problems if self.is_software_broken(item)}
-        if not broken:
-            return self.needs_reboot
-        whole_cards = {card.address for card in self.facts.whole_cards}
-        on_whole_card = any(
-            problem.kind in NEEDS_REBOOT and problem.address in whole_cards
-            for problem in self.problems
-        )
-        return on_whole_card and ProblemKind.INSTALL_FAILED not in broken
 
     @property
     def _conditions(self) -> str:
@@ -289,7 +274,7 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
     if facts.nova is None:
         problems.append(Problem(ProblemKind.NOVA_MISSING))
         return Assessment(facts, Plan(keeps_published=True), tuple(problems), state)
-    plan, whole_cards = _plans(facts, facts.nova, inputs)
+    plan, whole_cards = _plans(facts, facts.nova, state, inputs)
     is_pending = any(problem.kind in PREPARATION_PENDING for problem in plan.problems)
     is_pending |= plan.preparation.is_pending or whole_cards.is_pending
     if is_pending or facts.has_vgpus_to_restore:
@@ -309,7 +294,7 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
     problems += notes
     is_applied = state.mapping.requested == inputs.mapping
     problems += _of_vgpus(plan, whole_cards, is_applied=is_applied)
-    problems += [*whole_cards.problems, *whole_cards.notes]
+    problems += [*whole_cards.problems, *whole_cards.notes, *inputs.notes]
     assessment = Assessment(
         facts=facts,
         plan=plan,
@@ -324,7 +309,9 @@ def assess(root: Path, facts: HostFacts, state: CharmState, inputs: Inputs) -> A
     return _record_placement(assessment).with_last_failure()
 
 
-def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, WholeCardPlan]:
+def _plans(
+    facts: HostFacts, nova: NovaVersion, state: CharmState, inputs: Inputs
+) -> tuple[Plan, WholeCardPlan]:
     """Plan vGPUs and whole cards; an option that is not valid leaves its own as they are."""
     plan = Plan(keeps_published=True)
     if inputs.mapping_problem is None:
@@ -332,6 +319,8 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
         plan = plan_for_nova(
             inputs.vgpus, facts.cards, nova, inputs.pci, has_other_cards=has_others
         )
+    if not state.has_published:
+        plan = _without_vgpus_of_others(plan)
     whole_cards = _plan_whole_cards(facts, inputs)
     is_valid = inputs.passthrough_problem is None
     if is_valid and any(
@@ -345,6 +334,14 @@ def _plans(facts: HostFacts, nova: NovaVersion, inputs: Inputs) -> tuple[Plan, W
         whole_cards = whole_cards.with_problems([inputs.passthrough_problem])
         whole_cards = whole_cards._replace(notes=(), is_last_valid=is_usable)
     return plan, whole_cards
+
+
+def _without_vgpus_of_others(plan: Plan) -> Plan:
+    """Return a plan that offers nothing without the vGPUs that exist, which are not of Nova."""
+    kind = ProblemKind.GUESTS_USE_OTHER_TYPE
+    if plan.assignments or any(problem.kind is not kind for problem in plan.problems):
+        return plan
+    return plan._replace(problems=(), keeps_published=plan.keeps_published and not plan.problems)
 
 
 def _plan_whole_cards(facts: HostFacts, inputs: Inputs) -> WholeCardPlan:
@@ -379,12 +376,12 @@ def _of_vgpus(plan: Plan, whole_cards: WholeCardPlan, *, is_applied: bool) -> li
     Not those of guests on a card that is to be given away whole, and not what a mapping waits for
     that is not applied because of another problem.
     """
-    kind = ProblemKind.VGPUS_ON_CARD
+    kind, of_guests = ProblemKind.VGPUS_ON_CARD, _TYPES_OF_GUESTS
     cards = {note.address for note in whole_cards.notes if note.kind is kind}
     return [
         problem
         for problem in (*plan.problems, *plan.notes)
-        if problem.kind is not ProblemKind.GUESTS_USE_OTHER_TYPE or problem.address not in cards
+        if problem.kind not in of_guests or problem.address not in cards
         if is_applied or problem.kind not in PREPARATION_PENDING - GUEST_PENDING
     ]
 
@@ -479,6 +476,6 @@ def _root_causes(problems: list[Problem], facts: HostFacts, inputs: Inputs) -> t
 def _record_placement(assessment: Assessment) -> Assessment:
     """Note that nova.conf gets report_in_placement, which cannot be undone."""
     is_reported = assessment.options.report_in_placement and "pci" in assessment.sections
-    if not is_reported:
+    if not (is_reported and assessment.state.is_related):
         return assessment
     return assessment._replace(state=assessment.state._replace(reported_in_placement=True))

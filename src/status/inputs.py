@@ -53,9 +53,13 @@ class Inputs(NamedTuple):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with the values, or has no effect."""
-        kept = Problem(ProblemKind.PLACEMENT_KEPT) if self.keeps_placement else None
-        return tuple(filter(None, (self.mapping_problem, self.passthrough_problem, kept)))
+        """What is wrong with the values."""
+        return tuple(filter(None, (self.mapping_problem, self.passthrough_problem)))
+
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """What has no effect."""
+        return (Problem(ProblemKind.PLACEMENT_KEPT),) if self.keeps_placement else ()
 
     @property
     def whole_devices(self) -> WholeDevices:

@@ -109,7 +109,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "A card is either divided into vGPUs or given away whole. A PCI ID may select it.",
     ),
     ProblemKind.PLACEMENT_KEPT: _note(
-        "report-in-placement stays in effect on this host; set it to true again",
+        "report-in-placement cannot be unset; set it to true",
         "Nova does not start without this option on a host that has ever had it.",
     ),
     # the mapping against this host
@@ -523,8 +523,14 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # guests
     ProblemKind.GUESTS_USE_OTHER_TYPE: _waiting(
-        "Guests on {address} use {vgpu_type}; delete or migrate them, or map this type again",
+        "Guests on {address} use {vgpu_type}; delete or migrate them, or map it to this card "
+        "again",
         "The type of a vGPU in use stays on its card, even while the guest is stopped.",
+    ),
+    ProblemKind.GUESTS_KEEP_TYPE: _note(
+        "guests keep {vgpu_type} on {address}",
+        "The option was unset while guests have vGPUs. They keep them, and no other guest gets "
+        "one.",
     ),
     ProblemKind.MAPPING_WITHHELD: _waiting(
         "The new mapping waits: guests have vGPUs on {address}; delete or migrate them",

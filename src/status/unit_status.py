@@ -7,9 +7,8 @@ from __future__ import annotations
 import time
 from typing import Dict, NamedTuple
 
-from gpu.problems import ASSIGNED_ELSEWHERE, Problem, ProblemKind
+from gpu.problems import ASSIGNED_ELSEWHERE, NEEDS_REBOOT, Problem, ProblemKind
 from host.facts import HostFacts
-from status import messages
 from status.assessment import Assessment
 from status.messages import MESSAGES, RUN_AGAIN, Level
 from system.text import one_line
@@ -18,8 +17,8 @@ __all__ = [
     "Status",
     "format_problem",
     "problem_status",
-    "reboot_text",
     "unit_statuses",
+    "why_no_reboot",
     "why_no_types_listed",
 ]
 
@@ -53,9 +52,19 @@ def unit_statuses(assessment: Assessment, app: str, now: float) -> tuple[Status,
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
     severe = [status for status in statuses if status.level is not Level.ACTIVE]
     severe.sort(key=lambda status: list(Level).index(status.level))
-    summary = _summary(assessment)
-    ready = _truncate("; ".join([f"Unit is ready: {summary}", *notes]))
-    return (*severe, Status(Level.ACTIVE, ready))
+    return (*severe, Status(Level.ACTIVE, _ready(_summary(assessment), notes)))
+
+
+def _ready(summary: str, notes: list[str]) -> str:
+    """Return the text of a ready unit with as many notes as fit, none of them cut off."""
+    text = f"Unit is ready: {summary}"
+    for number, note in enumerate(notes):
+        longer = f"{text}; {note}"
+        if number and len(longer) > _LIMIT:
+            more = f"{text}; ..."
+            return more if len(more) <= _LIMIT else _truncate(text)
+        text = longer
+    return _truncate(text)
 
 
 def problem_status(problem: Problem, app: str, retry_at: int | None = None) -> Status:
@@ -101,11 +110,13 @@ def _fill(template: str, problem: Problem, app: str, arguments: dict[str, str]) 
     return template.format_map(_Arguments({"address": address, "app": app, **arguments}))
 
 
-def reboot_text(assessment: Assessment) -> str:
-    """Return whether the host needs a reboot, as the action reboot-install reports it."""
-    if not assessment.needs_reboot:
-        return messages.REBOOT_NOT_NEEDED
-    return messages.REBOOT_NEEDED if assessment.may_reboot else messages.REBOOT_LATER
+def why_no_reboot(assessment: Assessment, app: str, now: float) -> str:
+    """Return what must be fixed before a reboot helps: first of all, the host software."""
+    problem = assessment.software_problem
+    if problem is not None:
+        return problem_status(problem, app, assessment.retry_at(problem, now)).message
+    others = tuple(item for item in assessment.problems if item.kind not in NEEDS_REBOOT)
+    return unit_statuses(assessment._replace(problems=others), app, now)[0].message
 
 
 def why_no_types_listed(facts: HostFacts) -> str:

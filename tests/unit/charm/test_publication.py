@@ -75,7 +75,8 @@ def test_type_in_use_is_kept_for_its_guests(deploy):
     unit.configure("{T4-4Q: ['10de:1eb8']}")
     assert unit.databag == before
     assert unit.status == testing.WaitingStatus(
-        "Guests on 0000:84:00.0 use nvidia-233; delete or migrate them, or map this type again"
+        "Guests on 0000:84:00.0 use nvidia-233 (T4-8Q); delete or migrate them, "
+        "or map it to this card again"
     )
     unit.machine.remove_mdev(UUIDS[0])
     unit.hook("update_status")

@@ -61,12 +61,25 @@ def test_report_in_placement_cannot_be_undone(l40s):
     assert l40s.sections["pci"][0] == ["report_in_placement", "true"]
     assert l40s.status == testing.ActiveStatus(
         "Unit is ready: 1 NVIDIA GPU, 1 vGPU type; "
-        "report-in-placement stays in effect on this host; set it to true again"
+        "report-in-placement cannot be unset; set it to true"
     )
     l40s.configure("")
     assert l40s.sections == {"pci": [["report_in_placement", "true"]]}
     l40s.relation_hook("departed")
     assert l40s.sections == {"pci": [["report_in_placement", "true"]]}
+
+
+def test_report_in_placement_can_be_undone_until_it_is_published(l40s):
+    relation, mapping = l40s.relation, {"vgpu-device-mappings": "{L40S-24Q: ['10de:26b9']}"}
+    l40s.change(relations=set())
+    l40s.change(config={"report-in-placement": True, **mapping})
+    l40s.hook("config_changed")
+    l40s.change(config=mapping)
+    l40s.hook("config_changed")
+    l40s.change(relations={relation})
+    l40s.relation_hook("joined")
+    assert "report_in_placement" not in l40s.databag["subordinate_configuration"]
+    assert l40s.status == testing.ActiveStatus("Unit is ready: 1 NVIDIA GPU, 1 vGPU type")
 
 
 def test_resource_class_without_placement_is_refused(l40s):

@@ -24,7 +24,7 @@ def test_type_in_use_by_guests_is_not_replaced(cards):
         Problem(
             ProblemKind.GUESTS_USE_OTHER_TYPE,
             PciAddress.parse("0000:84:00.0"),
-            vgpu_type="nvidia-233",
+            vgpu_type="nvidia-233 (T4-8Q)",
         ),
     )
     assert planned("{T4-8Q: ['10de:1eb8']}", (card_in_use, second)).problems == ()

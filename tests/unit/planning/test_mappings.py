@@ -387,6 +387,12 @@ def test_digits_of_other_scripts_are_rejected(text, place, reason):
             "unknown key max_instances; did you mean max-instances?",
         ),
         (
+            "{devices: ['84:00.0'], nic-distance: PIX}",
+            "nvidia-35",
+            "unknown key nic-distance; "
+            "expected devices, max-instances, numa-policy, resource-class",
+        ),
+        (
             "{devices: ['84:00.0'], framebuffer: 4}",
             "nvidia-35",
             "unknown key framebuffer; "

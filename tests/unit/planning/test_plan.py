@@ -253,8 +253,8 @@ def test_card_in_two_types_is_rejected(cards):
             ProblemKind.DEVICE_MAPPED_TWICE,
             option="vgpu-device-mappings",
             device="0000:d8:00.0",
-            first="nvidia-233",
-            second="nvidia-228",
+            first="nvidia-233 (T4-8Q)",
+            second="nvidia-228 (T4-8A)",
         ),
     )
 
@@ -266,8 +266,8 @@ def test_virtual_function_in_two_types_is_rejected(cards):
             ProblemKind.DEVICE_MAPPED_TWICE,
             option="vgpu-device-mappings",
             device="0000:41:00.5",
-            first="nvidia-558",
-            second="nvidia-568",
+            first="nvidia-558 (A40-2Q)",
+            second="nvidia-568 (A40-2A)",
         ),
     )
 

@@ -11,8 +11,8 @@ import recorded
 from gpu.card import Card, CardMode
 from gpu.pci import PciAddress
 from gpu.problems import Problem, ProblemKind
-from planning.plan import Plan, make_plan
-from planning.preparation import InstanceRequest, Partitioning
+from planning.plan import make_plan
+from planning.preparation import InstanceRequest, Partitioning, Preparation
 
 
 def test_functions_lost_at_boot_belong_to_this_host(cards):
@@ -33,7 +33,7 @@ def test_functions_are_not_enabled_for_devices_on_the_card_itself(cards):
         lost_types=card.types[:1],
         guest_vgpus=((card.gpu.address, card.types[0].id),),
     )
-    assert make_plan((), (booted,)) == Plan()
+    assert make_plan((), (booted,)).preparation == Preparation()
     on_a_function = booted._replace(
         guest_vgpus=((card.gpu.address._replace(function=4), card.types[0].id),)
     )
@@ -97,7 +97,7 @@ def test_card_in_use_keeps_its_gpu_instances(cards):
         Problem(
             ProblemKind.GUESTS_USE_OTHER_TYPE,
             PciAddress.parse("0000:41:00.0"),
-            vgpu_type="nvidia-474",
+            vgpu_type="nvidia-474 (A100-1-5C)",
         )
         in plan.problems
     )

@@ -20,7 +20,8 @@ def test_functions_of_defined_guests_keep_their_type_if_another_is_requested(dep
     unit.machine.define_guest("0000:3d:00.5")
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     waiting = testing.WaitingStatus(
-        "Guests on 0000:3d:00.0 use nvidia-1152; delete or migrate them, or map this type again"
+        "Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); delete or migrate them, "
+        "or map it to this card again"
     )
     assert unit.status == waiting
     assert len(unit.device_specs()) == 6
@@ -36,23 +37,53 @@ def test_functions_of_defined_guests_keep_their_type_if_another_is_requested(dep
     assert len(unit.device_specs()) == 2
 
 
-@pytest.mark.parametrize("mapping", ["", "{T4-8Q: ['10de:1eb8']}"], ids=["empty", "another card"])
-def test_functions_of_defined_guests_are_restored_on_unmapped_cards(deploy, mapping):
+def test_functions_of_defined_guests_are_restored_after_the_option_is_unset(deploy):
     unit = deploy("l40s-vendor-vfio")
     unit.configure("{L40S-8Q: ['10de:26b9']}")
     unit.machine.define_guest("0000:3d:00.5")
-    unit.configure(mapping)
+    unit.configure("")
     assert unit.sections == {}
     unit.machine.reboot()
     unit.hook("start")
     assert unit.assigned_types() == {"0000:3d:00.5": "nvidia-1152"}
-    assert unit.status.name == "active"
+    assert unit.status == ready(
+        "1 NVIDIA GPU, vgpu-device-mappings is not set; "
+        "guests keep nvidia-1152 (L40S-8Q) on 0000:3d:00.0"
+    )
     unit.assert_converged()
 
     unit.machine.define_guest()
     unit.machine.reboot()
     unit.hook("start")
     assert unit.assigned_types() == {}
+
+
+def test_typing_error_in_a_pci_id_does_not_withdraw_what_guests_have(deploy):
+    unit = deploy("l40s-vendor-vfio")
+    unit.configure("{L40S-8Q: ['10de:26b9']}")
+    unit.machine.define_guest("0000:3d:00.5")
+    before = unit.databag
+    unit.configure("{L40S-8Q: ['10de:26b8']}")
+    unit.machine.reboot()
+    unit.hook("start")
+    assert unit.databag == before
+    assert unit.status == testing.WaitingStatus(
+        "Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); delete or migrate them, "
+        "or map it to this card again"
+    )
+    unit.machine.define_guest()
+    unit.hook("update_status")
+    assert unit.status == ready("1 NVIDIA GPU, none selected by vgpu-device-mappings")
+    assert unit.sections == {}
+    unit.assert_converged()
+
+
+def test_mediated_devices_that_nova_was_never_offered_do_not_concern_the_charm(deploy):
+    unit = deploy("t4-pair")
+    unit.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.configure("{A40-8Q: ['10de:2235']}")
+    assert unit.status == ready("2 NVIDIA GPUs, none selected by vgpu-device-mappings")
+    assert unit.sections == {}
 
 
 def test_function_whose_type_cannot_be_restored_is_shown(deploy):
@@ -105,7 +136,10 @@ def test_only_gpu_instances_of_defined_guests_are_restored_on_unmapped_cards(dep
     assert not unit.machine.did("nvidia-smi -mig")
     assert sorted(driver.card(A100D)["mig"]["instances"]) == sorted((19, *others))
     assert unit.machine.facts.cards[0].in_use == (UUIDS[1],)
-    assert unit.status == ready("2 NVIDIA GPUs, vgpu-device-mappings is not set")
+    assert unit.status == ready(
+        "2 NVIDIA GPUs, vgpu-device-mappings is not set; "
+        "guests keep nvidia-699 (A100D-1-10C) on 0000:31:00.0"
+    )
     unit.assert_converged()
 
 

@@ -437,23 +437,75 @@ def test_plan_says_that_vgpu_types_are_decided_after_the_functions_are_enabled(d
     ) in unit.action("show-plan")["output"]
 
 
-@pytest.mark.parametrize("is_blacklisted", [True, False])
-def test_reboot_for_a_whole_card_does_not_wait_for_the_host_software(deploy, is_blacklisted):
-    """The other cards of the host lack their package, which the whole card does not need."""
-    unit = deploy("whole-cards", driver=None, functions=changed(T4, driver="nouveau"))
-    if not is_blacklisted:
-        unit.machine.fail("update-initramfs")
-    configure(unit, "{t4: ['3b:00.0']}")
+@pytest.fixture
+def nouveau_unit(deploy):
+    """Return a unit whose T4, which is to be given away whole, is bound to nouveau."""
+    return deploy("whole-cards", driver=None, functions=changed(T4, driver="nouveau"))
+
+
+LOCKED = "E: Could not get lock /var/lib/dpkg/lock-frontend.\n"
+
+
+@pytest.mark.parametrize("fault", ["no package", "apt-get fails"])
+def test_reboot_for_a_whole_card_does_not_wait_for_the_host_software(
+    nouveau_unit, tmp_path, fault
+):
+    """The other cards of the host lack their software, which the whole card does not need."""
+    if fault == "apt-get fails":
+        nouveau_unit.set_resource(nouveau_unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+        nouveau_unit.machine.fail("apt-get install", output="E: Unmet dependencies\n")
+    configure(nouveau_unit, "{t4: ['3b:00.0']}")
+    results = nouveau_unit.action("reboot-install", i_really_mean_it=True)
+    assert results["reboot"] == "in 30 seconds"
+    assert nouveau_unit.machine.did("systemd-run")
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "message"),
+    [
+        ("update-initramfs", "", "Host software not installed: update-initramfs failed"),
+        ("apt-get install", LOCKED, "Waiting for another program to release the dpkg lock"),
+    ],
+)
+def test_host_is_not_rebooted_in_vain_or_during_an_installation(
+    nouveau_unit, tmp_path, command, output, message
+):
+    nouveau_unit.machine.fail(command, output=output)
+    if command == "apt-get install":
+        nouveau_unit.machine.fail("apt-cache", output=output)
+        nouveau_unit.set_resource(nouveau_unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb"))
+    configure(nouveau_unit, "{t4: ['3b:00.0']}")
     with pytest.raises(testing.ActionFailed) as failure:
-        unit.action("reboot-install", i_really_mean_it=True)
-    if is_blacklisted:
-        message, reboot = "No host software; run juju attach-resource", "in 30 seconds"
-    else:
-        message = "Host software not installed: update-initramfs failed"
-        reboot = "needed, once the problem in the output is fixed"
+        nouveau_unit.action("reboot-install", i_really_mean_it=True)
     assert failure.value.message.startswith(message)
-    assert unit.results["reboot"] == reboot
-    assert bool(unit.machine.did("systemd-run")) is is_blacklisted
+    assert nouveau_unit.results["reboot"] == "needed, once the problem in the output is fixed"
+    assert not nouveau_unit.machine.did("systemd-run")
+
+
+def test_host_is_not_rebooted_while_the_boot_service_could_not_block_nouveau(nouveau_unit):
+    mask = nouveau_unit.machine.root / "etc/systemd/system/nova-compute-nvidia-vgpu.service"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    mask.symlink_to("/dev/null")
+    configure(nouveau_unit, "{t4: ['3b:00.0']}")
+    with pytest.raises(testing.ActionFailed):
+        nouveau_unit.action("reboot-install", i_really_mean_it=True)
+    assert not nouveau_unit.machine.did("systemd-run")
+
+
+def test_container_is_never_rebooted(nouveau_unit):
+    container = nouveau_unit.machine.root / "run/systemd/container"
+    container.parent.mkdir(parents=True, exist_ok=True)
+    container.write_text("lxc\n")
+    configure(nouveau_unit, "{t4: ['3b:00.0']}")
+    assert nouveau_unit.action("reboot-install", i_really_mean_it=True)["reboot"] == "not needed"
+
+
+def test_nouveau_stays_allowed_for_the_boot_display(deploy):
+    functions = [card for card in changed(DISPLAY, driver="nouveau") if card["address"] == DISPLAY]
+    unit = deploy("whole-cards", driver=None, functions=functions)
+    configure(unit, "{a6000: ['10de:2230']}")
+    assert "is the boot display" in unit.status.message
+    assert not (unit.machine.root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf").exists()
 
 
 def test_lspci_and_sysfs_agree_on_a_whole_card(unit, caplog):

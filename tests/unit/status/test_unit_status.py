@@ -467,12 +467,20 @@ def test_pause_hides_all_other_statuses(masked, paused, message):
     assert statuses == (Status(Level.MAINTENANCE, message),)
 
 
-def test_ready_status_with_many_notes_is_truncated():
-    notes = [
-        Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type=f"nvidia-{number}")
-        for number in range(10, 20)
-    ]
-    message = unit_statuses(empty_host(*notes), APP, NOON)[-1].message
+def test_long_note_of_a_ready_unit_is_truncated():
+    note = Problem(ProblemKind.TAKES_ALL_CARDS, nova="25.2.1", vgpu_type="nvidia-10")
+    message = unit_statuses(empty_host(note), APP, NOON)[-1].message
     assert message.startswith("Unit is ready: no supported NVIDIA GPU found; Nova 25.2.1 offers")
     assert message.endswith("...")
     assert len(message) == 119
+
+
+def test_ready_status_has_the_notes_that_fit_and_shows_that_there_are_more():
+    notes = [
+        Problem(ProblemKind.UPGRADE_PENDING, version="570.172.07"),
+        Problem(ProblemKind.RESTART_PENDING, service="nvidia-vgpu-mgr"),
+    ]
+    assert unit_statuses(empty_host(*notes), APP, NOON)[-1].message == (
+        "Unit is ready: no supported NVIDIA GPU found; "
+        "host software 570.172.07 waits until no vGPU is in use; ..."
+    )
