@@ -308,7 +308,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         show = show_plan.plan_json if is_json else show_plan.plan_text
         published = self.nova_vgpu.published().sections
         advice = gpudirect.advice(self.root, self.run, facts.whole_cards)
-        self._set_output(event, show(assessment, predicted, published, self.app.name, advice))
+        text = show(assessment, predicted, published, self.app.name, advice, is_trial=bool(values))
+        self._set_output(event, text)
 
     def _on_show_requests(self, event: ops.ActionEvent) -> None:
         from actions import show_requests

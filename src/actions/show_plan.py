@@ -32,6 +32,8 @@ def plan_text(
     published: Sections,
     app: str,
     advice: Sequence[str] = (),
+    *,
+    is_trial: bool = False,
 ) -> str:
     """Return what the host has, what would be published, and why the rest is not.
 
@@ -41,24 +43,26 @@ def plan_text(
         published: the sections that the principal has now.
         app: the name of the application.
         advice: what the operator should know about the hardware; see `gpudirect.advice`.
+        is_trial: whether the plan is for a value that is not set.
     """
     changes = _pending_changes(assessment)
-    inventories = inventories_of(predicted)
     statuses = [problem_status(problem, app) for problem in _problems(assessment, predicted)]
     severe = [status.message for status in statuses if status.level is not Level.ACTIVE]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
+    notes += [problem_status(note, app).message for note in _unused_cards(assessment)]
     requests = _requests_for_other_hosts(assessment)
+    heading = "WOULD OFFER" if is_trial else "WILL OFFER" if changes else "OFFERS"
     blocks = [
         _host_text(assessment),
-        _card_table(assessment.facts, inventories, "WILL OFFER" if changes else "OFFERS"),
+        _card_table(predicted, assessment.facts, published, heading),
         whole_cards.table(assessment),
         gpudirect.distances(assessment),
         _list("Pending changes", changes),
-        _nova_conf_text(predicted, published, bool(changes)),
+        _nova_conf_text(predicted, published, bool(changes), is_trial),
         _block("Required on nova-cloud-controller", _controller_lines(predicted)),
         _block("Flavor properties", _flavor_lines(predicted)),
         _list("Problems", severe),
-        _list("Notes", notes),
+        _list("Notes", list(dict.fromkeys(notes))),
         _list("Hardware", advice),
         _list("Requests for other hosts", requests),
     ]
@@ -71,6 +75,8 @@ def plan_json(
     published: Sections,
     app: str,
     advice: Sequence[str] = (),
+    *,
+    is_trial: bool = False,
 ) -> str:
     """Return the same as JSON; `sections` and `cards` are those after the preparation."""
     facts, driver = assessment.facts, assessment.facts.driver
@@ -86,6 +92,7 @@ def plan_json(
             },
             "kernel": driver.kernel,
             "paused": assessment.is_paused,
+            "trial": is_trial,
             "cards": [_card_json(card, inventories) for card in facts.cards],
             "whole_cards": whole_cards.rows(assessment),
             "hardware": list(advice),
@@ -96,7 +103,9 @@ def plan_json(
             "aliases": [json.loads(text) for text in _aliases(predicted)],
             "problems": [
                 {"kind": problem.kind.value, "text": problem_status(problem, app).message}
-                for problem in _problems(assessment, predicted)
+                for problem in dict.fromkeys(
+                    (*_problems(assessment, predicted), *_unused_cards(assessment))
+                )
             ],
             "for_other_hosts": _requests_for_other_hosts(assessment),
         }
@@ -108,10 +117,15 @@ def _problems(assessment: Assessment, predicted: Assessment) -> list[Problem]:
     problems = [*assessment.problems, *predicted.problems]
     if assessment.needs_preparation:
         problems = [problem for problem in problems if problem.kind not in PREPARATION_PENDING]
+    return list(dict.fromkeys(problems))
+
+
+def _unused_cards(assessment: Assessment) -> list[Problem]:
+    """Return why cards offer nothing, mapped or not."""
     facts, enabling = assessment.facts, assessment.plan.preparation.enable
     cards = [card for card in facts.cards if card.address not in enabling]
-    problems += filter(None, (why_no_types(card, facts) for card in cards))
-    return list(dict.fromkeys(problems))
+    reasons = filter(None, (why_no_types(card, facts) for card in cards))
+    return [reason for reason in reasons if reason not in assessment.problems]
 
 
 def _pending_changes(assessment: Assessment) -> list[str]:
@@ -170,11 +184,12 @@ def _host_text(assessment: Assessment) -> str:
 
 
 def _card_table(
-    facts: HostFacts, inventories: Sequence[CardInventory], offers_heading: str
+    predicted: Assessment, facts: HostFacts, published: Sections, offers_heading: str
 ) -> str:
-    cards = facts.cards
+    cards, inventories = facts.cards, inventories_of(predicted)
     if not cards:
         return "" if facts.whole_cards else "no supported NVIDIA GPU found"
+    kept = _ini(published) if predicted.keeps_vgpus else ""
     heading = (
         "CARD", "PCI ID", "DRIVER", "FRAMEWORK", "FUNCTIONS", "IN USE", offers_heading, "VGPUS",
         "FREE",
@@ -187,10 +202,17 @@ def _card_table(
             for item in inventories
             if item.card.address == card.address
         ]
-        for offer in offered or [("-", "-", "-")]:
+        unchanged = "as published" if _is_named(card, kept) else "-"
+        for offer in offered or [(unchanged, "-", "-")]:
             rows.append((*card_cells, *offer))
             card_cells = ("",) * len(card_cells)
     return aligned(rows)
+
+
+def _is_named(card: Card, text: str) -> bool:
+    """Whether a card or one of its virtual functions is named in sections of nova.conf."""
+    addresses = (card.address, *card.parents, *card.gpu.virtual_functions)
+    return any(str(address) in text for address in addresses)
 
 
 def _card_cells(card: Card) -> tuple[str, ...]:
@@ -226,11 +248,15 @@ def _count(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
-def _nova_conf_text(predicted: Assessment, published: Sections, is_pending: bool) -> str:
+def _nova_conf_text(
+    predicted: Assessment, published: Sections, is_pending: bool, is_trial: bool
+) -> str:
     keeps = predicted.keeps_vgpus or predicted.keeps_whole_cards
     if predicted.sections:
         types = ", which also decide the vGPU types" if predicted.keeps_vgpus else ""
-        when = f" (after the pending changes{types})" if is_pending else ""
+        conditions = ["with this value"] if is_trial else []
+        conditions += [f"after the pending changes{types}"] if is_pending else []
+        when = f" ({', '.join(conditions)})" if conditions else ""
         return f"nova.conf{when}:\n{_ini(predicted.sections_beside(published))}"
     if not keeps:
         return "nova.conf: nothing is published"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from functools import partial
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 from actions.offers import Offer, offers, scheduler_filters
 from nova_compute.nova_conf import REPORT_IN_PLACEMENT
@@ -50,10 +50,24 @@ def requests_text(assessment: Assessment, consumer: str) -> str:
 
 
 def _openstack(assessment: Assessment) -> str:
-    blocks = [_flavor_commands(offer) for offer in offers(assessment)]
+    found = offers(assessment)
+    blocks = [*_shared_requests(found), *map(_flavor_commands, found)]
     if sum(len(offer.addresses) for offer in assessment.whole_cards.offers) >= _MANY_DEVICES:
         blocks.append(_PCIE_PORTS)
     return "\n".join(["# Flavors\n", *(blocks or [_NONE])])
+
+
+def _shared_requests(found: Sequence[Offer]) -> Iterator[str]:
+    """Return which flavors request the same, so that a guest may get either."""
+    by_properties: dict[tuple[str, ...], list[str]] = {}
+    for offer in found:
+        by_properties.setdefault(offer.properties, []).append(offer.name)
+    for names in by_properties.values():
+        if len(names) > 1:
+            yield (
+                f"# {' and '.join(names)} are requested in the same way: a guest may get either.\n"
+                "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
+            )
 
 
 def _flavor_commands(offer: Offer) -> str:

@@ -64,11 +64,15 @@ def _cells(card: WholeCard, assessment: Assessment) -> tuple[str, ...]:
 
 
 def _state(card: WholeCard, assessment: Assessment) -> str:
+    plan = assessment.whole_cards
     if card.obstacle is not None:
         return card.obstacle.kind.value
+    if not any(card.address in offer.addresses for offer in plan.later_offers):
+        reasons = (note.kind.value for note in plan.notes if note.address == card.address)
+        return next(reasons, "not offered")
     if card.is_ready:
         return "ready"
-    return "to be bound" if card.address in assessment.whole_cards.to_bind else "not bound"
+    return "to be bound" if card.address in plan.to_bind else "not bound"
 
 
 def _alias(card: WholeCard, assessment: Assessment) -> str | None:

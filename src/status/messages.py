@@ -252,7 +252,8 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Under nics, passthrough-devices takes network functions only.",
     ),
     ProblemKind.NIC_TOO_FAR: _blocked(
-        "{address} has no NIC of {name} within {limit}; nearest: {nearest}",
+        "{address} has no NIC of {name} within {limit}; nearest: {nearest}; "
+        "change nics or nic-distance",
         "A card with nics is offered together with those that are near to it. The action "
         "`show-plan` shows all distances.",
     ),
@@ -341,7 +342,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "and whole cards.",
     ),
     ProblemKind.MAX_INSTANCES_DROPS_CARD: _blocked(
-        "max-instances {limit} excludes {address}, as Nova counts whole cards; use a multiple of "
+        "max-instances {limit} excludes {address}: Nova adds complete cards; use a multiple of "
         "{room}",
         "Nova skips a card that has room for more vGPUs than the limit leaves.",
     ),

@@ -148,7 +148,11 @@ def _summary(assessment: Assessment) -> str:
     parts += [_counted(len(offered), "vGPU type")] if offered else []
     parts += [_counted(whole_cards, "whole card")] if whole_cards else []
     parts += [_counted(nics, "network function")] if nics else []
-    return ", ".join(parts if len(parts) > 1 else [*parts, _why_none(assessment)])
+    if len(parts) == 1:
+        parts.append(_why_none(assessment))
+    elif not offered and facts.own_cards and plan.for_other_hosts:
+        parts.append("no card selected by vgpu-device-mappings")
+    return ", ".join(parts)
 
 
 def _why_none(assessment: Assessment) -> str:

@@ -113,7 +113,8 @@ CASES = {
     ),
     "A card is to be near a network function, but none is": Case(
         functions(),
-        f"{T4} has no NIC of t4 within NODE; nearest: none on this host",
+        f"{T4} has no NIC of t4 within NODE; nearest: none on this host; "
+        "change nics or nic-distance",
         passthrough="{t4: {devices: ['84:00.0'], nics: ['15b3:1021']}}",
     ),
 }  # fmt: skip

@@ -180,6 +180,7 @@ def test_plan_as_json(assess):
         },
         "kernel": "5.15.0-173-generic",
         "paused": False,
+        "trial": False,
         "whole_cards": [],
         "hardware": [],
         "cards": [

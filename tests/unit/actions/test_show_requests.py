@@ -59,6 +59,20 @@ def test_flavors_request_each_type_and_each_whole_card(unit):
     )
 
 
+def test_flavors_that_request_the_same_are_named(deploy):
+    unit = deploy("mixed")
+    unit.configure("{T4-8Q: ['10de:1eb8'], A40-8Q: ['10de:2235']}")
+    note = (
+        "# T4-8Q and A40-8Q are requested in the same way: a guest may get either.\n"
+        "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
+    )
+    assert note in requests(unit, "openstack")
+    unit.configure(
+        "{T4-8Q: {devices: ['10de:1eb8'], resource-class: CUSTOM_T4}, A40-8Q: ['10de:2235']}"
+    )
+    assert "either" not in requests(unit, "openstack")
+
+
 def test_two_vgpus_of_mediated_devices_need_a_group_each(deploy):
     unit = deploy("t4-pair", nova="3:33.0.0-0ubuntu1")
     unit.configure("{T4-8Q: {devices: ['10de:1eb8'], resource-class: CUSTOM_T4_8Q}}")

@@ -74,6 +74,11 @@ def test_type_in_use_is_kept_for_its_guests(deploy):
     unit.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])
     unit.configure("{T4-4Q: ['10de:1eb8']}")
     assert unit.databag == before
+    plan = unit.action("show-plan")["output"]
+    assert [row.split()[6:8] for row in plan.splitlines() if row.startswith("0000:")] == [
+        ["as", "published"],
+        ["as", "published"],
+    ]
     assert unit.status == testing.WaitingStatus(
         "Guests on 0000:84:00.0 use nvidia-233 (T4-8Q); delete or migrate them, "
         "or map it to this card again"

@@ -84,17 +84,25 @@ def test_card_without_a_near_network_function_is_not_offered(unit):
     assert unit.device_specs() == [H200, NIC]
     assert driver_of(unit, T4) == "nvidia"
     assert unit.status == testing.BlockedStatus(
-        "0000:3b:00.0 has no NIC of gpu within NODE; nearest: 0000:b1:00.0 (SYS)"
+        "0000:3b:00.0 has no NIC of gpu within NODE; nearest: 0000:b1:00.0 (SYS); "
+        "change nics or nic-distance"
     )
 
 
 def test_nic_distance_limits_how_far_a_network_function_may_be(unit):
     configure(unit, request(distance=", nic-distance: PIX"))
     assert unit.status == testing.BlockedStatus(
-        "0000:af:00.0 has no NIC of gpu within PIX; nearest: 0000:b1:00.0 (NODE)"
+        "0000:af:00.0 has no NIC of gpu within PIX; nearest: 0000:b1:00.0 (NODE); "
+        "change nics or nic-distance"
     )
     assert [driver_of(unit, address) for address in (H200, NIC)] == ["nvidia", "mlx5_core"]
     assert unit.sections == {}
+    rows = unit.action("show-plan")["output"].splitlines()
+    assert [row.split()[-1] for row in rows if row.startswith((H200, NIC))] == [
+        "nic-too-far",
+        "offered",  # not offered
+        "NODE",
+    ]
 
 
 def test_host_without_the_network_function_says_so(deploy):
@@ -106,7 +114,8 @@ def test_host_without_the_network_function_says_so(deploy):
     unit = deploy("whole-cards", functions=functions)
     configure(unit, request())
     assert unit.status == testing.BlockedStatus(
-        "0000:af:00.0 has no NIC of gpu within NODE; nearest: none on this host"
+        "0000:af:00.0 has no NIC of gpu within NODE; nearest: none on this host; "
+        "change nics or nic-distance"
     )
 
 

@@ -422,6 +422,13 @@ def test_card_that_nouveau_has_needs_a_reboot(deploy):
     )
 
 
+def test_mapping_that_selects_no_card_is_named_beside_whole_cards(unit):
+    configure(unit, "{t4: ['3b:00.0']}", "{A40-8Q: ['10de:2235']}")
+    assert unit.status == ready(
+        "5 NVIDIA GPUs, 1 whole card, no card selected by vgpu-device-mappings"
+    )
+
+
 def test_plan_says_that_vgpu_types_are_decided_after_the_functions_are_enabled(deploy):
     """The addresses of functions that are not enabled yet cannot be computed."""
     unit = deploy(recorded.without_functions("mixed"))
