@@ -61,7 +61,11 @@ def test_unset_option_requests_nothing(text):
 @pytest.mark.parametrize(
     ("text", "place", "reason"),
     [
-        ("[a]", "the value", "expected a mapping of up to 256 names: {t4: ['0000:3b:00.0']}"),
+        (
+            "[a]",
+            "the value",
+            "expected up to 256 names, a blank after each colon: {t4: ['0000:3b:00.0']}",
+        ),
         ("{'a b': ['3b:00.0']}", "a b", NAME),
         ("{-t4: ['3b:00.0']}", "-t4", NAME),
         ("{" + "a" * 65 + ": ['3b:00.0']}", "a" * 24 + "...", NAME),
