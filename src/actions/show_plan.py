@@ -253,8 +253,8 @@ def _nova_conf_text(
 ) -> str:
     keeps = predicted.keeps_vgpus or predicted.keeps_whole_cards
     if predicted.sections:
-        types = ", which also decide the vGPU types" if predicted.keeps_vgpus else ""
-        conditions = ["with this value"] if is_trial else []
+        types = "; vGPUs as published now" if predicted.keeps_vgpus else ""
+        conditions = ["as tried"] if is_trial else []
         conditions += [f"after the pending changes{types}"] if is_pending else []
         when = f" ({', '.join(conditions)})" if conditions else ""
         return f"nova.conf{when}:\n{_ini(predicted.sections_beside(published))}"

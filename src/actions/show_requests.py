@@ -58,14 +58,14 @@ def _openstack(assessment: Assessment) -> str:
 
 
 def _shared_requests(found: Sequence[Offer]) -> Iterator[str]:
-    """Return which flavors request the same, so that a guest may get either."""
+    """Return which flavors request the same, so that a guest may get any of them."""
     by_properties: dict[tuple[str, ...], list[str]] = {}
     for offer in found:
         by_properties.setdefault(offer.properties, []).append(offer.name)
     for names in by_properties.values():
         if len(names) > 1:
             yield (
-                f"# {' and '.join(names)} are requested in the same way: a guest may get either.\n"
+                f"# {' and '.join(names)} are requested in the same way: a guest may get any of them.\n"
                 "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
             )
 

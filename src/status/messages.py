@@ -54,7 +54,7 @@ class Message(NamedTuple):
 
 INSTALLING = "Installing NVIDIA's host software; this takes a few minutes"
 PREPARING = "Preparing the cards; this may take a few minutes"
-REBOOT_LATER = "needed, once the problem in the output is fixed"
+REBOOT_LATER = "needed, but first fix the problem in the output"
 REBOOT_NEEDED = "needed; run again with i-really-mean-it=true"
 REBOOT_NOT_NEEDED = "not needed"
 REBOOT_SCHEDULED = "in 30 seconds"
@@ -110,7 +110,7 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     ProblemKind.PLACEMENT_KEPT: _note(
         "report-in-placement cannot be unset; set it to true",
-        "Nova does not start without this option on a host that has ever had it.",
+        "Nova does not start without this option on a host where it was ever set.",
     ),
     # the mapping against this host
     ProblemKind.TYPE_NOT_OFFERED: _blocked(
@@ -342,8 +342,7 @@ MESSAGES: dict[ProblemKind, Message] = {
         "and whole cards.",
     ),
     ProblemKind.MAX_INSTANCES_DROPS_CARD: _blocked(
-        "max-instances {limit} excludes {address}: Nova adds complete cards; use a multiple of "
-        "{room}",
+        "max-instances {limit} excludes {address}; use a multiple of {room}",
         "Nova skips a card that has room for more vGPUs than the limit leaves.",
     ),
     ProblemKind.FIRST_TYPE_ONLY: _note(
@@ -524,8 +523,8 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     # guests
     ProblemKind.GUESTS_USE_OTHER_TYPE: _waiting(
-        "Guests on {address} use {vgpu_type}; delete or migrate them, or map it to this card "
-        "again",
+        "Guests on {address} use {vgpu_type}; delete or migrate them, or map the type to the "
+        "card again",
         "The type of a vGPU in use stays on its card, even while the guest is stopped.",
     ),
     ProblemKind.GUESTS_KEEP_TYPE: _note(

@@ -63,14 +63,14 @@ def test_flavors_that_request_the_same_are_named(deploy):
     unit = deploy("mixed")
     unit.configure("{T4-8Q: ['10de:1eb8'], A40-8Q: ['10de:2235']}")
     note = (
-        "# T4-8Q and A40-8Q are requested in the same way: a guest may get either.\n"
+        "# T4-8Q and A40-8Q are requested in the same way: a guest may get any of them.\n"
         "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
     )
     assert note in requests(unit, "openstack")
     unit.configure(
         "{T4-8Q: {devices: ['10de:1eb8'], resource-class: CUSTOM_T4}, A40-8Q: ['10de:2235']}"
     )
-    assert "either" not in requests(unit, "openstack")
+    assert "any of them" not in requests(unit, "openstack")
 
 
 def test_two_vgpus_of_mediated_devices_need_a_group_each(deploy):

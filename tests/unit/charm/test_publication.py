@@ -81,7 +81,7 @@ def test_type_in_use_is_kept_for_its_guests(deploy):
     ]
     assert unit.status == testing.WaitingStatus(
         "Guests on 0000:84:00.0 use nvidia-233 (T4-8Q); delete or migrate them, "
-        "or map it to this card again"
+        "or map the type to the card again"
     )
     unit.machine.remove_mdev(UUIDS[0])
     unit.hook("update_status")

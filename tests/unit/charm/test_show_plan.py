@@ -30,7 +30,7 @@ def test_proposed_mapping_changes_nothing(deploy):
         "0000:d8:00.0  10de:1eb8  nvidia  mdev       -          0       nvidia-232 "
         "(GRID T4-4Q)  4      4\n"
         "\n"
-        "nova.conf (with this value):\n"
+        "nova.conf (as tried):\n"
         "  [devices]\n"
         "  enabled_mdev_types = nvidia-232\n"
         "\n"

@@ -12,7 +12,7 @@ from gpu.problems import HostError, Problem, ProblemKind
 from planning import mappings
 from planning.mappings import VgpuRequest
 
-EXPECTED_MAPPING = "expected up to 256 types, a blank after each colon: {T4-8Q: ['10de:1eb8']}"
+EXPECTED_MAPPING = "expected up to 256 types, a space before each list: {T4-8Q: ['10de:1eb8']}"
 EXPECTED_LIST = "expected a list of 1 to 4096 devices: ['0000:84:00.0']"
 NO_TYPE = "expected a type ID (nvidia-35) or a type name (T4-8Q)"
 NO_DEVICE = "expected a PCI address (0000:84:00.0) or a PCI ID (10de:1eb8)"

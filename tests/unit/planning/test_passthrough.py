@@ -64,7 +64,7 @@ def test_unset_option_requests_nothing(text):
         (
             "[a]",
             "the value",
-            "expected up to 256 names, a blank after each colon: {t4: ['0000:3b:00.0']}",
+            "expected up to 256 names, a space before each list: {t4: ['0000:3b:00.0']}",
         ),
         ("{'a b': ['3b:00.0']}", "a b", NAME),
         ("{-t4: ['3b:00.0']}", "-t4", NAME),

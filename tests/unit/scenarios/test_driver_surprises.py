@@ -63,5 +63,5 @@ def test_type_name_on_a_card_filled_earlier_is_queried(deploy):
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     assert unit.status == testing.WaitingStatus(
         "Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); delete or migrate them, "
-        "or map it to this card again"
+        "or map the type to the card again"
     )

@@ -21,7 +21,7 @@ def test_functions_of_defined_guests_keep_their_type_if_another_is_requested(dep
     unit.configure("{L40S-24Q: ['10de:26b9']}")
     waiting = testing.WaitingStatus(
         "Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); delete or migrate them, "
-        "or map it to this card again"
+        "or map the type to the card again"
     )
     assert unit.status == waiting
     assert len(unit.device_specs()) == 6
@@ -69,7 +69,7 @@ def test_typing_error_in_a_pci_id_does_not_withdraw_what_guests_have(deploy):
     assert unit.databag == before
     assert unit.status == testing.WaitingStatus(
         "Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); delete or migrate them, "
-        "or map it to this card again"
+        "or map the type to the card again"
     )
     unit.machine.define_guest()
     unit.hook("update_status")

@@ -62,7 +62,7 @@ def test_card_with_guests_does_not_leave_mig_mode(deploy):
     unit.configure("{A100-10C: ['10de:20f1']}")
     assert unit.status == testing.WaitingStatus(
         "Guests on 0000:41:00.0 use nvidia-474 (A100-1-5C); delete or migrate them, "
-        "or map it to this card again"
+        "or map the type to the card again"
     )
     assert unit.databag == before
     unit.machine.remove_mdev(UUIDS[1])

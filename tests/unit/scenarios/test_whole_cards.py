@@ -438,7 +438,7 @@ def test_plan_says_that_vgpu_types_are_decided_after_the_functions_are_enabled(d
     }
     unit.change(config=config)
     assert (
-        "nova.conf (after the pending changes, which also decide the vGPU types):\n"
+        "nova.conf (after the pending changes; vGPUs as published now):\n"
         "  [pci]\n"
         '  device_spec = {"address": "0000:3b:00.0"}\n'
     ) in unit.action("show-plan")["output"]
@@ -485,7 +485,7 @@ def test_host_is_not_rebooted_in_vain_or_during_an_installation(
     with pytest.raises(testing.ActionFailed) as failure:
         nouveau_unit.action("reboot-install", i_really_mean_it=True)
     assert failure.value.message.startswith(message)
-    assert nouveau_unit.results["reboot"] == "needed, once the problem in the output is fixed"
+    assert nouveau_unit.results["reboot"] == "needed, but first fix the problem in the output"
     assert not nouveau_unit.machine.did("systemd-run")
 
 

@@ -176,7 +176,7 @@ MESSAGES = [
             room="2",
         ),
         "blocked",
-        ("max-instances 1 excludes 0000:84:00.0: Nova adds complete cards; use a multiple of 2"),
+        ("max-instances 1 excludes 0000:84:00.0; use a multiple of 2"),
     ),
     (
         Problem(ProblemKind.FIRST_TYPE_ONLY, nova="17.0.13", vgpu_type="nvidia-35"),
