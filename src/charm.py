@@ -238,9 +238,10 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 event.set_results({"reboot": messages.REBOOT_SCHEDULED, "output": output})
             return
         if reboot == messages.REBOOT_LATER:
-            message = why_no_reboot(assessment, self.app.name, time.time())
+            obstacle = software.reboot_obstacle(self.root, assessment.facts, assessment.problems)
+            message = why_no_reboot(assessment, obstacle, self.app.name, time.time())
         event.set_results({"reboot": reboot, "output": message})
-        if assessment.software_problem is not None:
+        if reboot == messages.REBOOT_LATER or assessment.software_problem is not None:
             event.fail(message)
 
     def _reboot_text(self, assessment: Assessment) -> str:
@@ -391,7 +392,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
             self.unit.set_workload_version(version)
             state = state._replace(workload_version=version)
         state = software.handle_restart_trigger(self.root, self.run, facts, state)
-        return self._assess(facts, state)
+        return self._assess(facts, self._with_published(state))
 
     def _inputs(self, state: CharmState, values: Mapping[str, object] = _NO_VALUES) -> Inputs:
         """Return the options, some with other values."""
@@ -420,7 +421,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         """Let the boot service do now what it will do at each boot."""
         from cards import boot_service, guest_mdevs  # hosts without a card do without
 
-        problem, assessment = None, self._with_published(assessment)
+        problem = None
         try:
             charm_state.save(self.root, assessment.state)  # the boot service reads the mapping
             guest_mdevs.record_guest_mdevs(self.root, assessment.facts.cards)
@@ -460,28 +461,27 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
 
             whole_cards.approve(self.root, assessment.facts, assessment.whole_cards)
 
-    def _revoke_whole_cards(self) -> None:
+    def _revoke_whole_cards(self, assessment: Assessment) -> None:
         """Keep the next boot from taking what the host uses again, also while paused."""
         if not bound_functions.load(self.root):
             return
         from cards import whole_cards
 
         try:
-            whole_cards.revoke(self.root)
+            whole_cards.revoke(self.root, assessment.whole_cards)
         except HostError as error:
             logger.error("%s", error)
 
-    def _with_published(self, assessment: Assessment) -> Assessment:
-        """Note whether anything is published, if that is not known from the last event."""
-        state = assessment.state
+    def _with_published(self, state: CharmState) -> CharmState:
+        """Note whether vGPUs are published, if that is not known from the last event."""
         if state.published_digest:
-            return assessment
-        has_published = assessment.has_vgpus(self.nova_vgpu.published().sections)
-        return assessment._replace(state=state._replace(has_published=has_published))
+            return state
+        sections = self.nova_vgpu.published().sections
+        return state._replace(has_published=Assessment.has_vgpus(sections))
 
     def _publish(self, assessment: Assessment) -> Assessment:
         """Publish to the principal what has changed, and save the state."""
-        self._revoke_whole_cards()
+        self._revoke_whole_cards(assessment)
         if assessment.must_be_recorded_first:
             assessment = self._saved(assessment)
         state = assessment.state

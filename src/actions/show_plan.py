@@ -15,6 +15,7 @@ from actions.output import aligned, truncate_to_result
 from gpu.card import Card
 from gpu.problems import PREPARATION_PENDING, Problem
 from host.facts import HostFacts
+from nova_compute import nova_conf
 from planning.preparation import Partitioning, TypeAssignment
 from status.assessment import Assessment
 from status.diagnosis import why_no_types
@@ -189,7 +190,10 @@ def _card_table(
     cards, inventories = facts.cards, inventories_of(predicted)
     if not cards:
         return "" if facts.whole_cards else "no supported NVIDIA GPU found"
-    kept = _ini(published) if predicted.keeps_vgpus else ""
+    kept = ""
+    if predicted.keeps_vgpus:
+        vgpus = nova_conf.with_kept({}, published, keeps_vgpus=True, keeps_whole_cards=False)
+        kept = _ini(vgpus)
     heading = (
         "CARD", "PCI ID", "DRIVER", "FRAMEWORK", "FUNCTIONS", "IN USE", offers_heading, "VGPUS",
         "FREE",

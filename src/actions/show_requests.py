@@ -51,22 +51,25 @@ def requests_text(assessment: Assessment, consumer: str) -> str:
 
 def _openstack(assessment: Assessment) -> str:
     found = offers(assessment)
-    blocks = [*_shared_requests(found), *map(_flavor_commands, found)]
+    nova = assessment.facts.nova
+    has_classes = nova is not None and nova.supports_mdev_class
+    blocks = [*_shared_requests(found, has_classes=has_classes), *map(_flavor_commands, found)]
     if sum(len(offer.addresses) for offer in assessment.whole_cards.offers) >= _MANY_DEVICES:
         blocks.append(_PCIE_PORTS)
     return "\n".join(["# Flavors\n", *(blocks or [_NONE])])
 
 
-def _shared_requests(found: Sequence[Offer]) -> Iterator[str]:
-    """Return which flavors request the same, so that a guest may get any of them."""
+def _shared_requests(found: Sequence[Offer], *, has_classes: bool) -> Iterator[str]:
+    """Return which types are requested in the same way; models of one alias are so on purpose."""
     by_properties: dict[tuple[str, ...], list[str]] = {}
-    for offer in found:
+    for offer in (offer for offer in found if not offer.whole_card_ids):
         by_properties.setdefault(offer.properties, []).append(offer.name)
     for names in by_properties.values():
         if len(names) > 1:
+            advice = " To distinguish them, set resource-class." if has_classes else ""
             yield (
-                f"# {' and '.join(names)} are requested in the same way: a guest may get any of them.\n"
-                "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
+                f"# {' and '.join(names)} are requested in the same way.\n"
+                f"# A guest may get any of them.{advice}\n"
             )
 
 

@@ -67,7 +67,8 @@ def _state(card: WholeCard, assessment: Assessment) -> str:
     plan = assessment.whole_cards
     if card.obstacle is not None:
         return card.obstacle.kind.value
-    if not any(card.address in offer.addresses for offer in plan.later_offers):
+    offered = {address for offer in plan.later_offers for address in offer.addresses}
+    if assessment.facts.nova is not None and card.address not in offered:
         reasons = (note.kind.value for note in plan.notes if note.address == card.address)
         return next(reasons, "not offered")
     if card.is_ready:

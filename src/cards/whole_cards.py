@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cards import vfio_binding, virtual_functions
 from gpu.pci import NO_WHOLE_DEVICES, VFIO_PCI, PciAddress, PciFunction, PciId, WholeDevices
-from gpu.problems import USED_BY_HOST, HostError, Problem, ProblemKind
+from gpu.problems import STILL_DIVIDED, USED_BY_HOST, HostError, Problem, ProblemKind
 from gpu.whole_card import WholeCard
 from host import own_use, pci_functions
 from host.facts import HostFacts, gather
@@ -46,21 +46,22 @@ def approve(root: Path, facts: HostFacts, plan: WholeCardPlan) -> None:
         bound_functions.record(root, approved)
 
 
-def revoke(root: Path) -> None:
-    """Forget functions that the host uses again; otherwise the next boot would take them.
+def revoke(root: Path, plan: WholeCardPlan) -> None:
+    """Forget functions that the host or vGPUs use again; otherwise the next boot would take them.
 
     Raises:
         HostError: DISK_WRITE_FAILED.
     """
+    divided = {note.address for note in plan.notes if note.kind in STILL_DIVIDED}
     functions = (pci_functions.read(root, address) for address in bound_functions.load(root))
     used = [
         function.address
         for function in functions
         if function is not None and function.driver not in (None, VFIO_PCI)
-        if _is_used_by_host(root, function)
+        if function.address in divided or _is_used_by_host(root, function)
     ]
     if used:
-        logger.info("the host uses again: %s", ", ".join(map(str, used)))
+        logger.info("not to be bound any more: %s", ", ".join(map(str, used)))
         bound_functions.forget(root, used)
 
 
@@ -95,8 +96,9 @@ def prepare_whole_cards(
         return NO_WHOLE_DEVICES, (error.problem,)
     devices = passthrough.whole_devices(requests)
     facts = gather(root, devices)
+    in_force = _vgpu_requests(mapping)
     plan = plan_whole_cards(
-        requests, facts.whole_cards, _vgpu_requests(mapping), facts.functions_to_return
+        requests, facts.whole_cards, (), facts.functions_to_return, in_force=in_force
     )
     problems = [*plan.problems]
     recorded = bound_functions.load(root)

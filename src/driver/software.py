@@ -33,6 +33,7 @@ __all__ = [
     "may_succeed",
     "needs_reboot",
     "pause",
+    "reboot_obstacle",
     "refresh_detection",
     "refuse_in_use",
     "refuse_running_guests",
@@ -239,13 +240,16 @@ def handle_restart_trigger(
 
 
 def keep_nouveau_away(root: Path, run: Runner, facts: HostFacts) -> None:
-    """Blacklist nouveau if it alone keeps a card from being given away.
+    """Blacklist nouveau if it is bound to a card that guests are to get as a whole.
+
+    Not if the host needs the card itself, as its boot display.
 
     Raises:
         HostError: INSTALL_FAILED if the initramfs cannot be written; DISK_WRITE_FAILED.
     """
-    obstacles = [item.obstacle for item in facts.whole_cards if item.obstacle is not None]
-    if any(obstacle.kind is ProblemKind.NOUVEAU for obstacle in obstacles):
+    kinds = (ProblemKind.NOUVEAU, ProblemKind.IOMMU_OFF)
+    cards = (item for item in facts.whole_cards if item.function.driver == "nouveau")
+    if any(item.obstacle is not None and item.obstacle.kind in kinds for item in cards):
         nouveau.ensure_blocked(root, run)
 
 
@@ -301,8 +305,7 @@ def may_reboot(
         is_broken: whether the host software is not as it should be. Then only whole cards need a
             reboot, since they do without it.
     """
-    is_locked = any(problem.kind is ProblemKind.DPKG_LOCKED for problem in problems)
-    if is_locked or facts.driver.is_incomplete or dpkg.is_interrupted(root):
+    if reboot_obstacle(root, facts, problems) is not None:
         return False
     resolved = NEEDS_REBOOT if nouveau.is_blocked(root) else NEEDS_REBOOT - {ProblemKind.NOUVEAU}
     whole_cards = {card.address for card in facts.whole_cards}
@@ -310,6 +313,16 @@ def may_reboot(
         problem.kind in resolved and (not is_broken or problem.address in whole_cards)
         for problem in problems
     )
+
+
+def reboot_obstacle(root: Path, facts: HostFacts, problems: Iterable[Problem]) -> Problem | None:
+    """Return why a reboot would interrupt an installation; None if it would not."""
+    kinds = {problem.kind for problem in problems}
+    if ProblemKind.DPKG_LOCKED in kinds or dpkg.is_locked(root):
+        return Problem(ProblemKind.DPKG_LOCKED)
+    if facts.driver.is_incomplete or dpkg.is_interrupted(root):
+        return Problem(ProblemKind.DPKG_INTERRUPTED)
+    return None
 
 
 def refuse_running_guests(root: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "PREPARATION_PENDING",
     "RETRIABLE",
     "SOFTWARE_BROKEN",
+    "STILL_DIVIDED",
     "USED_BY_HOST",
     "HostError",
     "Problem",
@@ -84,6 +85,7 @@ class ProblemKind(enum.Enum):
     USER_SPACE_DRIVER = "user-space-driver"
     HAS_VFS = "has-virtual-functions"
     VGPUS_ON_CARD = "vgpus-on-card"
+    CARD_STILL_MAPPED = "card-still-mapped"
     # whole cards against the installed Nova
     DEVICE_TYPES_DIFFER = "device-types-differ"
     MODELS_DIFFER = "models-differ"
@@ -107,6 +109,7 @@ class ProblemKind(enum.Enum):
     INSTALL_UNDONE = "install-undone"
     IN_CONTAINER = "in-container"
     DPKG_LOCKED = "dpkg-locked"
+    DPKG_INTERRUPTED = "dpkg-interrupted"
     NOT_INSTALLED = "not-installed"
     UPGRADE_PENDING = "upgrade-pending"
     NOT_LOADED = "not-loaded"
@@ -222,6 +225,8 @@ USED_BY_HOST = frozenset(
         ProblemKind.USER_SPACE_DRIVER,
     }
 )
+# The card is divided into vGPUs for now, and so must not be bound as a whole, at a boot either.
+STILL_DIVIDED = frozenset({ProblemKind.VGPUS_ON_CARD, ProblemKind.CARD_STILL_MAPPED})
 # The whole card is bound to another driver or assigned to a guest; it is not faulty.
 ASSIGNED_ELSEWHERE = frozenset({ProblemKind.OTHER_DRIVER, ProblemKind.WHOLE_CARD_OF_GUEST})
 

@@ -110,6 +110,7 @@ def make_plan(
     }
     for_other_hosts = tuple(request for request in requests if not selected[request])
     mapped = {match.card.address for matches in selected.values() for match in matches}
+    unmapped = tuple(card for card in excluded if card.address not in mapped)
     excluded = {card: excluded[card] for card in excluded if card.address in mapped}
     left_out = tuple(excluded.values())
     # Nova keeps what guests have: it may not start once a type of theirs is gone.
@@ -117,9 +118,9 @@ def make_plan(
     if not any(matches.values()):
         preparation = plan_preparation([], cards)
         if not requests:
-            left_out += tuple(conflicts.types_without_request(cards))
+            left_out += tuple(conflicts.types_without_request((*cards, *unmapped)))
             return Plan((), (), left_out, preparation, keeps_published=keeps_published)
-        in_use = tuple(conflicts.types_in_use([], cards))
+        in_use = tuple(conflicts.types_in_use([], (*cards, *unmapped)))
         keeps_published |= bool(in_use)
         return Plan((), in_use, left_out, preparation, for_other_hosts, keeps_published)
     card_requests = [
@@ -128,7 +129,8 @@ def make_plan(
         for card_request in split_across_cards(request, matches[request])
     ]
     outcome = _assign(requests, matches, card_requests)
-    problems = [*conflicts.types_in_use(card_requests, cards), *outcome.problems]
+    in_use = tuple(conflicts.types_in_use(card_requests, (*cards, *unmapped)))
+    problems = [*in_use, *outcome.problems]
     duplicates = tuple(_duplicates(outcome.assignments))
     problems += duplicates or conflicts.oversubscribed_cards(card_requests)
     problems += conflicts.mig_and_time_sliced(card_requests)

@@ -24,6 +24,7 @@ def plan_whole_cards(
     whole_cards: tuple[WholeCard, ...],
     vgpu_requests: tuple[VgpuRequest, ...],
     to_return: tuple[PciAddress, ...] = (),
+    in_force: tuple[VgpuRequest, ...] = (),
 ) -> WholeCardPlan:
     """Match requests with the devices of a host.
 
@@ -34,7 +35,10 @@ def plan_whole_cards(
         whole_cards: the devices of this host that they select.
         vgpu_requests: the requests for vGPUs, which must not select the same cards.
         to_return: the functions that no request selects any more; see `HostFacts`.
+        in_force: requests for vGPUs that still apply, whatever is requested now. Their cards stay
+            divided.
     """
+    whole_cards = tuple(_still_mapped(card, in_force) for card in whole_cards)
     whole_cards, usable = _usable(requests, whole_cards)
     selected = {request: _select(request, whole_cards) for request in requests}
     plan = WholeCardPlan(
@@ -50,6 +54,14 @@ def plan_whole_cards(
     )
     problems = (*_named_twice(requests, whole_cards), *_in_both(selected, vgpu_requests))
     return plan.with_problems(problems)
+
+
+def _still_mapped(whole_card: WholeCard, in_force: tuple[VgpuRequest, ...]) -> WholeCard:
+    gpus = () if whole_card.card is None else (whole_card.card,)
+    if whole_card.obstacle is None and any(match_cards(request, gpus) for request in in_force):
+        problem = Problem(ProblemKind.CARD_STILL_MAPPED, whole_card.address)
+        return whole_card._replace(obstacle=problem)
+    return whole_card
 
 
 class _Selection(NamedTuple):

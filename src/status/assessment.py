@@ -22,6 +22,7 @@ from nova_compute import nova_conf
 from nova_compute.compatibility import plan_for_nova
 from nova_compute.nova_conf import DEFAULT_OPTIONS, PciOptions
 from nova_compute.release import NovaVersion
+from planning.mappings import VgpuRequest
 from planning.plan import Plan
 from planning.preparation import Preparation
 from planning.whole_card_plan import WholeCardPlan
@@ -29,7 +30,7 @@ from state import boot_result
 from state.backoff import Backoff
 from state.charm_state import CharmState
 from status import diagnosis
-from status.inputs import Inputs, needs_software
+from status.inputs import Inputs, last_valid_vgpus, needs_software
 from system.text import digest
 
 __all__ = [
@@ -321,7 +322,7 @@ def _plans(
         )
     if not state.has_published:
         plan = _without_vgpus_of_others(plan)
-    whole_cards = _plan_whole_cards(facts, inputs)
+    whole_cards = _plan_whole_cards(facts, inputs, plan, state)
     is_valid = inputs.passthrough_problem is None
     if is_valid and any(
         problem.kind is ProblemKind.DEVICE_IN_BOTH_OPTIONS for problem in whole_cards.problems
@@ -344,13 +345,18 @@ def _without_vgpus_of_others(plan: Plan) -> Plan:
     return plan._replace(problems=(), keeps_published=plan.keeps_published and not plan.problems)
 
 
-def _plan_whole_cards(facts: HostFacts, inputs: Inputs) -> WholeCardPlan:
+def _plan_whole_cards(
+    facts: HostFacts, inputs: Inputs, plan: Plan, state: CharmState
+) -> WholeCardPlan:
     if not (inputs.whole_cards or facts.functions_to_return):
         return WholeCardPlan()
     from planning.whole_cards import plan_whole_cards  # for whole cards only
 
+    in_force: tuple[VgpuRequest, ...] = ()
+    if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
+        in_force = last_valid_vgpus(state.mapping.withdraw(inputs.mapping).requested)
     return plan_whole_cards(
-        inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return
+        inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return, in_force
     )
 
 

@@ -17,7 +17,7 @@ from planning.passthrough import PassthroughRequest
 from state.charm_state import CharmState
 from system.text import digest
 
-__all__ = ["Inputs", "needs_software"]
+__all__ = ["Inputs", "last_valid_vgpus", "needs_software"]
 
 _Request = TypeVar("_Request")
 
@@ -111,6 +111,11 @@ class Inputs(NamedTuple):
 def needs_software(inputs: Inputs, facts: HostFacts) -> bool:
     """Whether a host needs NVIDIA's host software: it has a card for vGPUs, or it is forced."""
     return not facts.is_container and (bool(facts.own_cards) or inputs.forces_software)
+
+
+def last_valid_vgpus(mapping: str) -> tuple[VgpuRequest, ...]:
+    """Return the requests for vGPUs of an earlier value of the option, from the charm's state."""
+    return _last_valid(mappings.OPTION, mappings.requests, mapping)
 
 
 def _read(

@@ -292,6 +292,11 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Guests have vGPUs on {address}; delete or migrate them to give the card away whole",
         "The card stays divided into vGPUs until no guest has one on it.",
     ),
+    ProblemKind.CARD_STILL_MAPPED: _waiting(
+        "Waiting to give {address} away whole: the mapping in force divides it",
+        "The new value of vgpu-device-mappings cannot be applied yet, so the card stays divided "
+        "into vGPUs.",
+    ),
     # whole cards against the installed Nova
     ProblemKind.DEVICE_TYPES_DIFFER: _blocked(
         "{name}: {address} and {other} differ in SR-IOV; use two names in passthrough-devices",
@@ -383,6 +388,10 @@ MESSAGES: dict[ProblemKind, Message] = {
         "Waiting for another program to release the dpkg lock",
         "unattended-upgrades or another apt-get is running. The charm tries again after four "
         "minutes, then less often.",
+    ),
+    ProblemKind.DPKG_INTERRUPTED: _blocked(
+        "dpkg was interrupted; run dpkg --configure -a on the host, then reboot-install",
+        "A package is unpacked but not configured. A reboot would come in the middle of that.",
     ),
     ProblemKind.NOT_INSTALLED: _blocked(
         "Host software not installed; run action reboot-install",
@@ -529,8 +538,7 @@ MESSAGES: dict[ProblemKind, Message] = {
     ),
     ProblemKind.GUESTS_KEEP_TYPE: _note(
         "guests keep {vgpu_type} on {address}",
-        "The option was unset while guests have vGPUs. They keep them, and no other guest gets "
-        "one.",
+        "The option is not set, but guests have vGPUs. They keep them.",
     ),
     ProblemKind.MAPPING_WITHHELD: _waiting(
         "The new mapping waits: guests have vGPUs on {address}; delete or migrate them",

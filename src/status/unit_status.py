@@ -56,15 +56,14 @@ def unit_statuses(assessment: Assessment, app: str, now: float) -> tuple[Status,
 
 
 def _ready(summary: str, notes: list[str]) -> str:
-    """Return the text of a ready unit with as many notes as fit, none of them cut off."""
-    text = f"Unit is ready: {summary}"
-    for number, note in enumerate(notes):
-        longer = f"{text}; {note}"
-        if number and len(longer) > _LIMIT:
-            more = f"{text}; ..."
-            return more if len(more) <= _LIMIT else _truncate(text)
-        text = longer
-    return _truncate(text)
+    """Return the text of a ready unit with as many complete notes as fit."""
+    start = f"Unit is ready: {summary}"
+    for count in range(len(notes), 0, -1):
+        more = ["..."] if count < len(notes) else []
+        text = "; ".join([start, *notes[:count], *more])
+        if len(text) <= _LIMIT:
+            return text
+    return _truncate("; ".join([start, *notes[:1]]))
 
 
 def problem_status(problem: Problem, app: str, retry_at: int | None = None) -> Status:
@@ -110,9 +109,16 @@ def _fill(template: str, problem: Problem, app: str, arguments: dict[str, str]) 
     return template.format_map(_Arguments({"address": address, "app": app, **arguments}))
 
 
-def why_no_reboot(assessment: Assessment, app: str, now: float) -> str:
-    """Return what must be fixed before a reboot helps: first of all, the host software."""
-    problem = assessment.software_problem
+def why_no_reboot(assessment: Assessment, obstacle: Problem | None, app: str, now: float) -> str:
+    """Return what must be fixed before a reboot helps.
+
+    Args:
+        assessment: the state of the host.
+        obstacle: what a reboot would interrupt.
+        app: the name of the application.
+        now: seconds since 1970.
+    """
+    problem = obstacle or assessment.software_problem
     if problem is not None:
         return problem_status(problem, app, assessment.retry_at(problem, now)).message
     others = tuple(item for item in assessment.problems if item.kind not in NEEDS_REBOOT)

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Package", "find", "is_interrupted"]
+__all__ = ["Package", "find", "is_interrupted", "is_locked"]
 
 
 class Package(NamedTuple):
@@ -54,6 +56,16 @@ def find(root: Path, pattern: str) -> tuple[Package, ...]:
         paragraph = status[match.start() : end].decode(errors="replace")
         packages.append(_package(match[1].decode(), paragraph))
     return tuple(packages)
+
+
+def is_locked(root: Path) -> bool:
+    """Whether a program such as apt-get or unattended-upgrades has dpkg's lock."""
+    try:
+        with open(root / "var/lib/dpkg/lock-frontend", "rb+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when it is closed
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
 
 
 def is_interrupted(root: Path) -> bool:

@@ -252,7 +252,7 @@ def test_a_function_that_a_guest_uses_stays_published(start_host):
     unit.configure(vgpu_device_mappings="{L40S-24Q: ['10de:26b9']}")
     assert unit.databag == before
     assert unit.status[0] == "waiting"
-    assert unit.status[1].startswith("Guests on 0000:3d:00.0 use nvidia-1152; ")
+    assert unit.status[1].startswith("Guests on 0000:3d:00.0 use nvidia-1152 (L40S-8Q); ")
 
 
 def test_sriov_manage_is_retried_on_a_busy_card_and_on_one_without_a_driver(start_host):

@@ -63,14 +63,27 @@ def test_flavors_that_request_the_same_are_named(deploy):
     unit = deploy("mixed")
     unit.configure("{T4-8Q: ['10de:1eb8'], A40-8Q: ['10de:2235']}")
     note = (
-        "# T4-8Q and A40-8Q are requested in the same way: a guest may get any of them.\n"
-        "# To distinguish them, set resource-class in vgpu-device-mappings.\n"
+        "# T4-8Q and A40-8Q are requested in the same way.\n"
+        "# A guest may get any of them. To distinguish them, set resource-class.\n"
     )
     assert note in requests(unit, "openstack")
     unit.configure(
         "{T4-8Q: {devices: ['10de:1eb8'], resource-class: CUSTOM_T4}, A40-8Q: ['10de:2235']}"
     )
     assert "any of them" not in requests(unit, "openstack")
+
+
+def test_models_of_one_alias_are_requested_in_the_same_way_on_purpose(unit):
+    unit.change(config={"passthrough-devices": "{gpu: ['10de:20b5', '10de:26b9']}"})
+    unit.hook("config_changed")
+    assert "in the same way" not in requests(unit, "openstack")
+
+
+def test_nova_without_resource_classes_is_not_given_that_advice(deploy):
+    unit = deploy("mixed", nova="3:23.2.2-0ubuntu1")
+    unit.configure("{T4-8Q: ['10de:1eb8'], V100-8Q: ['10de:1db4']}")
+    text = requests(unit, "openstack")
+    assert "# A guest may get any of them.\n" in text
 
 
 def test_two_vgpus_of_mediated_devices_need_a_group_each(deploy):

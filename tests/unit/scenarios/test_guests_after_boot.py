@@ -78,6 +78,29 @@ def test_typing_error_in_a_pci_id_does_not_withdraw_what_guests_have(deploy):
     unit.assert_converged()
 
 
+@pytest.mark.parametrize("mapping", ["{T4-8Q: ['10de:1eb9']}", "{T4-8Q: ['d8:00.0']}"])
+def test_mapping_does_not_withdraw_what_guests_have_on_a_card_of_another_driver(deploy, mapping):
+    unit = deploy("t4-pair")
+    unit.configure("{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    before = unit.databag
+    unit.machine.driver.bind("0000:84:00.0", "vfio-pci")
+    unit.machine.fail("systemctl restart nvidia-vgpud")
+    unit.configure(mapping)
+    assert unit.databag == before
+
+
+def test_typing_error_does_not_withdraw_what_guests_have_if_the_state_is_lost(deploy):
+    unit = deploy("t4-pair")
+    unit.configure("{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    before = unit.sections
+    for path in (unit.machine.root / "var/lib/nova-compute-nvidia-vgpu").glob("state*.json"):
+        path.unlink()
+    unit.configure("{T4-8Q: ['10de:1eb9']}")
+    assert unit.sections == before
+
+
 def test_mediated_devices_that_nova_was_never_offered_do_not_concern_the_charm(deploy):
     unit = deploy("t4-pair")
     unit.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])

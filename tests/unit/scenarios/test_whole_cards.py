@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from ops import testing
@@ -422,6 +424,45 @@ def test_card_that_nouveau_has_needs_a_reboot(deploy):
     )
 
 
+def test_card_is_not_given_away_while_the_mapping_that_divides_it_is_in_force(deploy):
+    """Guests prevent the new mapping, so its other cards stay divided, also at the next boot."""
+    unit = deploy("t4-pair", nova="3:32.0.0-0ubuntu1")
+    first, second = "0000:84:00.0", "0000:d8:00.0"
+    configure(unit, "", "{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest(first, "nvidia-233", UUIDS[0])
+    before = unit.databag
+    configure(unit, "{t4: ['d8:00.0']}", "{T4-8Q: ['10de:1eb9']}")
+    assert unit.databag == before
+    assert unit.status.message.startswith(f"Guests on {first} use nvidia-233 (T4-8Q)")
+    plan = unit.action("show-plan")["output"]
+    assert f"Waiting to give {second} away whole: the mapping in force divides it" in plan
+    unit.start_guest(second, "nvidia-233", UUIDS[1])
+    unit.machine.reboot()
+    unit.hook("start")
+    assert driver_of(unit, second) == "nvidia"
+    assert unit.databag == before
+
+    for uuid in UUIDS[:2]:
+        unit.machine.remove_mdev(uuid)
+        unit.machine.define_guest(name=f"instance-{uuid[-8:]}")
+    for _ in range(2):
+        unit.hook("update_status")
+    assert driver_of(unit, second) == "vfio-pci"
+    assert unit.device_specs() == [second]
+
+
+def test_approval_ends_when_guests_get_vgpus_on_the_card(deploy):
+    unit = deploy("t4-pair")
+    card = "0000:84:00.0"
+    unit.machine.driver.unbindable.add(card)
+    configure(unit, "{t4: ['84:00.0']}")
+    records = unit.machine.root / "var/lib/nova-compute-nvidia-vgpu/bound-functions.json"
+    assert card in records.read_text()
+    unit.machine.create_mdev(card, "nvidia-233", UUIDS[0])
+    unit.hook("update_status")
+    assert card not in records.read_text()
+
+
 def test_mapping_that_selects_no_card_is_named_beside_whole_cards(unit):
     configure(unit, "{t4: ['3b:00.0']}", "{A40-8Q: ['10de:2235']}")
     assert unit.status == ready(
@@ -499,12 +540,52 @@ def test_host_is_not_rebooted_while_the_boot_service_could_not_block_nouveau(nou
     assert not nouveau_unit.machine.did("systemd-run")
 
 
+def interrupt_dpkg(unit):
+    updates = unit.machine.root / "var/lib/dpkg/updates"
+    updates.mkdir(parents=True, exist_ok=True)
+    (updates / "0001").write_text("")
+
+
+def test_host_is_not_rebooted_while_dpkg_is_interrupted(deploy):
+    unit = deploy("t4-fresh")
+    configure(unit, "{t4: ['10de:1eb8']}")
+    interrupt_dpkg(unit)
+    with pytest.raises(testing.ActionFailed) as failure:
+        unit.action("reboot-install", i_really_mean_it=True)
+    assert failure.value.message == (
+        "dpkg was interrupted; run dpkg --configure -a on the host, then reboot-install"
+    )
+    assert not unit.machine.did("systemd-run")
+
+
+def test_host_is_not_rebooted_while_another_program_has_the_lock_of_dpkg(deploy):
+    unit = deploy("t4-fresh")
+    configure(unit, "{t4: ['10de:1eb8']}")
+    lock = unit.machine.root / "var/lib/dpkg/lock-frontend"
+    code = "import fcntl,sys,time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    command = [sys.executable, "-c", f"{code}; print('locked', flush=True); time.sleep(60)", lock]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(testing.ActionFailed) as failure:
+            unit.action("reboot-install", i_really_mean_it=True)
+        other.kill()
+    assert failure.value.message == "Waiting for another program to release the dpkg lock"
+    assert unit.action("reboot-install", i_really_mean_it=True)["reboot"] == "in 30 seconds"
+
+
 def test_container_is_never_rebooted(nouveau_unit):
     container = nouveau_unit.machine.root / "run/systemd/container"
     container.parent.mkdir(parents=True, exist_ok=True)
     container.write_text("lxc\n")
     configure(nouveau_unit, "{t4: ['3b:00.0']}")
     assert nouveau_unit.action("reboot-install", i_really_mean_it=True)["reboot"] == "not needed"
+
+
+def test_nouveau_is_blocked_for_a_card_that_waits_for_the_iommu(deploy):
+    unit = deploy("t4-fresh", iommu=False)
+    configure(unit, "{t4: ['10de:1eb8']}")
+    assert (unit.machine.root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf").exists()
 
 
 def test_nouveau_stays_allowed_for_the_boot_display(deploy):
