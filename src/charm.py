@@ -230,7 +230,8 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         state = charm_state.load(self.root)
         state = state._replace(undone=Backoff(), resource_inspection=())
         assessment = self._refresh(state, force=force)
-        reboot = self._reboot_text(assessment)
+        obstacle = software.reboot_obstacle(self.root, assessment.facts, assessment.problems)
+        reboot = self._reboot_text(assessment, obstacle)
         message = unit_statuses(assessment, self.app.name, time.time())[0].message
         if reboot == messages.REBOOT_NEEDED and may_reboot:
             if self._schedule_reboot(event, force):
@@ -238,21 +239,19 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
                 event.set_results({"reboot": messages.REBOOT_SCHEDULED, "output": output})
             return
         if reboot == messages.REBOOT_LATER:
-            obstacle = software.reboot_obstacle(self.root, assessment.facts, assessment.problems)
             message = why_no_reboot(assessment, obstacle, self.app.name, time.time())
         event.set_results({"reboot": reboot, "output": message})
         if reboot == messages.REBOOT_LATER or assessment.software_problem is not None:
             event.fail(message)
 
-    def _reboot_text(self, assessment: Assessment) -> str:
+    def _reboot_text(self, assessment: Assessment, obstacle: Problem | None) -> str:
         """Return whether the host needs a reboot, and whether that would help now."""
         facts, problems = assessment.facts, assessment.problems
         if not software.needs_reboot(facts, problems):
             return messages.REBOOT_NOT_NEEDED
         is_broken = assessment.software_problem is not None
-        if software.may_reboot(self.root, facts, problems, is_broken=is_broken):
-            return messages.REBOOT_NEEDED
-        return messages.REBOOT_LATER
+        helps = software.may_reboot(self.root, facts, problems, is_broken=is_broken)
+        return messages.REBOOT_NEEDED if helps and obstacle is None else messages.REBOOT_LATER
 
     def _schedule_reboot(self, event: ops.ActionEvent, force: bool) -> bool:
         """Schedule a reboot; return whether that was possible, and fail the action if not."""
@@ -291,7 +290,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         from actions import dry_run, gpudirect, show_plan
         from actions.detailed_facts import gather_detailed
 
-        state = charm_state.load(self.root)
+        state = self._with_published(charm_state.load(self.root))
         values = {
             option: event.params[name]
             for name, option in _VALUES_TO_TRY.items()
@@ -316,7 +315,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
         from actions import show_requests
         from actions.detailed_facts import gather_detailed
 
-        state = charm_state.load(self.root)
+        state = self._with_published(charm_state.load(self.root))
         facts = gather_detailed(self.root, self.run, self._inputs(state).whole_devices)
         consumer = str(event.params.get("consumer", "all"))
         text = show_requests.requests_text(self._assess(facts, state), consumer)

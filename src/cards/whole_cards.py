@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import AbstractSet
 
 from cards import vfio_binding, virtual_functions
 from gpu.pci import NO_WHOLE_DEVICES, VFIO_PCI, PciAddress, PciFunction, PciId, WholeDevices
@@ -52,17 +53,23 @@ def revoke(root: Path, plan: WholeCardPlan) -> None:
     Raises:
         HostError: DISK_WRITE_FAILED.
     """
-    divided = {note.address for note in plan.notes if note.kind in STILL_DIVIDED}
     functions = (pci_functions.read(root, address) for address in bound_functions.load(root))
-    used = [
-        function.address
+    unbound = [
+        function
         for function in functions
         if function is not None and function.driver not in (None, VFIO_PCI)
-        if function.address in divided or _is_used_by_host(root, function)
     ]
-    if used:
-        logger.info("not to be bound any more: %s", ", ".join(map(str, used)))
-        bound_functions.forget(root, used)
+    needed = {note.address for note in plan.notes if note.kind in STILL_DIVIDED and note.address}
+    needed |= {function.address for function in unbound if _is_used_by_host(root, function)}
+    # A companion alone, such as the audio function of a card, is of no use to a guest.
+    forgotten = [function.address for function in unbound if _is_on_board_of(function, needed)]
+    if forgotten:
+        logger.info("not to be bound any more: %s", ", ".join(map(str, forgotten)))
+        bound_functions.forget(root, forgotten)
+
+
+def _is_on_board_of(function: PciFunction, others: AbstractSet[PciAddress]) -> bool:
+    return any(function.address.is_on_board_of(other) for other in others)
 
 
 def _is_used_by_host(root: Path, function: PciFunction) -> bool:
@@ -113,7 +120,16 @@ def prepare_whole_cards(
             logger.info("%s waits for the next hook", card.address)
             continue
         problems += _bind(root, run, card)
-    return devices, tuple(problems)
+    return _without(devices, facts, plan), tuple(problems)
+
+
+def _without(devices: WholeDevices, facts: HostFacts, plan: WholeCardPlan) -> WholeDevices:
+    """Return the devices of this host without the cards that stay divided for now."""
+    divided = {note.address for note in plan.notes if note.kind is ProblemKind.CARD_STILL_MAPPED}
+    if not divided:
+        return devices
+    cards = tuple(item.address for item in facts.whole_cards if not item.is_nic)
+    return devices._replace(cards=tuple(card for card in cards if card not in divided))
 
 
 def _vgpu_requests(mapping: str) -> tuple[VgpuRequest, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator
 
 from driver import kept_package, nouveau
 from driver.resource import Resource, inspected
@@ -294,9 +294,9 @@ def needs_reboot(facts: HostFacts, problems: Iterable[Problem]) -> bool:
 
 
 def may_reboot(
-    root: Path, facts: HostFacts, problems: Sequence[Problem], *, is_broken: bool
+    root: Path, facts: HostFacts, problems: Iterable[Problem], *, is_broken: bool
 ) -> bool:
-    """Whether a reboot resolves a problem now, and interrupts no installation.
+    """Whether a reboot resolves a problem now; see `reboot_obstacle`, too.
 
     Args:
         root: the root of the host's file system.
@@ -305,8 +305,6 @@ def may_reboot(
         is_broken: whether the host software is not as it should be. Then only whole cards need a
             reboot, since they do without it.
     """
-    if reboot_obstacle(root, facts, problems) is not None:
-        return False
     resolved = NEEDS_REBOOT if nouveau.is_blocked(root) else NEEDS_REBOOT - {ProblemKind.NOUVEAU}
     whole_cards = {card.address for card in facts.whole_cards}
     return any(

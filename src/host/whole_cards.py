@@ -145,13 +145,17 @@ def _obstacles(root: Path, whole_card: WholeCard, requested: set[PciAddress]) ->
     yield from _unsuitable(whole_card)
     if whole_card.has_vgpus:
         yield Problem(ProblemKind.VGPUS_ON_CARD, address)
+    for member in whole_card.functions:
+        use = None if member.has_vfio else own_use.find(root, member)
+        if use is not None:
+            yield use
     if function.iommu_group is None:
         yield Problem(ProblemKind.IOMMU_OFF, address, remedy=obstacles.iommu_remedy(root))
     for other in whole_card.neighbours:
         if not other.spares_its_group and other.address not in requested:
             yield whole_card.blocked_by(other)
     for member in whole_card.functions:
-        yield from _obstacles_to_binding(root, member)
+        yield from _obstacles_to_binding(member)
 
 
 def _unsuitable(whole_card: WholeCard) -> Iterator[Problem]:
@@ -170,13 +174,10 @@ def _unsuitable(whole_card: WholeCard) -> Iterator[Problem]:
         yield Problem(ProblemKind.NOT_NETWORK_FUNCTION, address)
 
 
-def _obstacles_to_binding(root: Path, function: PciFunction) -> Iterator[Problem]:
-    """Return why the present driver must not be removed from a function."""
+def _obstacles_to_binding(function: PciFunction) -> Iterator[Problem]:
+    """Return why the present driver cannot be removed from a function."""
     if function.has_vfio:
         return
-    use = own_use.find(root, function)
-    if use is not None:
-        yield use
     if function.driver == "nouveau":  # it cannot be removed safely
         yield Problem(ProblemKind.NOUVEAU, function.address)
     if function.enabled_vfs and function.driver != "nvidia":

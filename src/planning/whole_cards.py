@@ -45,7 +45,7 @@ def plan_whole_cards(
         requests=tuple(request for request in requests if selected[request].cards),
         offers=_offers(selected, _is_ready),
         later_offers=_offers(selected, _is_or_will_be_ready),
-        notes=tuple(dict.fromkeys(_notes(selected, whole_cards))),
+        notes=tuple(sorted(dict.fromkeys(_notes(selected, whole_cards)), key=_is_effect)),
         to_bind=tuple(
             card.address for card in whole_cards if card.address in usable and not card.is_bound
         ),
@@ -57,8 +57,10 @@ def plan_whole_cards(
 
 
 def _still_mapped(whole_card: WholeCard, in_force: tuple[VgpuRequest, ...]) -> WholeCard:
+    """Add the obstacle, unless the card is given away already, or there is another one."""
     gpus = () if whole_card.card is None else (whole_card.card,)
-    if whole_card.obstacle is None and any(match_cards(request, gpus) for request in in_force):
+    is_free = not (whole_card.is_bound or whole_card.guests or whole_card.obstacle)
+    if is_free and any(match_cards(request, gpus) for request in in_force):
         problem = Problem(ProblemKind.CARD_STILL_MAPPED, whole_card.address)
         return whole_card._replace(obstacle=problem)
     return whole_card
@@ -200,6 +202,11 @@ def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[
             if card.obstacle is None and not _near(card, request, nics):
                 yield _too_far(card, request, selection.nics)
         yield from _in_one_group(usable)
+
+
+def _is_effect(note: Problem) -> bool:
+    """Whether another note, or a problem of the mapping, names the cause."""
+    return note.kind is ProblemKind.CARD_STILL_MAPPED
 
 
 def _in_one_group(devices: Iterable[WholeCard]) -> Iterator[Problem]:

@@ -352,12 +352,18 @@ def _plan_whole_cards(
         return WholeCardPlan()
     from planning.whole_cards import plan_whole_cards  # for whole cards only
 
-    in_force: tuple[VgpuRequest, ...] = ()
-    if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
-        in_force = last_valid_vgpus(state.mapping.withdraw(inputs.mapping).requested)
+    in_force = _vgpus_in_force(inputs, plan, state) if plan.keeps_published else ()
     return plan_whole_cards(
         inputs.whole_cards, facts.whole_cards, inputs.vgpus, facts.functions_to_return, in_force
     )
+
+
+def _vgpus_in_force(inputs: Inputs, plan: Plan, state: CharmState) -> tuple[VgpuRequest, ...]:
+    """Return the requests for vGPUs that apply as long as what is published stays."""
+    values = [state.mapping.published] if state.has_published else []
+    if any(problem.kind not in PREPARATION_PENDING for problem in plan.problems):
+        values.append(state.mapping.withdraw(inputs.mapping).requested)
+    return tuple(request for value in values for request in last_valid_vgpus(value))
 
 
 def _for_nova(

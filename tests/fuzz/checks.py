@@ -257,7 +257,7 @@ def host(
 
 
 _PLAN_KEYS = {
-    "nova", "codename", "driver", "kernel", "paused", "cards", "whole_cards", "hardware",
+    "nova", "codename", "driver", "kernel", "paused", "trial", "cards", "whole_cards", "hardware",
     "pending_changes",
     "keeps_published", "sections", "published", "aliases", "problems", "for_other_hosts",
 }  # fmt: skip

@@ -375,11 +375,11 @@ def test_iommu_that_is_off_is_named_with_the_remedy_for_this_cpu(deploy):
     assert driver_of(unit, T4) == "nvidia"
 
 
-def changed(address, **changes):
-    """Return the functions of the host with one of them changed."""
+def changed(address, host="whole-cards", **changes):
+    """Return the functions of a host with one of them changed."""
     return [
         {**function, **(changes if function["address"] == address else {})}
-        for function in recorded.host("whole-cards")["functions"]
+        for function in recorded.host(host)["functions"]
     ]
 
 
@@ -451,6 +451,41 @@ def test_card_is_not_given_away_while_the_mapping_that_divides_it_is_in_force(de
     assert unit.device_specs() == [second]
 
 
+def test_card_that_a_guest_has_whole_stays_offered_while_a_mapping_waits(deploy):
+    """A fleet's mapping by PCI ID, in force because of another guest, selects the card as well."""
+    functions = changed("0000:d8:00.0", host="t4-pair", driver="vfio-pci")
+    unit = deploy("t4-pair", functions=functions, nova="3:32.0.0-0ubuntu1")
+    configure(unit, "", "{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest("0000:84:00.0", "nvidia-233", UUIDS[0])
+    unit.machine.define_guest("0000:d8:00.0", name="instance-00000009")
+    configure(unit, "{t4: ['d8:00.0']}", "{T4-8Q: ['10de:1eb9']}")
+    assert unit.device_specs() == ["0000:d8:00.0"]
+    assert unit.status.message.startswith("Guests on 0000:84:00.0 use nvidia-233 (T4-8Q)")
+
+
+def test_virtual_functions_of_a_card_that_stays_divided_are_enabled_at_a_boot(unit):
+    configure(unit, "", "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}")
+    parent = unit.device_addresses("nvidia-696")[0]
+    unit.start_guest(parent, "nvidia-696", UUIDS[0])
+    before = unit.databag
+    configure(unit, f"{{l40s: ['{L40S}']}}", "{A100D-10C: ['10de:20b5']}")
+    unit.machine.reboot()
+    unit.hook("start")
+    assert unit.databag == before
+    l40s = next(card for card in unit.machine.facts.cards if str(card.address) == L40S)
+    assert len(l40s.assigned_types) == 6
+
+
+def test_cause_comes_before_the_cards_that_only_stay_divided(deploy):
+    unit = deploy("t4-pair")
+    configure(unit, "", "{T4-8Q: ['10de:1eb8']}")
+    unit.start_guest("0000:d8:00.0", "nvidia-233", UUIDS[0])
+    configure(unit, "{t4: ['10de:1eb8']}", "{T4-8Q: ['10de:1eb9']}")
+    assert unit.status == testing.WaitingStatus(
+        "Guests have vGPUs on 0000:d8:00.0; delete or migrate them to give the card away whole"
+    )
+
+
 def test_approval_ends_when_guests_get_vgpus_on_the_card(deploy):
     unit = deploy("t4-pair")
     card = "0000:84:00.0"
@@ -461,6 +496,16 @@ def test_approval_ends_when_guests_get_vgpus_on_the_card(deploy):
     unit.machine.create_mdev(card, "nvidia-233", UUIDS[0])
     unit.hook("update_status")
     assert card not in records.read_text()
+
+
+def test_approval_of_the_companions_ends_with_that_of_their_card(unit):
+    """Otherwise the next boot would take the audio function of the host's display."""
+    unit.machine.driver.unbindable.update((DISPLAY, AUDIO))
+    (unit.machine.root / "sys/bus/pci/devices" / DISPLAY / "boot_vga").write_text("0\n")
+    configure(unit, "{a6000: ['10de:2230']}")  # the failed attempt makes it the boot display again
+    assert unit.status.message.startswith(f"{DISPLAY} is the boot display")
+    records = unit.machine.root / "var/lib/nova-compute-nvidia-vgpu/bound-functions.json"
+    assert json.loads(records.read_text()) == {}
 
 
 def test_mapping_that_selects_no_card_is_named_beside_whole_cards(unit):
@@ -558,6 +603,17 @@ def test_host_is_not_rebooted_while_dpkg_is_interrupted(deploy):
     assert not unit.machine.did("systemd-run")
 
 
+def test_package_that_cannot_be_configured_is_named_rather_than_dpkg(deploy, tmp_path):
+    unit = deploy("t4-fresh")
+    package = unit.machine.make_deb(tmp_path / "nvidia-vgpu.deb", postinst_fails=True)
+    unit.set_resource(package)
+    configure(unit, "{t4: ['84:00.0']}", "{T4-8Q: ['d8:00.0']}")
+    with pytest.raises(testing.ActionFailed) as failure:
+        unit.action("reboot-install", i_really_mean_it=True)
+    assert failure.value.message.startswith("Host software not installed: ")
+    assert not unit.machine.did("systemd-run")
+
+
 def test_host_is_not_rebooted_while_another_program_has_the_lock_of_dpkg(deploy):
     unit = deploy("t4-fresh")
     configure(unit, "{t4: ['10de:1eb8']}")
@@ -588,9 +644,10 @@ def test_nouveau_is_blocked_for_a_card_that_waits_for_the_iommu(deploy):
     assert (unit.machine.root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf").exists()
 
 
-def test_nouveau_stays_allowed_for_the_boot_display(deploy):
+@pytest.mark.parametrize("iommu", [True, False])
+def test_nouveau_stays_allowed_for_the_boot_display(deploy, iommu):
     functions = [card for card in changed(DISPLAY, driver="nouveau") if card["address"] == DISPLAY]
-    unit = deploy("whole-cards", driver=None, functions=functions)
+    unit = deploy("whole-cards", driver=None, functions=functions, iommu=iommu)
     configure(unit, "{a6000: ['10de:2230']}")
     assert "is the boot display" in unit.status.message
     assert not (unit.machine.root / "etc/modprobe.d/nova-compute-nvidia-vgpu.conf").exists()
