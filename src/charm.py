@@ -187,7 +187,7 @@ class NovaComputeNvidiaVgpuCharm(ops.CharmBase):
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         assessment = self._assessment
         if assessment is None:
-            state = charm_state.load(self.root)
+            state = self._with_published(charm_state.load(self.root))
             assessment = self._assess(self._gather(state), state)
         status = unit_statuses(assessment, self.app.name, time.time())[0]
         event.add_status(ops.StatusBase.from_name(status.level.value, status.message))

@@ -33,15 +33,13 @@ def predict(assessment: Assessment, assess_facts: Callable[[HostFacts], Assessme
     def plan_preparation(cards: tuple[Card, ...]) -> Preparation:
         return assess_facts(facts._replace(cards=cards)).plan.preparation
 
-    to_bind = assessment.whole_cards.to_bind
-    return assess_facts(
-        facts._replace(
-            cards=cards_after(facts.cards, plan_preparation),
-            whole_cards=tuple(
-                _bound(card) if card.address in to_bind else card for card in facts.whole_cards
-            ),
-        )
+    facts = facts._replace(cards=cards_after(facts.cards, plan_preparation))
+    # Cards of the present mapping are bound only once the other cards are prepared.
+    to_bind = assess_facts(facts).whole_cards.to_bind
+    whole_cards = tuple(
+        _bound(card) if card.address in to_bind else card for card in facts.whole_cards
     )
+    return assess_facts(facts._replace(whole_cards=whole_cards))
 
 
 def _bound(card: WholeCard) -> WholeCard:

@@ -13,7 +13,7 @@ from actions.offers import inventories as inventories_of
 from actions.offers import offers, scheduler_filters, type_text
 from actions.output import aligned, truncate_to_result
 from gpu.card import Card
-from gpu.problems import PREPARATION_PENDING, Problem
+from gpu.problems import PREPARATION_PENDING, Problem, ProblemKind
 from host.facts import HostFacts
 from nova_compute import nova_conf
 from planning.preparation import Partitioning, TypeAssignment
@@ -46,7 +46,7 @@ def plan_text(
         advice: what the operator should know about the hardware; see `gpudirect.advice`.
         is_trial: whether the plan is for a value that is not set.
     """
-    changes = _pending_changes(assessment)
+    changes = _pending_changes(assessment, predicted)
     statuses = [problem_status(problem, app) for problem in _problems(assessment, predicted)]
     severe = [status.message for status in statuses if status.level is not Level.ACTIVE]
     notes = [status.message for status in statuses if status.level is Level.ACTIVE]
@@ -97,7 +97,7 @@ def plan_json(
             "cards": [_card_json(card, inventories) for card in facts.cards],
             "whole_cards": whole_cards.rows(assessment),
             "hardware": list(advice),
-            "pending_changes": _pending_changes(assessment),
+            "pending_changes": _pending_changes(assessment, predicted),
             "keeps_published": predicted.keeps_vgpus or predicted.keeps_whole_cards,
             "sections": predicted.sections,
             "published": published,
@@ -117,7 +117,9 @@ def _problems(assessment: Assessment, predicted: Assessment) -> list[Problem]:
     """Return all problems, except those that the preparation of the cards should resolve."""
     problems = [*assessment.problems, *predicted.problems]
     if assessment.needs_preparation:
-        problems = [problem for problem in problems if problem.kind not in PREPARATION_PENDING]
+        resolved = PREPARATION_PENDING | {ProblemKind.CARD_STILL_MAPPED}
+        lasting = {item for item in predicted.problems if item.kind not in PREPARATION_PENDING}
+        problems = [item for item in problems if item.kind not in resolved or item in lasting]
     return list(dict.fromkeys(problems))
 
 
@@ -129,20 +131,27 @@ def _unused_cards(assessment: Assessment) -> list[Problem]:
     return [reason for reason in reasons if reason not in assessment.problems]
 
 
-def _pending_changes(assessment: Assessment) -> list[str]:
+def _pending_changes(assessment: Assessment, predicted: Assessment) -> list[str]:
     """Describe the preparation of the cards, in the order in which it is done."""
     if not assessment.needs_preparation:
         return []
     preparation, given_away = assessment.plan.preparation, assessment.whole_cards
     cards = {card.address: card for card in assessment.facts.cards}
     partitionings = [(step, cards[step.card]) for step in preparation.partitionings]
+    at_once = given_away.to_bind
+    to_bind = [
+        now.address
+        for now, later in zip(assessment.facts.whole_cards, predicted.facts.whole_cards)
+        if later.is_bound and not now.is_bound
+    ]
     return [
         *(f"release {address} from vfio-pci" for address in given_away.to_return),
-        *(f"bind {address} to vfio-pci" for address in given_away.to_bind),
+        *(f"bind {address} to vfio-pci" for address in to_bind if address in at_once),
         *filter(None, (_mig_change(step, card) for step, card in partitionings)),
         *(f"enable the virtual functions of {card}" for card in preparation.enable),
         *filter(None, (_size_change(step, card) for step, card in partitionings)),
         *map(_type_change, preparation.type_assignments),
+        *(f"bind {address} to vfio-pci" for address in to_bind if address not in at_once),
     ]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import AbstractSet
+from typing import Mapping
 
 from cards import vfio_binding, virtual_functions
 from gpu.pci import NO_WHOLE_DEVICES, VFIO_PCI, PciAddress, PciFunction, PciId, WholeDevices
@@ -59,17 +59,26 @@ def revoke(root: Path, plan: WholeCardPlan) -> None:
         for function in functions
         if function is not None and function.driver not in (None, VFIO_PCI)
     ]
-    needed = {note.address for note in plan.notes if note.kind in STILL_DIVIDED and note.address}
-    needed |= {function.address for function in unbound if _is_used_by_host(root, function)}
-    # A companion alone, such as the audio function of a card, is of no use to a guest.
-    forgotten = [function.address for function in unbound if _is_on_board_of(function, needed)]
+    divided = {note.address for note in plan.notes if note.kind in STILL_DIVIDED}
+    needed = [
+        function
+        for function in unbound
+        if function.address in divided or _is_used_by_host(root, function)
+    ]
+    forgotten = [
+        function.address
+        for function in unbound
+        if any(function == other or _is_companion(function, other) for other in needed)
+    ]
     if forgotten:
         logger.info("not to be bound any more: %s", ", ".join(map(str, forgotten)))
         bound_functions.forget(root, forgotten)
 
 
-def _is_on_board_of(function: PciFunction, others: AbstractSet[PciAddress]) -> bool:
-    return any(function.address.is_on_board_of(other) for other in others)
+def _is_companion(function: PciFunction, other: PciFunction) -> bool:
+    """Whether no guest can have a function without the other, such as the audio of a card."""
+    is_on_board = function.address.is_on_board_of(other.address)
+    return is_on_board and function.iommu_group == other.iommu_group
 
 
 def _is_used_by_host(root: Path, function: PciFunction) -> bool:
@@ -91,11 +100,12 @@ def prepare_whole_cards(
         root: the root of the host's file system.
         run: starts programs on the host.
         passthrough_devices: the value of that option.
-        mapping: the mapping of vGPUs that is in force; a card in both is left alone.
+        mapping: the mapping of vGPUs that is applied; its cards stay divided.
         may_release: whether cards that are no longer requested go back to their drivers.
 
     Returns:
-        The devices that guests are to get as a whole, and what failed.
+        The devices that are given away now, and what failed. A card that no hook has approved is
+        not one of them: the published mapping may still divide it.
     """
     try:
         requests = passthrough.requests(passthrough.OPTION.read(passthrough_devices))
@@ -114,22 +124,24 @@ def prepare_whole_cards(
     for card in facts.whole_cards:
         if card.address not in plan.to_bind:
             continue
-        if any(
-            recorded.get(item.address) != item.id for item in card.functions if not item.has_vfio
-        ):
+        if not _is_approved(card, recorded):
             logger.info("%s waits for the next hook", card.address)
             continue
         problems += _bind(root, run, card)
-    return _without(devices, facts, plan), tuple(problems)
-
-
-def _without(devices: WholeDevices, facts: HostFacts, plan: WholeCardPlan) -> WholeDevices:
-    """Return the devices of this host without the cards that stay divided for now."""
     divided = {note.address for note in plan.notes if note.kind is ProblemKind.CARD_STILL_MAPPED}
-    if not divided:
-        return devices
-    cards = tuple(item.address for item in facts.whole_cards if not item.is_nic)
-    return devices._replace(cards=tuple(card for card in cards if card not in divided))
+    given_away = tuple(
+        item.address
+        for item in facts.whole_cards
+        if not item.is_nic and item.address not in divided
+        if item.is_bound or item.guests or _is_approved(item, recorded)
+    )
+    return devices._replace(cards=given_away), tuple(problems)
+
+
+def _is_approved(card: WholeCard, recorded: Mapping[PciAddress, PciId]) -> bool:
+    return all(
+        recorded.get(item.address) == item.id for item in card.functions if not item.has_vfio
+    )
 
 
 def _vgpu_requests(mapping: str) -> tuple[VgpuRequest, ...]:

@@ -118,9 +118,9 @@ def why_no_reboot(assessment: Assessment, obstacle: Problem | None, app: str, no
         app: the name of the application.
         now: seconds since 1970.
     """
-    problem = assessment.software_problem or obstacle
-    if obstacle is not None and obstacle.kind is ProblemKind.DPKG_LOCKED:
-        problem = obstacle
+    problem = obstacle or assessment.software_problem
+    if obstacle is not None and obstacle.kind is ProblemKind.DPKG_INTERRUPTED:
+        problem = assessment.state.installation.failure or obstacle
     if problem is not None:
         return problem_status(problem, app, assessment.retry_at(problem, now)).message
     others = tuple(item for item in assessment.problems if item.kind not in NEEDS_REBOOT)

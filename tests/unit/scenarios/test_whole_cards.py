@@ -476,6 +476,40 @@ def test_virtual_functions_of_a_card_that_stays_divided_are_enabled_at_a_boot(un
     assert len(l40s.assigned_types) == 6
 
 
+def test_card_of_the_published_mapping_gets_its_functions_at_a_boot_if_the_new_one_fails(unit):
+    configure(unit, "", "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}")
+    before = unit.databag
+    unit.machine.fail("nvidia-smi -mig", output="Unable to set MIG mode\n")
+    configure(unit, f"{{l40s: ['{L40S}']}}", "{A100D-1-10C: ['10de:20b5']}")
+    assert driver_of(unit, L40S) == "nvidia"
+    unit.machine.reboot()
+    l40s = next(card for card in unit.machine.facts.cards if str(card.address) == L40S)
+    assert len(l40s.assigned_types) == 6
+    unit.hook("start")
+    assert unit.databag == before
+
+    unit.machine.repair("nvidia-smi -mig")
+    unit.machine.reboot()
+    for name in ("start", "update_status"):
+        unit.hook(name)
+    assert driver_of(unit, L40S) == "vfio-pci"
+    assert L40S in unit.device_specs()
+
+
+def test_plan_shows_a_card_that_is_bound_once_the_others_are_prepared(unit):
+    configure(unit, "", "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}")
+    plan = unit.action(
+        "show-plan", mappings="{A100D-1-10C: ['10de:20b5']}", passthrough=f"{{l40s: ['{L40S}']}}"
+    )["output"]
+    assert (
+        "Pending changes:\n"
+        "  - switch 0000:5e:00.0 to MIG mode and create GPU instances for A100D-1-10C\n"
+        "  - bind 0000:86:00.0 to vfio-pci\n"
+    ) in plan
+    assert f'  device_spec = {{"address": "{L40S}", "managed": "no"}}\n' in plan
+    assert "Waiting to give" not in plan
+
+
 def test_cause_comes_before_the_cards_that_only_stay_divided(deploy):
     unit = deploy("t4-pair")
     configure(unit, "", "{T4-8Q: ['10de:1eb8']}")
@@ -601,6 +635,15 @@ def test_host_is_not_rebooted_while_dpkg_is_interrupted(deploy):
         "dpkg was interrupted; run dpkg --configure -a on the host, then reboot-install"
     )
     assert not unit.machine.did("systemd-run")
+
+
+def test_missing_package_does_not_hide_that_dpkg_is_interrupted(deploy):
+    unit = deploy("t4-fresh")
+    configure(unit, "{t4: ['84:00.0']}", "{T4-8Q: ['d8:00.0']}")
+    interrupt_dpkg(unit)
+    with pytest.raises(testing.ActionFailed) as failure:
+        unit.action("reboot-install", i_really_mean_it=True)
+    assert failure.value.message.startswith("dpkg was interrupted")
 
 
 def test_package_that_cannot_be_configured_is_named_rather_than_dpkg(deploy, tmp_path):
