@@ -60,9 +60,7 @@ def main(root: Path, run: Runner) -> int:
         problems = (*problems, error.problem)
     for problem in problems:
         logger.error("%s", problem)
-    cards, whole_cards = host.facts.cards, host.facts.whole_cards
-    obstacles = [card.obstacle for card in cards if card.obstacle is not None]
-    obstacles += [card.obstacle for card in whole_cards if card.obstacle is not None]
+    obstacles = [card.obstacle for card in host.facts.cards if card.obstacle is not None]
     for obstacle in obstacles:
         logger.warning("left alone: %s", obstacle)
     if not (problems or obstacles):
@@ -92,7 +90,9 @@ def _prepare(
         replaces_published=is_new and state.has_published,
         budget=_NEW_BUDGET if is_new else _BUDGET,
     )
-    is_failed = any(problem.kind not in RETRIABLE | NEEDS_REBOOT for problem in problems)
+    # Later, another run may resolve what a boot must not wait for.
+    resolved_later = NEEDS_REBOOT if is_boot else RETRIABLE | NEEDS_REBOOT
+    is_failed = any(problem.kind not in resolved_later for problem in problems)
     if is_failed and mapping.is_new and is_replaced:
         logger.info("the new mapping cannot be applied; returning to the published one")
         remaining = max(_BUDGET - (time.monotonic() - start), 0.0)

@@ -35,7 +35,7 @@ def predict(assessment: Assessment, assess_facts: Callable[[HostFacts], Assessme
 
     facts = facts._replace(cards=cards_after(facts.cards, plan_preparation))
     # Cards of the present mapping are bound only once the other cards are prepared.
-    to_bind = assess_facts(facts).whole_cards.to_bind
+    to_bind = {*assessment.whole_cards.to_bind, *assess_facts(facts).whole_cards.to_bind}
     whole_cards = tuple(
         _bound(card) if card.address in to_bind else card for card in facts.whole_cards
     )

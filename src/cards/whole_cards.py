@@ -122,6 +122,8 @@ def prepare_whole_cards(
     for address in plan.to_return if may_release else ():
         problems += _release(root, run, address, recorded.get(address))
     for card in facts.whole_cards:
+        if card.obstacle is not None:
+            logger.warning("left alone: %s", card.obstacle)
         if card.address not in plan.to_bind:
             continue
         if not _is_approved(card, recorded):

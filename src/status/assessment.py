@@ -322,7 +322,7 @@ def _plans(
         )
     if not state.has_published:
         plan = _without_vgpus_of_others(plan)
-    if facts.has_unreadable_vgpus and inputs.vgpus:
+    if facts.unreadable_devices and facts.has_unreadable_vgpus and inputs.vgpus:
         plan = plan._replace(keeps_published=True)
     whole_cards = _plan_whole_cards(facts, inputs, plan, state)
     is_valid = inputs.passthrough_problem is None

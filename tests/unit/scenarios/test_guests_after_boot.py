@@ -101,6 +101,19 @@ def test_typing_error_does_not_withdraw_what_guests_have_if_the_state_is_lost(de
     assert unit.sections == before
 
 
+def test_mediated_device_of_another_kind_does_not_keep_a_mapping_from_being_applied(deploy):
+    """Such as the sample driver mtty, which has no PCI device."""
+    unit = deploy("t4-pair")
+    unit.configure("{T4-8Q: ['10de:1eb8']}")
+    device = unit.machine.root / "sys/devices/virtual/mtty/mtty" / UUIDS[0]
+    device.mkdir(parents=True)
+    link = unit.machine.root / "sys/bus/mdev/devices" / UUIDS[0]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(device)
+    unit.configure("{T4-4Q: ['10de:1eb8']}")
+    assert "mdev_nvidia-232" in unit.sections
+
+
 def test_mediated_devices_that_nova_was_never_offered_do_not_concern_the_charm(deploy):
     unit = deploy("t4-pair")
     unit.machine.create_mdev("0000:84:00.0", "nvidia-233", UUIDS[0])

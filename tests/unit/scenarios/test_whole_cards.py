@@ -476,19 +476,24 @@ def test_virtual_functions_of_a_card_that_stays_divided_are_enabled_at_a_boot(un
     assert len(l40s.assigned_types) == 6
 
 
-def test_card_of_the_published_mapping_gets_its_functions_at_a_boot_if_the_new_one_fails(unit):
+@pytest.mark.parametrize("fault", ["nvidia-smi -mig", f"/usr/lib/nvidia/sriov-manage -e {A100}"])
+def test_card_of_the_published_mapping_gets_its_functions_at_a_boot_if_the_new_one_fails(
+    unit, fault
+):
     configure(unit, "", "{A100D-20C: ['10de:20b5'], L40S-8Q: ['10de:26b9']}")
     before = unit.databag
     unit.machine.fail("nvidia-smi -mig", output="Unable to set MIG mode\n")
     configure(unit, f"{{l40s: ['{L40S}']}}", "{A100D-1-10C: ['10de:20b5']}")
     assert driver_of(unit, L40S) == "nvidia"
+    unit.machine.repair("nvidia-smi -mig")
+    unit.machine.fail(fault, output="failed\n")
     unit.machine.reboot()
     l40s = next(card for card in unit.machine.facts.cards if str(card.address) == L40S)
     assert len(l40s.assigned_types) == 6
     unit.hook("start")
     assert unit.databag == before
 
-    unit.machine.repair("nvidia-smi -mig")
+    unit.machine.repair(fault)
     unit.machine.reboot()
     for name in ("start", "update_status"):
         unit.hook(name)
