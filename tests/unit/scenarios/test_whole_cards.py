@@ -599,7 +599,7 @@ def test_reboot_for_a_whole_card_does_not_wait_for_the_host_software(
         ("apt-get install", LOCKED, "Waiting for another program to release the dpkg lock"),
     ],
 )
-def test_host_is_not_rebooted_in_vain_or_during_an_installation(
+def test_host_is_not_rebooted_needlessly_or_during_an_installation(
     nouveau_unit, tmp_path, command, output, message
 ):
     nouveau_unit.machine.fail(command, output=output)
