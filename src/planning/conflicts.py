@@ -24,7 +24,8 @@ __all__ = [
 def types_in_use(card_requests: list[CardRequest], cards: tuple[Card, ...]) -> Iterator[Problem]:
     """Find cards whose guests have a type that the cards would no longer offer.
 
-    nova-compute would refuse to start after the next boot (InvalidLibvirtMdevConfig).
+    Up to Nova 29, nova-compute would refuse to start if a boot lost their devices
+    (InvalidLibvirtMdevConfig, _recreate_assigned_mediated_devices in nova/virt/libvirt/driver.py).
     """
     for card in cards:
         on_card = [request for request in card_requests if request.card is card]
