@@ -205,7 +205,7 @@ def _notes(selected: _Selected, whole_cards: tuple[WholeCard, ...]) -> Iterator[
 
 
 def _is_effect(note: Problem) -> bool:
-    """Whether another note, or a problem of the mapping, names the cause."""
+    """Whether a note only follows from something else, which is to be read first."""
     return note.kind is ProblemKind.CARD_STILL_MAPPED
 
 

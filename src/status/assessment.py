@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 
+# What guests have, not what was requested for them.
 _TYPES_OF_GUESTS = (ProblemKind.GUESTS_USE_OTHER_TYPE, ProblemKind.GUESTS_KEEP_TYPE)
 
 
@@ -340,7 +341,7 @@ def _plans(
 
 
 def _without_vgpus_of_others(plan: Plan) -> Plan:
-    """Return a plan that offers nothing without the vGPUs that exist, which are not of Nova."""
+    """Ignore vGPUs of unselected cards if nothing was published: Nova did not create them."""
     kind = ProblemKind.GUESTS_USE_OTHER_TYPE
     if plan.assignments or any(problem.kind is not kind for problem in plan.problems):
         return plan
